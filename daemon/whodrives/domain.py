@@ -1,0 +1,393 @@
+"""The vocabulary: every value that crosses a boundary, with its shape and unit, and the error tree.
+
+Owns the meaning of the words. Knows nothing of sound devices, models, disks, brokers or clocks:
+a time in here is always a parameter, in seconds of one monotonic clock (`at_s`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAMPLE_RATE_HZ = 16_000
+"""Every sample in the core is taken at this rate, mono."""
+
+BLOCK_SAMPLES = 480
+"""Samples in an `AudioBlock`: 30 ms, the longest frame that webrtcvad takes."""
+
+BLOCK_S = BLOCK_SAMPLES / SAMPLE_RATE_HZ
+
+Floats: TypeAlias = NDArray[np.float32]
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+class WhodrivesError(Exception):
+    """Something a person can mend. The text names the thing, what is wrong, and the mend."""
+
+
+class ConfigError(WhodrivesError):
+    """The configuration cannot be used; the text lists every mistake in it."""
+
+
+class ModelError(WhodrivesError):
+    """A model file is missing, changed, or not what its manifest says."""
+
+
+class SourceError(WhodrivesError):
+    """A microphone, file or pipe gives no sound that can be judged."""
+
+
+class ProfileError(WhodrivesError):
+    """A stored profile, or what was asked of the store, is not acceptable."""
+
+
+class BusError(WhodrivesError):
+    """The broker cannot be reached or refuses us."""
+
+
+class PayloadError(WhodrivesError):
+    """A message from outside does not say what the contract asks; it names topic and field."""
+
+
+# --- inputs: everything that can influence the output ---------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AudioBlock:
+    """30 ms of sound.
+
+    Attributes:
+        at_s: when its last sample was heard.
+        samples: float32, shape (BLOCK_SAMPLES,), in [-1, 1], 16 kHz mono, read-only.
+        gap: sound was lost between the block before and this one.
+    """
+
+    at_s: float
+    samples: Floats
+    gap: bool = False
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[T]):
+    """A value the car reported, and when it was true (`at_s`, same clock as everything)."""
+
+    value: T
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class VehicleState:
+    """What the car said of itself; None means *not known*.
+
+    Attributes:
+        speed_kmh: Vehicle.Speed, km/h; its magnitude, so backing up is moving.
+        in_park: SelectedGear is Park (126) or the park lock is engaged.
+        parking_brake: Vehicle.Chassis.ParkingBrake.IsEngaged.
+        door_open: Vehicle.Cabin.Door.Row1.DriverSide.IsOpen.
+        seat_occupied: the driver's seat, from OccupancyStatus.
+        ignition_on: LowVoltageSystemState is ACC, ON or START.
+    """
+
+    speed_kmh: Reading[float] | None = None
+    in_park: Reading[bool] | None = None
+    parking_brake: Reading[bool] | None = None
+    door_open: Reading[bool] | None = None
+    seat_occupied: Reading[bool] | None = None
+    ignition_on: Reading[bool] | None = None
+
+    def updated(self, news: VehicleState) -> VehicleState:
+        """This state with every reading that `news` brings and that is not older than ours."""
+        changes = {}
+        for item in fields(self):
+            old, new = getattr(self, item.name), getattr(news, item.name)
+            if new is not None and (old is None or new.at_s >= old.at_s):
+                changes[item.name] = new
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class VehicleReport:
+    """The car spoke: what it said, and when that reached us."""
+
+    at_s: float
+    state: VehicleState
+
+
+class SourceHealth(StrEnum):
+    """What became of the sound source."""
+
+    OPEN = "open"
+    LOST = "lost"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """The sound source opened, was lost (`reason` says how), or came to its end."""
+
+    at_s: float
+    health: SourceHealth
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """The connection to the broker came up or went away."""
+
+    at_s: float
+    connected: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """The head unit asks who is speaking now: the next known voice may become the driver."""
+
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed and nothing else happened."""
+
+    at_s: float
+
+
+Input: TypeAlias = AudioBlock | VehicleReport | SourceState | LinkState | Listen | Tick
+
+
+# --- speech and evidence --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Enough new speech to judge again.
+
+    Attributes:
+        samples: float32, shape (n,): the new speech only, 16 kHz mono.
+        new_s: seconds of speech in `samples`.
+        speech_s: seconds of speech in the utterance so far, this look included.
+        snr_db: level of the speech over the noise around it, dB; None while no noise was heard.
+        at_s: when the last sample needed for this look was heard.
+    """
+
+    samples: Floats
+    new_s: float
+    speech_s: float
+    snr_db: float | None
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class UtteranceEnd:
+    """The person stopped speaking, or the utterance was cut because it grew too long.
+
+    `discarded` says that sound was lost inside it, so nothing may be concluded from it.
+    """
+
+    at_s: float
+    speech_s: float
+    snr_db: float | None
+    discarded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """An enrolled driver's voice.
+
+    Attributes:
+        id: pseudonymous identifier, safe to publish.
+        embeddings: float32, shape (k, D), each of unit length, one per window of enrolment speech.
+        encoder: sha256 of the encoder file that made them; others cannot be compared.
+        speech_s: seconds of speech they were made from.
+        preferences: VSS path to value, in the path's unit.
+    """
+
+    id: str
+    embeddings: Floats
+    encoder: str
+    speech_s: float
+    preferences: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """How an utterance compares with one profile.
+
+    Attributes:
+        driver: the profile's id.
+        cosine: between the utterance's mean embedding and the profile's, in [-1, 1].
+        llr: natural-log likelihood ratio, same person against different people.
+    """
+
+    driver: str
+    cosine: float
+    llr: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All matches of one utterance, best first, and the speech they rest on."""
+
+    matches: tuple[Match, ...]
+    speech_s: float
+    snr_db: float | None
+    at_s: float
+
+
+class Outcome(StrEnum):
+    """What was concluded about one utterance."""
+
+    KNOWN = "known"
+    UNKNOWN = "unknown"
+    AMBIGUOUS = "ambiguous"
+    INSUFFICIENT_SPEECH = "insufficient_speech"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The conclusion about one utterance.
+
+    Attributes:
+        outcome: what was concluded.
+        driver: the enrolled driver's id; set exactly when the outcome is KNOWN.
+        evidence: what the conclusion rests on.
+        probability: that the voice is the best match's, in [0, 1], from its llr at even prior odds;
+            None without any match.
+    """
+
+    outcome: Outcome
+    driver: str | None
+    evidence: Evidence
+    probability: float | None
+
+
+# --- events: everything the core wants the world to know --------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """One utterance was judged."""
+
+    at_s: float
+    verdict: Verdict
+
+
+class Delivery(StrEnum):
+    """What became of the driver's preferences in this trip."""
+
+    NONE = "none"
+    WAITING = "waiting"
+    REQUESTED = "requested"
+
+
+@dataclass(frozen=True, slots=True)
+class DriverState:
+    """Who drives this trip.
+
+    Attributes:
+        at_s: when this became so.
+        driver: the settled driver's id, or None for unknown.
+        since_s: when the driver was settled; None while unknown.
+        probability: of the recognition that settled it; None while unknown.
+        delivery: what became of the preferences.
+        waiting_for: the conditions that hold them back (names of the interlock's rules).
+        trip_open: whether a trip is under way; when it is not, the retained topic is cleared.
+    """
+
+    at_s: float
+    driver: str | None = None
+    since_s: float | None = None
+    probability: float | None = None
+    delivery: Delivery = Delivery.NONE
+    waiting_for: tuple[str, ...] = ()
+    trip_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Ask the ECUs to move to this driver's preferences, now or not at all."""
+
+    at_s: float
+    driver: str
+    signals: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether whodrives can do its work; `reasons` say what it lacks (empty: all is well)."""
+
+    at_s: float
+    reasons: tuple[str, ...] = ()
+
+
+Event: TypeAlias = Recognition | DriverState | Apply | Health
+
+
+# --- what the core needs from the models --------------------------------------------------------------
+
+
+class VoiceActivity(Protocol):
+    """Says of each 30 ms whether it sounds like speech."""
+
+    def probability(self, samples: Floats) -> float:
+        """Probability of speech, in [0, 1], in float32 samples of shape (BLOCK_SAMPLES,)."""
+
+    def reset(self) -> None:
+        """Forget what was heard: the next block does not follow the last."""
+
+
+class Encoder(Protocol):
+    """Turns speech into an embedding of the voice."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the model file, lower-case hexadecimal."""
+
+    def embed(self, samples: Floats) -> Floats:
+        """Embed float32 samples of shape (n,), n >= 0.4 s, into a unit vector of shape (D,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationPoint:
+    """How to read a cosine after `speech_s` seconds of speech.
+
+    llr = slope * cosine + offset (natural log); logistic calibration after Brummer and
+    du Preez, "Application-independent evaluation of speaker detection", 2006.
+    """
+
+    speech_s: float
+    slope: float
+    offset: float
+    accept_llr: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What was measured of one encoder file: the only source of thresholds.
+
+    Attributes:
+        encoder: sha256 of the encoder file it was measured on.
+        points: by ascending seconds of speech.
+        ambiguity_llr: two profiles whose llr differ by less cannot be told apart.
+        household: number of enrolled drivers that `accept_llr` was measured with.
+    """
+
+    encoder: str
+    points: Sequence[CalibrationPoint]
+    ambiguity_llr: float
+    household: int
+
+
+OperatingPoint: TypeAlias = Literal["1/100", "1/1000"]
+"""How many strangers' utterances may be taken for a driver."""
