@@ -48,6 +48,10 @@ class ProfileError(WhodrivesError):
     """A stored profile, or what was asked of the store, is not acceptable."""
 
 
+class EnrolmentError(WhodrivesError):
+    """A recording is not good enough to make a profile from; every reason is in the text."""
+
+
 class BusError(WhodrivesError):
     """The broker cannot be reached or refuses us."""
 
@@ -157,13 +161,25 @@ class Listen:
 
 
 @dataclass(frozen=True, slots=True)
+class Household:
+    """The enrolled drivers, anew: somebody was enrolled, renamed or forgotten.
+
+    `problems` are sentences about profiles that could not be used.
+    """
+
+    at_s: float
+    profiles: tuple[Profile, ...]
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed and nothing else happened."""
 
     at_s: float
 
 
-Input: TypeAlias = AudioBlock | VehicleReport | SourceState | LinkState | Listen | Tick
+Input: TypeAlias = AudioBlock | VehicleReport | SourceState | LinkState | Listen | Household | Tick
 
 
 # --- speech and evidence --------------------------------------------------------------------------
@@ -378,7 +394,7 @@ class Calibration:
 
     Attributes:
         encoder: sha256 of the encoder file it was measured on.
-        points: by ascending seconds of speech.
+        points: by ascending seconds of speech, at least one.
         ambiguity_llr: two profiles whose llr differ by less cannot be told apart.
         household: number of enrolled drivers that `accept_llr` was measured with.
     """
@@ -387,6 +403,12 @@ class Calibration:
     points: Sequence[CalibrationPoint]
     ambiguity_llr: float
     household: int
+
+    def __post_init__(self) -> None:
+        """Refuse points that are missing or out of order: nothing could be read between them."""
+        durations = [point.speech_s for point in self.points]
+        if not durations or sorted(set(durations)) != durations:
+            raise ValueError("calibration needs at least one point, by ascending speech_s")
 
 
 OperatingPoint: TypeAlias = Literal["1/100", "1/1000"]

@@ -1,0 +1,23 @@
+# Each target is a line that anyone could type.
+.PHONY: help setup models demo test check bench
+
+help:  ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+setup:  ## install what the tests need, and build the models
+	tools/setup test
+
+models:  ## build the model files
+	.venv/bin/python tools/build_models
+
+demo:  ## hear a drive with four people, and see what the car is told
+	tools/setup demo && .venv/bin/whodrives demo
+
+test:  ## everything that guards the project: tests, types, style, layers
+	tools/setup test && .venv/bin/pytest
+
+check:  ## the quick part of that: types, style, layers
+	tools/setup test && .venv/bin/pytest tests/unit/test_house_rules.py
+
+bench:  ## measure this machine
+	.venv/bin/python tools/bench

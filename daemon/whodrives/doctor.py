@@ -1,0 +1,154 @@
+"""What is wrong with this installation, and how to mend it: one finding after another.
+
+Owns the checks that a person would do by hand, in the order in which they matter. Changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from whodrives.bus import probe
+from whodrives.capture import Device, Microphone, devices, level, read_file
+from whodrives.config import MICROPHONE, PIPE, Config
+from whodrives.domain import (
+    AudioBlock,
+    Floats,
+    SourceError,
+    SourceState,
+    WhodrivesError,
+)
+from whodrives.inference import load_calibration, load_encoder, load_gate
+from whodrives.service import open_store
+
+LISTEN_S = 1.5
+BROKER_S = 4.0
+QUIET_DBFS = -75.0
+CLIPPING_DBFS = -0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was looked at, whether it is well, and what was found (with the mend if it is not)."""
+
+    what: str
+    well: bool
+    found: str
+
+
+def examine(config: Config, console: Console) -> bool:
+    """Print every finding; returns whether all is well."""
+    well = True
+    for finding in findings(config):
+        sign = Text("✓", "bold green") if finding.well else Text("✗", "bold red")
+        console.print(sign, Text(f"{finding.what}:", "bold"), Text(finding.found))
+        well = well and finding.well
+    console.print("All is well." if well else "Mend what is marked ✗, from the top.")
+    return well
+
+
+def findings(config: Config) -> Iterator[Finding]:
+    """Look at one thing after another."""
+    yield from _checked("models", lambda: _models(config))
+    yield from _checked("profiles", lambda: _profiles(config))
+    yield from _checked("sound", lambda: _sound(config))
+    yield from _checked("broker", lambda: _broker(config))
+
+
+def _checked(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from check()
+    except WhodrivesError as error:
+        yield Finding(what, well=False, found=str(error))
+
+
+def _models(config: Config) -> Iterator[Finding]:
+    models = Path(config.models.directory)
+    encoder = load_encoder(models)
+    load_gate(models)
+    load_calibration(models)
+    yield Finding("models", well=True, found=f"{models}: checksums right, encoder {encoder.fingerprint[:12]}")
+
+
+def _profiles(config: Config) -> Iterator[Finding]:
+    loaded = open_store(config).load()
+    for problem in loaded.problems:
+        yield Finding("profiles", well=False, found=problem)
+    if not loaded.profiles:
+        mend = f"nobody is enrolled in {config.profiles.directory}; begin with: whodrives enrol NAME"
+        yield Finding("profiles", well=False, found=mend)
+    for stored in loaded.profiles:
+        without = "" if stored.profile.preferences else "; no preferences yet, so nothing will move"
+        found = f"{stored.profile.id}, {stored.profile.speech_s:.0f} s of speech{without}"
+        yield Finding("profiles", well=bool(stored.profile.preferences), found=found)
+
+
+def _sound(config: Config) -> Iterator[Finding]:
+    source = config.sound.source
+    if source == PIPE:
+        yield Finding("sound", well=True, found="a pipe on standard input, not examined")
+    elif source == MICROPHONE:
+        yield from _microphone(config.sound.device)
+    else:
+        next(read_file(Path(source)))
+        yield Finding("sound", well=True, found=f"{source} can be read")
+
+
+def _microphone(device: str | int | None) -> Iterator[Finding]:
+    found = devices()
+    yield Finding("microphones", well=bool(found), found=_listed(found))
+    heard = _listen(device)
+    measured = level(heard)
+    said = f"level {measured.rms_dbfs:.0f} dBFS, peak {measured.peak_dbfs:.0f} dBFS"
+    if measured.peak_dbfs < QUIET_DBFS:
+        yield Finding("level", well=False, found=f"{said}: nearly silent; unmute it or raise the gain")
+    elif measured.peak_dbfs > CLIPPING_DBFS:
+        yield Finding("level", well=False, found=f"{said}: clipping; lower the gain")
+    else:
+        yield Finding("level", well=True, found=said)
+
+
+def _listed(found: list[Device]) -> str:
+    if not found:
+        return f"none; plug one in, and see that this user ({os.getuid()}) is in the group audio"
+    return "; ".join(f"{d.index}: {d.name}{' (default)' if d.default else ''}" for d in found)
+
+
+def _listen(device: str | int | None) -> Floats:
+    """LISTEN_S of sound; SourceError if none comes."""
+    inbox: SimpleQueue[AudioBlock | SourceState] = SimpleQueue()
+    microphone = Microphone(device, inbox.put)
+    microphone.open()
+    blocks, until_s = [], time.monotonic() + LISTEN_S
+    try:
+        while time.monotonic() < until_s:
+            try:
+                item = inbox.get(timeout=0.1)
+            except Empty:
+                continue
+            if isinstance(item, AudioBlock):
+                microphone.taken()
+                blocks.append(item.samples)
+    finally:
+        microphone.close()
+    if not blocks:
+        raise SourceError("microphone: opens but gives no sound; is another program holding it?")
+    return np.concatenate(blocks)
+
+
+def _broker(config: Config) -> Iterator[Finding]:
+    where = f"{config.mqtt.host}:{config.mqtt.port}"
+    refusal = probe(config.mqtt, BROKER_S)
+    if refusal is None:
+        yield Finding("broker", well=True, found=f"{where} lets us in")
+    else:
+        mend = "start it (sudo systemctl start mosquitto), or mend the section mqtt"
+        yield Finding("broker", well=False, found=f"{where}: {refusal}; {mend}")

@@ -1,0 +1,232 @@
+"""The models: files on disk, checked against their manifests, run by ONNX Runtime.
+
+Owns the format of a manifest, checksums, and how the runtime is set up. Hides ONNX Runtime. Must
+never know who is speaking: it turns samples into numbers and remembers nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from whodrives.domain import (
+    BLOCK_SAMPLES,
+    SAMPLE_RATE_HZ,
+    Calibration,
+    CalibrationPoint,
+    Floats,
+    ModelError,
+    VoiceActivity,
+)
+
+SHORTEST_SAMPLES = int(0.4 * SAMPLE_RATE_HZ)
+"""Less speech than this is not embedded: its statistics would rest on a handful of frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What models/NAME.json says about one model.
+
+    Attributes:
+        path: the manifest itself.
+        model: the model file, beside the manifest.
+        sha256: of the model file, lower-case hexadecimal.
+        facts: everything in the manifest.
+    """
+
+    path: Path
+    model: Path
+    sha256: str
+    facts: Mapping[str, Any]
+
+
+def read_manifest(models_dir: Path, name: str) -> Manifest:
+    """Read `models_dir`/`name`.json; raises ModelError when it is missing or malformed."""
+    path = models_dir / f"{name}.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return Manifest(path, models_dir / facts["file"], str(facts["sha256"]), facts)
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing; is {models_dir} the folder of the models?") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{path} is no manifest: it lacks {error}; restore the file") from error
+
+
+def read_model(manifest: Manifest) -> bytes:
+    """Return the model file's bytes; raises ModelError when they are not the manifest's."""
+    try:
+        data = manifest.model.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"{manifest.model} cannot be read ({error.strerror}); build it with: make models"
+        ) from error
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != manifest.sha256:
+        raise ModelError(
+            f"{manifest.model} has sha256 {actual}, but {manifest.path.name} pins "
+            f"{manifest.sha256}; delete it and build it again with: make models"
+        )
+    return data
+
+
+def open_session(manifest: Manifest) -> onnxruntime.InferenceSession:
+    """Load a checked model for one thread; raises ModelError when the runtime cannot."""
+    try:
+        return onnxruntime.InferenceSession(
+            read_model(manifest), _session_options(), providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"ONNX Runtime cannot load {manifest.model}: {error}") from error
+
+
+def _session_options() -> onnxruntime.SessionOptions:
+    """One thread that sleeps when it has nothing to do, and no memory kept between calls."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False  # it remembers a plan for every length it has seen
+    # The runtime warns of constants that it folds away; only its errors concern the operator.
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+class OnnxEncoder:
+    """A speaker encoder with 16 kHz samples as its input; satisfies `domain.Encoder`."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, fingerprint: str) -> None:
+        self._session = session
+        self._fingerprint = fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the model file, lower-case hexadecimal."""
+        return self._fingerprint
+
+    def embed(self, samples: Floats) -> Floats:
+        """Embed float32 samples of shape (n,), n >= 0.4 s, into a unit vector (192,), read-only.
+
+        Raises:
+            ValueError: fewer samples than 0.4 s, or another shape.
+        """
+        if samples.ndim != 1 or len(samples) < SHORTEST_SAMPLES:
+            raise ValueError(f"an embedding needs 0.4 s of mono speech, not {samples.shape}")
+        (rows,) = self._session.run(["embedding"], {"samples": samples.astype(np.float32)})
+        embedding: Floats = rows[0]
+        embedding.setflags(write=False)
+        return embedding
+
+
+def load_encoder(models_dir: Path) -> OnnxEncoder:
+    """Load the encoder; raises ModelError when it is missing, changed or unusable."""
+    manifest = read_manifest(models_dir, "encoder")
+    return OnnxEncoder(open_session(manifest), manifest.sha256)
+
+
+def load_calibration(models_dir: Path) -> Calibration:
+    """Read what was measured of the encoder.
+
+    Raises:
+        ModelError: there is no calibration, it is malformed, or it is another encoder's.
+    """
+    manifest = read_manifest(models_dir, "encoder")
+    facts = manifest.facts.get("calibration")
+    if not facts:
+        raise ModelError(f"{manifest.path} has no calibration; restore the file")
+    try:
+        calibration = _calibration(facts)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{manifest.path}: the calibration is malformed: {error!r}") from error
+    if calibration.encoder != manifest.sha256:
+        raise ModelError(
+            f"{manifest.path}: the calibration was measured on encoder {calibration.encoder}, not "
+            f"on {manifest.sha256}; restore the file, or measure again with tools/calibrate"
+        )
+    return calibration
+
+
+def _calibration(facts: Mapping[str, Any]) -> Calibration:
+    points = [
+        CalibrationPoint(
+            speech_s=float(point["speech_s"]),
+            slope=float(point["slope"]),
+            offset=float(point["offset"]),
+            accept_llr={key: float(value) for key, value in point["accept_llr"].items()},
+        )
+        for point in facts["points"]
+    ]
+    if not points:
+        raise ValueError("it has no points")
+    return Calibration(
+        encoder=str(facts["encoder"]),
+        points=tuple(sorted(points, key=lambda point: point.speech_s)),
+        ambiguity_llr=float(facts["ambiguity_llr"]),
+        household=int(facts["household"]),
+    )
+
+
+_GATE_STEP = 512
+"""New samples in a window of the gate's model."""
+
+_GATE_CONTEXT = 64
+"""Samples of the window before, which the model wants in front of the new ones."""
+
+_GATE_STATE = (1, 1, 128)
+"""Shape of each half of its LSTM's state."""
+
+
+class OnnxVoiceActivity:
+    """Silero VAD on 30 ms blocks; satisfies `domain.VoiceActivity`.
+
+    The model wants 32 ms windows, so a block completes none or one, and then the probability of the
+    last window stands: at most one block old. Less than a window is kept between blocks.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was heard: the next block does not follow the last."""
+        self._unread: Floats = np.zeros(_GATE_CONTEXT, np.float32)
+        self._state = (np.zeros(_GATE_STATE, np.float32), np.zeros(_GATE_STATE, np.float32))
+        self._probability = 0.0
+
+    def probability(self, samples: Floats) -> float:
+        """Probability of speech, in [0, 1], in float32 samples of shape (BLOCK_SAMPLES,).
+
+        Raises:
+            ValueError: another shape.
+        """
+        if samples.shape != (BLOCK_SAMPLES,):
+            raise ValueError(f"a block has {BLOCK_SAMPLES} samples, not {samples.shape}")
+        self._unread = np.concatenate((self._unread, samples.astype(np.float32)))
+        if len(self._unread) >= _GATE_CONTEXT + _GATE_STEP:
+            self._read_window()
+        return self._probability
+
+    def _read_window(self) -> None:
+        window = self._unread[None, : _GATE_CONTEXT + _GATE_STEP]
+        feed = {"input": window, "h": self._state[0], "c": self._state[1]}
+        speech, *state = self._session.run(["speech_probs", "hn", "cn"], feed)
+        self._state = (state[0], state[1])
+        self._unread = self._unread[_GATE_STEP:]
+        self._probability = float(speech[0])
+
+
+def load_gate(models_dir: Path) -> VoiceActivity:
+    """Load the voice-activity detector; raises ModelError when it is missing or unusable."""
+    return OnnxVoiceActivity(open_session(read_manifest(models_dir, "gate")))

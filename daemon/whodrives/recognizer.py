@@ -1,0 +1,158 @@
+"""The one object that everything goes through: inputs in, events out.
+
+Owns the order of the stages (gate, looks, embedding, evidence, verdict, trip) and nothing else: each
+stage's rule lives in its own module. Time comes in with the inputs. The same inputs give the same
+events, live or from a recording.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from whodrives.decision import Policy, judge
+from whodrives.domain import (
+    AudioBlock,
+    Encoder,
+    Event,
+    Evidence,
+    Floats,
+    Health,
+    Household,
+    Input,
+    LinkState,
+    Listen,
+    Look,
+    Outcome,
+    Profile,
+    Recognition,
+    SourceHealth,
+    SourceState,
+    Tick,
+    UtteranceEnd,
+    VehicleReport,
+    Verdict,
+    VoiceActivity,
+)
+from whodrives.scoring import centroid, compare, pooled
+from whodrives.speech import SpeechGate
+from whodrives.trip import Trip
+
+LEAST_HEARD_S = 0.5
+"""Sounds with less speech than this are not reported at all: a cough is not an utterance."""
+
+
+@dataclass(slots=True)
+class _Utterance:
+    """Evidence of the utterance under way."""
+
+    embeddings: list[Floats] = field(default_factory=list)
+    weights_s: list[float] = field(default_factory=list)
+    evidence: Evidence | None = None
+    judged: bool = False
+
+
+class Recognizer:
+    """Hears blocks of sound and news of the car; says who speaks and what the car should do.
+
+    Args:
+        activity: the voice-activity detector; its state belongs to this object from now on.
+        encoder: the speaker encoder.
+        policy: the promise to strangers and the encoder's calibration.
+
+    It knows nobody until a `Household` comes in. It keeps no sound beyond the utterance under way.
+
+    Raises:
+        ValueError: the calibration was measured on another encoder.
+    """
+
+    def __init__(self, activity: VoiceActivity, encoder: Encoder, policy: Policy) -> None:
+        if policy.calibration.encoder != encoder.fingerprint:
+            raise ValueError("the calibration belongs to another encoder")
+        self._activity = activity
+        self._encoder = encoder
+        self._policy = policy
+        self._gate = SpeechGate()
+        self._trip = Trip()
+        self._utterance = _Utterance()
+        self._voices: tuple[tuple[str, Floats], ...] = ()
+        self._problems: tuple[str, ...] = ()
+        self._source_reason = "source: not open yet"
+        self._health: Health | None = None
+
+    def step(self, news: Input) -> list[Event]:
+        """Take one input; return what follows from it, in order.
+
+        Inputs must come in the order of their `at_s`, as one clock gave it.
+        """
+        events = self._heard(news) if isinstance(news, AudioBlock) else self._told(news)
+        if isinstance(news, Household | SourceState):
+            events += self._health_events(news.at_s)
+        return events
+
+    def _heard(self, block: AudioBlock) -> list[Event]:
+        if block.gap:
+            self._activity.reset()
+        events: list[Event] = []
+        for piece in self._gate.step(block, self._activity.probability(block.samples)):
+            events += self._judged(piece)
+        return events + list(self._trip.step(Tick(block.at_s)))
+
+    def _told(self, news: VehicleReport | SourceState | LinkState | Listen | Household | Tick) -> list[Event]:
+        if isinstance(news, SourceState):
+            return self._source_changed(news)
+        if isinstance(news, Household):
+            self._voices = tuple((p.id, centroid(p)) for p in news.profiles)
+            self._problems = news.problems
+        return list(self._trip.step(news))
+
+    def _source_changed(self, news: SourceState) -> list[Event]:
+        self._source_reason = "" if news.health is SourceHealth.OPEN else f"source: {news.reason}"
+        events: list[Event] = []
+        if news.health is SourceHealth.ENDED:
+            for piece in self._gate.flush(news.at_s):
+                events += self._judged(piece)
+        self._activity.reset()
+        self._gate.reset()
+        self._utterance = _Utterance()
+        return events
+
+    def _judged(self, piece: Look | UtteranceEnd) -> list[Event]:
+        if isinstance(piece, Look):
+            self._look(piece)
+            return self._concluded(final=False)
+        events = [] if piece.discarded else self._concluded(final=True, end=piece)
+        self._utterance = _Utterance()
+        return events
+
+    def _look(self, look: Look) -> None:
+        """Add a look to the evidence; once an utterance is judged, more of it costs nothing."""
+        if self._utterance.judged:
+            return
+        self._utterance.embeddings.append(self._encoder.embed(look.samples))
+        self._utterance.weights_s.append(look.new_s)
+        voice = pooled(self._utterance.embeddings, self._utterance.weights_s)
+        matches = compare(voice, look.speech_s, self._voices, self._policy.calibration)
+        self._utterance.evidence = Evidence(matches, look.speech_s, look.snr_db, look.at_s)
+
+    def _concluded(self, *, final: bool, end: UtteranceEnd | None = None) -> list[Event]:
+        evidence = self._utterance.evidence
+        if evidence is None and end is not None and end.speech_s >= LEAST_HEARD_S:
+            evidence = Evidence((), end.speech_s, end.snr_db, end.at_s)
+        if evidence is None or self._utterance.judged:
+            return []
+        verdict = judge(evidence, len(self._voices), self._policy, final=final)
+        if verdict is None:
+            return []
+        self._utterance.judged = True
+        at_s = end.at_s if end else evidence.at_s
+        return [Recognition(at_s, verdict), *self._trip.heard(verdict, at_s)]
+
+    def _health_events(self, at_s: float) -> list[Event]:
+        reasons = [reason for reason in (self._source_reason, *self._problems) if reason]
+        if not self._voices:
+            reasons.append("profiles: no driver is enrolled")
+        health = Health(at_s, tuple(reasons))
+        if self._health is not None and self._health.reasons == health.reasons:
+            return []
+        self._health = health
+        return [health]

@@ -1,0 +1,173 @@
+"""The signals that a driver's preferences may hold, in the words of COVESA's VSS.
+
+Owns the catalogue: the settable comfort signals of the driver's seat, the outside mirrors and the
+steering wheel, named as in the Vehicle Signal Specification 6.0
+(https://github.com/COVESA/vehicle_signal_specification).
+Hides how a value is checked. Must never know of MQTT, files, or what is safe to move when: that is
+the interlock's.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Literal, TypeAlias, TypeGuard
+
+
+class Group(StrEnum):
+    """What moves when a signal is set; the interlock has one rule for each."""
+
+    SEAT = "seat"
+    MIRRORS = "mirrors"
+
+
+Datatype: TypeAlias = Literal["float", "int8", "uint8", "uint16"]
+
+_DATATYPE_BOUNDS: Mapping[Datatype, tuple[float, float]] = {
+    "float": (-math.inf, math.inf),
+    "int8": (-128, 127),
+    "uint8": (0, 255),
+    "uint16": (0, 65_535),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The values from `minimum` to `maximum`, both included."""
+
+    minimum: float
+    maximum: float
+
+    def __contains__(self, value: float) -> bool:
+        """Whether the value lies within; NaN never does."""
+        return self.minimum <= value <= self.maximum
+
+    def __str__(self) -> str:
+        return f"{self.minimum:g} to {self.maximum:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One settable signal of VSS 6.0.
+
+    Attributes:
+        path: the full VSS path.
+        datatype: VSS's own.
+        unit: of every value of this signal.
+        minimum: the least value that VSS and the datatype allow; -inf where neither bounds it.
+        maximum: the greatest, +inf where neither bounds it.
+        group: what moves.
+    """
+
+    path: str
+    datatype: Datatype
+    unit: str
+    minimum: float
+    maximum: float
+    group: Group
+
+    @property
+    def range(self) -> Range:
+        """The values that VSS allows."""
+        return Range(self.minimum, self.maximum)
+
+
+_FINITE = Range(-sys.float_info.max, sys.float_info.max)
+
+Limits: TypeAlias = Mapping[str, Range]
+"""VSS path to the values that one car's ECUs accept."""
+
+_PERCENT = (0.0, 100.0)
+_EITHER_WAY = (-100.0, 100.0)
+_Row: TypeAlias = tuple[str, Datatype, str, tuple[float, float] | None]
+
+_SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide"
+_SEAT_ROWS: tuple[_Row, ...] = (
+    (f"{_SEAT}.Position", "uint16", "mm", None),
+    (f"{_SEAT}.Height", "uint16", "mm", None),
+    (f"{_SEAT}.Tilt", "float", "degrees", None),
+    (f"{_SEAT}.Backrest.Recline", "float", "degrees", None),
+    (f"{_SEAT}.Backrest.LumbarSupport", "float", "percent", _PERCENT),
+    (f"{_SEAT}.Backrest.LumbarHeight", "uint8", "mm", None),
+    (f"{_SEAT}.Backrest.SideBolsterSupport", "float", "percent", _PERCENT),
+    (f"{_SEAT}.Seating.Length", "uint16", "mm", None),
+    (f"{_SEAT}.Headrest.Height", "uint8", "mm", None),
+    (f"{_SEAT}.Headrest.Angle", "float", "degrees", None),
+    (f"{_SEAT}.HeatingCooling", "int8", "percent", _EITHER_WAY),
+    # The wheel moves towards the driver's body as the seat does: the seat's rule holds for it.
+    ("Vehicle.Chassis.SteeringWheel.Tilt", "uint8", "percent", _PERCENT),
+    ("Vehicle.Chassis.SteeringWheel.Extension", "uint8", "percent", _PERCENT),
+)
+_MIRROR_ROWS: tuple[_Row, ...] = tuple(
+    (f"Vehicle.Body.Mirrors.{side}.{axis}", "int8", "percent", _EITHER_WAY)
+    for side in ("DriverSide", "PassengerSide")
+    for axis in ("Tilt", "Yaw")
+)
+
+
+def _signals(rows: Iterable[_Row], group: Group) -> dict[str, Signal]:
+    """The rows as signals, by path; VSS's bounds, else the datatype's."""
+    return {
+        path: Signal(path, datatype, unit, *(bounds or _DATATYPE_BOUNDS[datatype]), group)
+        for path, datatype, unit, bounds in rows
+    }
+
+
+SIGNALS: Mapping[str, Signal] = MappingProxyType(
+    _signals(_SEAT_ROWS, Group.SEAT) | _signals(_MIRROR_ROWS, Group.MIRRORS)
+)
+"""Every signal that a preference may hold, by VSS path."""
+
+
+def group_of(path: str) -> Group:
+    """What moves when this signal is set; KeyError for a path that is not in `SIGNALS`."""
+    return SIGNALS[path].group
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A phrase ` (did you mean X?)` that names the nearest known word; empty if none is near."""
+    near = get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether this is a finite number that a float can hold; booleans are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value in _FINITE
+
+
+def check_path(path: str) -> str | None:
+    """The sentence that says why no preference may hold this path, or None if one may."""
+    if path in SIGNALS:
+        return None
+    mend = did_you_mean(path, SIGNALS) or "; the reference configuration lists them"
+    return f"{path} is no seat, mirror or steering wheel signal of VSS 6.0{mend}"
+
+
+def check(path: str, value: object, limits: Limits) -> str | None:
+    """The sentence that says why the value cannot be a preference in this car, or None if it can.
+
+    Args:
+        path: a full VSS path.
+        value: in the path's unit. Whole numbers may come as floats; booleans are no numbers.
+        limits: what this car's ECUs accept; a path that is not in it is not accepted.
+    """
+    if mistake := check_path(path):
+        return mistake
+    if path not in limits:
+        return (
+            f"{path} is not among this car's signals; add it under vehicle.signals or leave it out"
+        )
+    signal, allowed = SIGNALS[path], limits[path]
+    mend = f"give a number from {allowed} {signal.unit}"
+    if not is_number(value):
+        return f"{path}: {value!r} is not a finite number; {mend}"
+    if value not in allowed or value not in signal.range:
+        return f"{path}: {value} is out of range; {mend}"
+    if signal.datatype != "float" and value != int(value):
+        return f"{path}: {value:g} is not a whole number, which {signal.datatype} asks; {mend}"
+    return None

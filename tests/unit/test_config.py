@@ -1,0 +1,250 @@
+import dataclasses
+from contextlib import suppress
+from types import MappingProxyType
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from whodrives import config, vss
+from whodrives.config import Config, Mqtt, Tls, Vehicle
+from whodrives.domain import ConfigError, ProfileError
+
+POSITION = "Vehicle.Cabin.Seat.Row1.DriverSide.Position"
+TILT = "Vehicle.Cabin.Seat.Row1.DriverSide.Tilt"
+VSS_RANGE = "VSS's 0 to 65535; give min and max inside it"
+FORGED = "can be read and forged on the way; give tls, or host 127.0.0.1"
+NAME = "/etc/whodrives/whodrives.yaml"
+
+
+def mistakes(text: str) -> list[str]:
+    """The lines of the report on a text, without its head."""
+    with pytest.raises(ConfigError) as caught:
+        config.parse(text, NAME)
+    return [line.strip().removeprefix(NAME) for line in str(caught.value).splitlines()[1:]]
+
+
+def numbers_in(limits: vss.Range, datatype: str) -> st.SearchStrategy[float]:
+    """Values that an ECU of this range accepts."""
+    if datatype == "float":
+        return st.floats(limits.minimum, limits.maximum)
+    return st.integers(int(limits.minimum), int(limits.maximum)).map(float)
+
+
+def test_an_empty_file_is_the_defaults() -> None:
+    """Every key may be left out, the whole file too."""
+    assert config.parse("", NAME) == Config()
+    assert config.parse("mqtt:\nsound:\n", NAME) == Config()
+
+
+def test_the_reference_says_exactly_the_defaults() -> None:
+    """Reference file and defaults come from one definition and cannot differ."""
+    assert config.parse(config.reference(), NAME) == Config()
+
+
+def test_the_reference_names_every_knob_once() -> None:
+    """Nothing can be set that the reference does not show."""
+    shown = yaml.safe_load(config.reference())
+    for section in dataclasses.fields(Config):
+        knobs = {knob.name for knob in dataclasses.fields(section.default_factory())}  # type: ignore[operator]
+        assert set(shown[section.name]) == knobs
+    assert set(shown["vehicle"]["signals"]) == set(vss.SIGNALS)
+
+
+def test_every_mistake_is_in_one_report_with_line_and_mend() -> None:
+    """A person mends a file once, not once for each mistake in it."""
+    text = f"""\
+mqtt:
+  host: car.local
+  prot: 1883
+  port: 99999
+sound: loud
+vehicle:
+  id: no
+  id: My Car
+  signals:
+    {POSITION[:-1]}: {{min: 0, max: 4}}
+    {POSITION}: {{min: -1, max: 4}}
+    {TILT}: {{min: .nan, mxa: 1}}
+recogniton: {{}}
+"""
+    assert mistakes(text) == [
+        ":13: recogniton: is not a key (did you mean recognition?)",
+        ":3: mqtt.prot: is not a key (did you mean port?)",
+        ":4: mqtt.port: 99999 is wrong; give 1 to 65535, or null for 1883, with tls 8883",
+        ":5: sound: 'loud' is not a mapping; write `key: value` lines",
+        ":8: vehicle.id: is given twice; keep one of them",
+        ":8: vehicle.id: 'My Car' is wrong; give 1 to 64 of a-z, 0-9 and -",
+        f":10: vehicle.signals: {vss.check_path(POSITION[:-1])}",
+        f":11: vehicle.signals.{POSITION}: -1 to 4 is no range inside {VSS_RANGE}",
+        f":12: vehicle.signals.{TILT}.mxa: is not a key (did you mean max?)",
+        f":12: vehicle.signals.{TILT}.max: is missing; give a finite number",
+        f":12: vehicle.signals.{TILT}.min: nan is wrong; give a finite number",
+        f": mqtt.tls: plain MQTT to car.local {FORGED}",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "vehicle: {id: no}",
+        "vehicle: {id: 7}",
+        "vehicle: {id: null}",
+        "vehicle: {id: [car]}",
+        "vehicle: {id: a/b}",
+        "vehicle: {id: '+'}",
+        "sound: {source: ''}",
+        'sound: {source: "a\\0b"}',
+        "sound: {device: -1}",
+        "sound: {device: true}",
+        "sound: {rate_hz: 16000.0}",
+        "sound: {channels: yes}",
+        "recognition: {strangers: 1/10}",
+        "recognition: {strangers: 0.01}",
+        "mqtt: {host: 'mqtt://127.0.0.1'}",
+        "mqtt: {port: 0}",
+        "mqtt: {tls: [a, b, c]}",
+        "mqtt: {tls: {ca: a, certificate: b}}",
+        "models: {directory: 2001-01-01 00:00:00}\nmodels: {}",
+        "- vehicle",
+        "just text",
+        "a: [",
+        "vehicle: {id: !!python/name:os.system car}",
+        "--- 1\n--- 2",
+    ],
+)
+def test_what_cannot_be_meant_is_refused(text: str) -> None:
+    """Wrong types are not converted: YAML's no, 1.0 and lists are not what they stand beside."""
+    assert mistakes(text)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.8.8", "::1"])
+def test_plain_mqtt_is_for_this_machine(host: str) -> None:
+    """The contract allows plain MQTT on loopback only."""
+    assert config.parse(f"mqtt: {{host: '{host}'}}", NAME).mqtt.address == (host, 1883)
+
+
+@pytest.mark.parametrize("host", ["10.0.0.2", "broker", "localhost.example.org"])
+def test_plain_mqtt_to_another_machine_is_a_mistake(host: str) -> None:
+    """Who can write on the way could move a seat."""
+    assert mistakes(f"mqtt: {{host: {host}}}")
+
+
+def test_tls_opens_the_way_out_and_moves_the_port() -> None:
+    """With TLS any host will do, on MQTT's TLS port unless another is said."""
+    files = "{ca: ca.pem, certificate: /c.pem, key: private/key.pem}"
+    mqtt = config.parse(f"mqtt: {{host: broker, tls: {files}}}", NAME).mqtt
+    assert mqtt.address == ("broker", 8883)
+    assert mqtt.tls == Tls("/etc/whodrives/ca.pem", "/c.pem", "/etc/whodrives/private/key.pem")
+    assert Mqtt("broker", 1884, mqtt.tls).address == ("broker", 1884)
+
+
+def test_relative_paths_start_at_the_files_folder() -> None:
+    """A configuration works from wherever the program is started."""
+    text = "profiles: {directory: ../people}\nmodels: {directory: /m}\nsound: {source: a.wav}"
+    found = config.parse(text, "etc/w.yaml")
+    assert found.profiles.directory == "etc/../people"
+    assert found.models.directory == "/m"
+    assert found.sound.source == "etc/a.wav"
+
+
+@pytest.mark.parametrize("source", [config.MICROPHONE, config.PIPE])
+def test_microphone_and_pipe_are_no_paths(source: str) -> None:
+    """The two words keep their meaning in every folder."""
+    assert config.parse(f"sound: {{source: {source}}}", NAME).sound.source == source
+
+
+def test_listed_signals_replace_the_usual_ones() -> None:
+    """A car that lists one signal takes that one only."""
+    text = f"vehicle: {{signals: {{{POSITION}: {{min: 10, max: 200}}}}}}"
+    assert config.parse(text, NAME).vehicle.signals == {POSITION: vss.Range(10, 200)}
+
+
+def test_absurd_numbers_and_depths_are_mistakes_not_crashes() -> None:
+    """What int(), chr() and the stack refuse is told like any other mistake."""
+    assert mistakes(f"mqtt: {{port: {'9' * 5000}}}")
+    assert mistakes('a: "\\UFFFFFFFF"')
+    assert mistakes("[" * 100_000)
+    assert mistakes(f"vehicle: {{signals: {{{TILT}: {{min: 0, max: {'9' * 400}}}}}}}")
+
+
+words = st.sampled_from(
+    ["vehicle", "mqtt", "tls", "signals", "id", "host", "min", POSITION, "null", "-", "1/100"]
+)
+yamlish = st.lists(words | st.sampled_from([": ", "\n", "\n  ", "{", "}", "[", ", ", "&a", "*a"]))
+
+
+@given(st.text() | yamlish.map("".join))
+@example("a: &a [*a]")
+@example("<<: {mqtt: 1}")
+@example("? [1, 2]\n: 3")
+@example("=: 1")
+def test_any_text_gives_a_config_or_a_report(text: str) -> None:
+    """Parsing raises nothing but ConfigError, whatever the file holds."""
+    with suppress(ConfigError):
+        assert isinstance(config.parse(text, NAME), Config)
+
+
+paths = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.isprintable).map("/{}".format)
+
+
+@given(
+    st.builds(
+        Config,
+        vehicle=st.builds(Vehicle, st.from_regex(r"[a-z0-9-]{1,64}", fullmatch=True)),
+        sound=st.builds(
+            config.Sound,
+            paths | st.sampled_from([config.MICROPHONE, config.PIPE]),
+            st.none() | st.integers(0, 99) | paths,
+            st.integers(8000, 192_000),
+            st.integers(1, 32),
+        ),
+        mqtt=st.builds(
+            Mqtt,
+            st.sampled_from(["broker", "10.0.0.1"]),
+            st.none() | st.integers(1, 65_535),
+            st.builds(Tls, paths, paths, paths),
+        ),
+        models=st.builds(config.ModelFiles, paths),
+    )
+)
+def test_a_shown_configuration_reads_back_the_same(given_config: Config) -> None:
+    """Rendering is the inverse of parsing, so what is printed is what holds."""
+    assert config.parse(config.render(given_config), "w.yaml") == given_config
+
+
+PREFERENCES = st.fixed_dictionaries(
+    {},
+    optional={
+        path: numbers_in(limits, vss.SIGNALS[path].datatype)
+        for path, limits in Vehicle().signals.items()
+    },
+)
+
+
+@given(PREFERENCES)
+def test_shown_preferences_read_back_the_same(preferences: dict[str, float]) -> None:
+    """Preferences survive being written out, edited elsewhere and read in, to the last digit."""
+    text = config.render_preferences(preferences)
+    assert config.parse_preferences(text, "p.yaml", Vehicle().signals) == preferences
+
+
+@given(st.text() | yamlish.map("".join))
+def test_any_preference_text_gives_preferences_or_a_report(text: str) -> None:
+    """Parsing preferences raises nothing but ProfileError."""
+    with suppress(ProfileError):
+        config.parse_preferences(text, NAME, Vehicle().signals)
+
+
+def test_every_wrong_preference_is_in_one_report() -> None:
+    """Unknown, doubled, out of range and not a number: all are told, with their lines."""
+    limits = MappingProxyType({POSITION: vss.Range(0, 250), TILT: vss.Range(-5, 15)})
+    text = f"{POSITION}: 300\n{TILT}: [1]\n{TILT}: 1\nVehicle.Speed: 3\n{TILT}x: 1\n"
+    with pytest.raises(ProfileError) as caught:
+        config.parse_preferences(text, "p.yaml", limits)
+    report = str(caught.value)
+    assert report.startswith("p.yaml has 4 mistakes:")
+    assert f"p.yaml:1: {POSITION}: 300 is out of range; give a number from 0 to 250 mm" in report
+    assert f"p.yaml:3: {TILT}: is given twice" in report
+    assert "p.yaml:4: Vehicle.Speed is no seat" in report

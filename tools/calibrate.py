@@ -1,0 +1,387 @@
+#!/usr/bin/env python3
+"""Measure the encoder's thresholds on a corpus and write them into its manifest.
+
+    python tools/calibrate.py CORPUS [--models models] [--dry-run]
+
+CORPUS holds a `manifest.tsv` with the columns role, corpus, group, path (relative to it); only the
+roles `train` (people) and `noise` are used. Everybody is enrolled from clean speech, through the gate,
+as a household would be; then utterances of other sentences go through gate, looks and running mean,
+clean and in road noise, as they do live. What comes out, per duration of speech:
+
+- slope and offset, cosine to log-likelihood ratio: logistic regression, corpora weighted equally;
+- the threshold of each operating point: the looks of an utterance share one budget of false accepts
+  (alpha spending), for households of three drawn from the stranger's own corpus, so that a stranger
+  speaks the household's language into the household's kind of microphone;
+- the distance two enrolled drivers must have to be told apart.
+
+The realised false accepts per corpus and noise are printed and kept in the manifest beside the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from scene import mix, road_noise
+from whodrives.domain import BLOCK_S, BLOCK_SAMPLES, SAMPLE_RATE_HZ, AudioBlock, Look, UtteranceEnd
+from whodrives.inference import load_encoder, load_gate
+from whodrives.scoring import pooled, unit
+from whodrives.speech import GateSettings, SpeechGate
+
+HOUSEHOLD = 3
+LOOKS = 6
+ENROL_S = 14.0
+LEAST_ENROL_S = 5.0
+UTTERANCES = 4
+BUDGETS = {"1/100": 0.01, "1/1000": 0.001}
+CONFUSED = 0.002
+CONDITIONS: tuple[tuple[str, float | None], ...] = (
+    ("clean", None), ("road 15 dB", 15.0), ("road 5 dB", 5.0),
+)
+SEED = 20261123
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One test utterance: running mean embedding (K, D) and seconds of speech (K,) at each look."""
+
+    corpus: str
+    group: str
+    condition: str
+    voices: np.ndarray
+    speech_s: np.ndarray
+
+
+@dataclass(frozen=True)
+class Voice:
+    """An enrolled person: corpus, group and the profile's centroid (D,)."""
+
+    corpus: str
+    group: str
+    centre: np.ndarray
+
+
+# --- sound to embeddings --------------------------------------------------------------------------
+
+
+def blocks(samples: np.ndarray) -> Iterator[AudioBlock]:
+    """Cut float32 samples (n,) into blocks; an incomplete last one is left out."""
+    for index in range(samples.size // BLOCK_SAMPLES):
+        part = samples[index * BLOCK_SAMPLES : (index + 1) * BLOCK_SAMPLES]
+        yield AudioBlock((index + 1) * BLOCK_S, np.ascontiguousarray(part, np.float32))
+
+
+class Ear:
+    """Gate and encoder of the models folder, as the daemon uses them."""
+
+    def __init__(self, models: Path) -> None:
+        self.encoder = load_encoder(models)
+        self._models = models
+
+    def looks(self, samples: np.ndarray, look_s: float) -> list[Look]:
+        """All looks of at least half a second in `samples`, pauses or not."""
+        activity, gate = load_gate(self._models), SpeechGate(GateSettings(look_s=look_s, utterance_s=60))
+        heard: list[Look | UtteranceEnd] = []
+        for block in blocks(samples):
+            heard += gate.step(block, activity.probability(block.samples))
+        heard += gate.flush(samples.size / SAMPLE_RATE_HZ)
+        return [piece for piece in heard if isinstance(piece, Look)]
+
+    def utterance(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Running mean embedding (K, D) and speech seconds (K,) over the first K <= 6 looks."""
+        whole = [look for look in self.looks(samples, 1.0) if look.new_s >= 0.9][:LOOKS]
+        if not whole:
+            return None
+        embedded = [self.encoder.embed(look.samples) for look in whole]
+        weights = [look.new_s for look in whole]
+        means = [pooled(embedded[: k + 1], weights[: k + 1]) for k in range(len(whole))]
+        return np.stack(means), np.cumsum(weights)
+
+    def centre(self, samples: np.ndarray) -> np.ndarray | None:
+        """Centroid (D,) of enrolment windows; None when there is too little speech."""
+        looks = self.looks(samples, 2.0)
+        if sum(look.new_s for look in looks) < LEAST_ENROL_S:
+            return None
+        return unit(np.mean([self.encoder.embed(look.samples) for look in looks], axis=0))
+
+
+def people(corpus: Path) -> dict[tuple[str, str], list[Path]]:
+    """Files of each (corpus, group) with the role `train`, in a fixed shuffled order."""
+    files: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    with (corpus / "manifest.tsv").open(encoding="utf-8") as table:
+        for row in csv.DictReader(table, delimiter="\t"):
+            if row["role"] == "train":
+                files[row["corpus"], row["group"]].append(corpus / row["path"])
+    rng = np.random.default_rng(SEED)
+    return {key: [found[i] for i in rng.permutation(len(found))] for key, found in files.items()}
+
+
+def spoken(files: list[Path], least_s: float) -> np.ndarray:
+    """Files from the front of the list, which is consumed, until there are `least_s` of sound."""
+    parts: list[np.ndarray] = []
+    while files and sum(part.size for part in parts) < least_s * SAMPLE_RATE_HZ:
+        parts.append(soundfile.read(files.pop(0), dtype="float32")[0])
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def gather(corpus: Path, ear: Ear) -> tuple[list[Voice], list[Utterance]]:
+    """Enrol everybody and embed everybody's utterances under all conditions."""
+    voices, utterances = [], []
+    noises = [road_noise(12.0, speed, SEED + i) for i, speed in enumerate((50, 80, 110))]
+    found = people(corpus)
+    for number, ((name, group), files) in enumerate(found.items()):
+        print(f"\r{number + 1}/{len(found)} {group:40}", end="", file=sys.stderr)
+        remaining = list(files)
+        centre = ear.centre(spoken(remaining, ENROL_S))
+        if centre is None:
+            continue
+        voices.append(Voice(name, group, centre))
+        for index in range(UTTERANCES):
+            clean = spoken(remaining, 8.0)[: 12 * SAMPLE_RATE_HZ]
+            for condition, snr_db in CONDITIONS if clean.size > SAMPLE_RATE_HZ else ():
+                noise = noises[(number + index) % len(noises)]
+                sound = clean if snr_db is None else mix(clean, noise[: clean.size], snr_db)
+                heard = ear.utterance(sound)
+                if heard:
+                    utterances.append(Utterance(name, group, condition, *heard))
+    print(file=sys.stderr)
+    return voices, utterances
+
+
+# --- scores to thresholds -------------------------------------------------------------------------
+
+
+def logistic(scores: np.ndarray, same: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """Slope and offset of the log-odds of `same` given `scores`, by iterated least squares."""
+    design = np.stack([scores, np.ones_like(scores)], axis=1)
+    theta = np.zeros(2)
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-design @ theta))
+        gradient = design.T @ (weights * (same - p))
+        hessian = (design * (weights * p * (1 - p))[:, None]).T @ design + 1e-9 * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        theta += step
+        if np.abs(step).max() < 1e-9:
+            break
+    return float(theta[0]), float(theta[1])
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Scores of one corpus: cosines (U, K, V) of U utterances at K looks with V voices; NaN is none."""
+
+    corpus: str
+    cosines: np.ndarray
+    own: np.ndarray
+    condition: np.ndarray
+
+
+def trials(voices: list[Voice], utterances: list[Utterance]) -> list[Trials]:
+    """Score every utterance with every voice of its own corpus; corpora of nine people or more."""
+    found = []
+    for corpus in sorted({voice.corpus for voice in voices}):
+        mine = [voice for voice in voices if voice.corpus == corpus]
+        if len(mine) < 9:
+            continue
+        index = {voice.group: i for i, voice in enumerate(mine)}
+        said = [u for u in utterances if u.corpus == corpus and u.group in index]
+        cosines = np.full((len(said), LOOKS, len(mine)), np.nan)
+        for i, utterance in enumerate(said):
+            scores = utterance.voices @ np.stack([voice.centre for voice in mine]).T
+            cosines[i, : len(scores)] = scores
+        own = np.array([index[u.group] for u in said])
+        found.append(Trials(corpus, cosines, own, np.array([u.condition for u in said])))
+    return found
+
+
+def llr_points(all_trials: list[Trials]) -> list[tuple[float, float]]:
+    """Slope and offset for each look; same and different weigh alike, corpora too."""
+    points = []
+    for look in range(LOOKS):
+        scores, same, weights = [], [], []
+        for trial in all_trials:
+            cosines = trial.cosines[:, look]
+            target = np.arange(cosines.shape[1])[None] == trial.own[:, None]
+            valid = ~np.isnan(cosines)
+            for kind in (target, ~target):
+                chosen = cosines[kind & valid]
+                scores.append(chosen)
+                same.append(np.full(chosen.size, float(kind is target)))
+                weights.append(np.full(chosen.size, 1.0 / max(chosen.size, 1)))
+        points.append(logistic(*map(np.concatenate, (scores, same, weights))))
+    return points
+
+
+def households(trial: Trials, rng: np.random.Generator, draws: int, *, genuine: bool, alike: bool) -> np.ndarray:
+    """Voices (U * draws, HOUSEHOLD): the speaker's own first if `genuine`, others from the corpus.
+
+    `alike` takes the voices that are most like the speaker's instead of random ones.
+    """
+    rows = []
+    for i, own in enumerate(trial.own):
+        others = np.delete(np.arange(trial.cosines.shape[2]), own)
+        likeness = np.nan_to_num(trial.cosines[i, 0, others], nan=-1.0)
+        nearest = others[np.argsort(-likeness)]
+        for _ in range(draws):
+            drawn = nearest if alike else rng.permutation(others)
+            rows.append([own, *drawn[: HOUSEHOLD - 1]] if genuine else drawn[:HOUSEHOLD])
+    return np.asarray(rows)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Households' llr: (N, K, HOUSEHOLD); each run's weight; its corpus and condition."""
+
+    llr: np.ndarray
+    weight: np.ndarray
+    corpus: np.ndarray
+    condition: np.ndarray
+
+
+def runs(all_trials: list[Trials], points: list[tuple[float, float]], draws: int, *, genuine: bool, alike: bool = False) -> Runs:
+    """Play every utterance to `draws` households."""
+    rng = np.random.default_rng(SEED)
+    slope, offset = (np.array(column) for column in zip(*points, strict=True))
+    llr, weight, corpus, condition = [], [], [], []
+    for trial in all_trials:
+        members = households(trial, rng, draws, genuine=genuine, alike=alike)
+        rows = np.repeat(np.arange(len(trial.own)), draws)
+        cosines = np.take_along_axis(trial.cosines[rows], members[:, None, :], axis=2)
+        llr.append(cosines * slope[None, :, None] + offset[None, :, None])
+        weight.append(np.full(len(rows), 1.0 / len(rows)))
+        corpus.append(np.full(len(rows), trial.corpus))
+        condition.append(trial.condition[rows])
+    weights = np.concatenate(weight) / len(all_trials)
+    return Runs(np.concatenate(llr), weights, np.concatenate(corpus), np.concatenate(condition))
+
+
+def weighted_quantile(values: np.ndarray, weights: np.ndarray, above: float) -> float:
+    """The value that a share `above` of the total weight lies above (weights need not sum to 1)."""
+    order = np.argsort(-values)
+    cumulated = np.cumsum(weights[order])
+    index = int(np.searchsorted(cumulated, above, side="right"))
+    return float(values[order][min(index, values.size - 1)])
+
+
+def spend(strangers: Runs, budget: float) -> np.ndarray:
+    """Thresholds (K,) so that each look adds an equal share of `budget` to the false accepts."""
+    best = strangers.llr.max(axis=2)
+    alive = np.ones(len(best), bool)
+    thresholds = np.zeros(LOOKS)
+    for look in range(LOOKS):
+        scores = np.where(alive & ~np.isnan(best[:, look]), best[:, look], -np.inf)
+        thresholds[look] = weighted_quantile(scores, strangers.weight, budget / LOOKS)
+        alive &= ~(scores > thresholds[look])
+    return thresholds
+
+
+def accepted(played: Runs, thresholds: np.ndarray, ambiguity: float) -> tuple[np.ndarray, np.ndarray]:
+    """For each run the member that is called known, or -1, and the look at which (K if never)."""
+    ranked = np.sort(played.llr, axis=2)
+    clear = ranked[:, :, -1] - ranked[:, :, -2] >= ambiguity
+    passes = (ranked[:, :, -1] >= thresholds[None]) & clear
+    look = np.where(passes.any(axis=1), passes.argmax(axis=1), LOOKS)
+    member = np.nan_to_num(played.llr, nan=-np.inf)[np.arange(len(look)), np.minimum(look, LOOKS - 1)].argmax(axis=1)
+    return np.where(look < LOOKS, member, -1), look
+
+
+def ambiguity_margin(alike: Runs, thresholds: np.ndarray) -> float:
+    """The smallest llr distance at which households of look-alikes are confused in CONFUSED of runs."""
+    for margin in np.arange(0.0, 12.0, 0.25):
+        member, _ = accepted(alike, thresholds, float(margin))
+        if alike.weight[member > 0].sum() <= CONFUSED:
+            return float(margin)
+    return 12.0
+
+
+def table(strangers: Runs, genuine: Runs, thresholds: np.ndarray, ambiguity: float) -> dict[str, dict[str, float]]:
+    """Realised rates, percent, per corpus and per condition and over all."""
+    taken, _ = accepted(strangers, thresholds, ambiguity)
+    member, look = accepted(genuine, thresholds, ambiguity)
+    rows = {}
+    keys = [*sorted(set(strangers.corpus)), *[c for c, _ in CONDITIONS], "all"]
+    for key in keys:
+        s = (strangers.corpus == key) | (strangers.condition == key) | (key == "all")
+        g = (genuine.corpus == key) | (genuine.condition == key) | (key == "all")
+        ws, wg = strangers.weight[s], genuine.weight[g]
+        row = {"fpir": float(ws[taken[s] >= 0].sum() / ws.sum())}
+        row["misidentified"] = float(wg[member[g] > 0].sum() / wg.sum())
+        for k in (0, 1, 2, LOOKS - 1):
+            known = (member[g] == 0) & (look[g] <= k)
+            row[f"fnir_{k + 1}s"] = float(1 - wg[known].sum() / wg.sum())
+        rows[key] = {name: round(100 * value, 2) for name, value in row.items()}
+    return rows
+
+
+def measured(corpus: Path, ear: Ear, date: str) -> dict[str, object]:
+    """Everything that goes under the manifest's key `calibration`."""
+    voices, utterances = gather(corpus, ear)
+    scored = trials(voices, utterances)
+    points = llr_points(scored)
+    strangers = runs(scored, points, 20, genuine=False)
+    genuine = runs(scored, points, 5, genuine=True)
+    thresholds = {name: spend(strangers, budget) for name, budget in BUDGETS.items()}
+    alike = runs(scored, points, 1, genuine=True, alike=True)
+    ambiguity = ambiguity_margin(alike, thresholds["1/100"])
+    return {
+        "encoder": ear.encoder.fingerprint,
+        "household": HOUSEHOLD,
+        "ambiguity_llr": ambiguity,
+        "points": [
+            {
+                "speech_s": float(k + 1),
+                "slope": round(points[k][0], 3),
+                "offset": round(points[k][1], 3),
+                "accept_llr": {n: round(float(t[k]), 3) for n, t in thresholds.items()},
+            }
+            for k in range(LOOKS)
+        ],
+        "measured": {
+            "date": date,
+            "command": "python tools/calibrate.py CORPUS",
+            "people": {t.corpus: t.cosines.shape[2] for t in scored},
+            "utterances": {t.corpus: len(t.own) for t in scored},
+            "conditions": [name for name, _ in CONDITIONS],
+            "realised_percent": {
+                name: table(strangers, genuine, t, ambiguity) for name, t in thresholds.items()
+            },
+        },
+    }
+
+
+def show(calibration: dict[str, object]) -> None:
+    """Print points and realised rates for a person."""
+    print(json.dumps(calibration, indent=1))
+
+
+def main() -> int:
+    """Measure, print, and write the manifest atomically unless told not to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("corpus", type=Path, help="folder with manifest.tsv")
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--date", required=True, help="of the measurement, YYYY-MM-DD")
+    parser.add_argument("--dry-run", action="store_true", help="print, do not write")
+    options = parser.parse_args()
+    calibration = measured(options.corpus, Ear(options.models), options.date)
+    show(calibration)
+    if not options.dry_run:
+        path = options.models / "encoder.json"
+        manifest = json.loads(path.read_text(encoding="utf-8")) | {"calibration": calibration}
+        temporary = path.with_suffix(".json.new")
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
