@@ -1,20 +1,21 @@
-#!/usr/bin/env python3
 """Measure the encoder's thresholds on a corpus and write them into its manifest.
 
-    python tools/calibrate.py CORPUS [--models models] [--dry-run]
+    python tools/calibrate.py CORPUS --date DATE   # roles train and noise; writes the manifest
+    python tools/calibrate.py CORPUS --check       # roles eval and noise; writes nothing
 
-CORPUS holds a `manifest.tsv` with the columns role, corpus, group, path (relative to it); only the
-roles `train` (people) and `noise` are used. Everybody is enrolled from clean speech, through the gate,
-as a household would be; then utterances of other sentences go through gate, looks and running mean,
-clean and in road noise, as they do live. What comes out, per duration of speech:
+CORPUS holds a `manifest.tsv` with the columns role, corpus, group, path (relative to it). Everybody
+is enrolled from clean speech, through the gate, as a household would be; then utterances of other
+sentences go through gate, looks and running mean, clean and in noise, as they do live. What comes
+out, per duration of speech:
 
 - slope and offset, cosine to log-likelihood ratio: logistic regression, corpora weighted equally;
 - the threshold of each operating point: the looks of an utterance share one budget of false accepts
   (alpha spending), for households of three drawn from the stranger's own corpus, so that a stranger
   speaks the household's language into the household's kind of microphone;
-- the distance two enrolled drivers must have to be told apart.
+- the distance two enrolled drivers must have to be told apart: what keeps look-alikes from being
+  confused in CONFUSED of the runs, and at least odds of 19 to 1.
 
-The realised false accepts per corpus and noise are printed and kept in the manifest beside the figures.
+The realised false accepts per corpus and noise are printed, and kept in the manifest too.
 """
 
 from __future__ import annotations
@@ -22,31 +23,47 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
-
 from scene import mix, road_noise
-from whodrives.domain import BLOCK_S, BLOCK_SAMPLES, SAMPLE_RATE_HZ, AudioBlock, Look, UtteranceEnd
-from whodrives.inference import load_encoder, load_gate
+
+from whodrives.domain import (
+    BLOCK_S,
+    BLOCK_SAMPLES,
+    SAMPLE_RATE_HZ,
+    AudioBlock,
+    Calibration,
+    Look,
+    UtteranceEnd,
+)
+from whodrives.inference import load_calibration, load_encoder, load_gate
 from whodrives.scoring import pooled, unit
 from whodrives.speech import GateSettings, SpeechGate
 
 HOUSEHOLD = 3
 LOOKS = 6
 ENROL_S = 14.0
+WHOLE_LOOK_S = 0.9
+STEADY_FRAMES = 48
+NEWTON_STEPS = 50
 LEAST_ENROL_S = 5.0
 UTTERANCES = 4
 BUDGETS = {"1/100": 0.01, "1/1000": 0.001}
+LEAST_PEOPLE = 6
 CONFUSED = 0.002
+LEAST_ODDS_LLR = 2.94
 CONDITIONS: tuple[tuple[str, float | None], ...] = (
-    ("clean", None), ("road 15 dB", 15.0), ("road 5 dB", 5.0),
+    ("clean", None),
+    ("road 15 dB", 15.0),
+    ("road 5 dB", 5.0),
+    ("recorded 10 dB", 10.0),
 )
 SEED = 20261123
 
@@ -90,7 +107,10 @@ class Ear:
 
     def looks(self, samples: np.ndarray, look_s: float) -> list[Look]:
         """All looks of at least half a second in `samples`, pauses or not."""
-        activity, gate = load_gate(self._models), SpeechGate(GateSettings(look_s=look_s, utterance_s=60))
+        activity, gate = (
+            load_gate(self._models),
+            SpeechGate(GateSettings(look_s=look_s, utterance_s=60)),
+        )
         heard: list[Look | UtteranceEnd] = []
         for block in blocks(samples):
             heard += gate.step(block, activity.probability(block.samples))
@@ -99,7 +119,7 @@ class Ear:
 
     def utterance(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Running mean embedding (K, D) and speech seconds (K,) over the first K <= 6 looks."""
-        whole = [look for look in self.looks(samples, 1.0) if look.new_s >= 0.9][:LOOKS]
+        whole = [look for look in self.looks(samples, 1.0) if look.new_s >= WHOLE_LOOK_S][:LOOKS]
         if not whole:
             return None
         embedded = [self.encoder.embed(look.samples) for look in whole]
@@ -115,42 +135,74 @@ class Ear:
         return unit(np.mean([self.encoder.embed(look.samples) for look in looks], axis=0))
 
 
-def people(corpus: Path) -> dict[tuple[str, str], list[Path]]:
-    """Files of each (corpus, group) with the role `train`, in a fixed shuffled order."""
-    files: dict[tuple[str, str], list[Path]] = defaultdict(list)
+def files(corpus: Path, role: str) -> dict[tuple[str, str], list[Path]]:
+    """Files of each (corpus, group) with this role, in a fixed shuffled order."""
+    found: dict[tuple[str, str], list[Path]] = defaultdict(list)
     with (corpus / "manifest.tsv").open(encoding="utf-8") as table:
         for row in csv.DictReader(table, delimiter="\t"):
-            if row["role"] == "train":
-                files[row["corpus"], row["group"]].append(corpus / row["path"])
+            if row["role"] == role:
+                found[row["corpus"], row["group"]].append(corpus / row["path"])
     rng = np.random.default_rng(SEED)
-    return {key: [found[i] for i in rng.permutation(len(found))] for key, found in files.items()}
+    return {key: [paths[i] for i in rng.permutation(len(paths))] for key, paths in found.items()}
 
 
-def spoken(files: list[Path], least_s: float) -> np.ndarray:
-    """Files from the front of the list, which is consumed, until there are `least_s` of sound."""
+def spoken(paths: list[Path], least_s: float) -> np.ndarray:
+    """The sound of files from the list's front, which is consumed, until there are `least_s`."""
     parts: list[np.ndarray] = []
-    while files and sum(part.size for part in parts) < least_s * SAMPLE_RATE_HZ:
-        parts.append(soundfile.read(files.pop(0), dtype="float32")[0])
+    while paths and sum(part.size for part in parts) < least_s * SAMPLE_RATE_HZ:
+        parts.append(soundfile.read(paths.pop(0), dtype="float32")[0])
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
-def gather(corpus: Path, ear: Ear) -> tuple[list[Voice], list[Utterance]]:
-    """Enrol everybody and embed everybody's utterances under all conditions."""
+@dataclass(frozen=True)
+class Noises:
+    """Ten-second stretches of road noise and of recorded noise."""
+
+    road: list[np.ndarray]
+    recorded: list[np.ndarray]
+
+    def added(
+        self, clean: np.ndarray, condition: str, snr_db: float | None, number: int
+    ) -> np.ndarray:
+        """`clean` in the noise of this condition; `number` chooses which stretch."""
+        if snr_db is None:
+            return clean
+        choice = self.road if condition.startswith("road") else self.recorded
+        return mix(clean, np.resize(choice[number % len(choice)], clean.size), snr_db)
+
+
+def noises(corpus: Path) -> Noises:
+    """Synthetic road noise, and the corpus's noise files that last five seconds or more."""
+    road = [road_noise(12.0, speed, SEED + i) for i, speed in enumerate((50, 80, 110))]
+    recorded = []
+    for paths in files(corpus, "noise").values():
+        sounds = [soundfile.read(path, dtype="float32")[0] for path in paths[:20]]
+        recorded += [s[: 12 * SAMPLE_RATE_HZ] for s in sounds if _steady(s)]
+    return Noises(road, recorded)
+
+
+def _steady(sound: np.ndarray) -> bool:
+    """Whether a noise is there most of the time, and not a bark between silences."""
+    frames = sound[: sound.size // 1600 * 1600].reshape(-1, 1600)
+    power = np.mean(np.square(frames), axis=1)
+    return len(power) >= STEADY_FRAMES and float(np.median(power)) > 0.1 * float(power.mean()) > 0
+
+
+def gather(corpus: Path, role: str, ear: Ear) -> tuple[list[Voice], list[Utterance]]:
+    """Enrol everybody of this role and embed everybody's utterances under all conditions."""
     voices, utterances = [], []
-    noises = [road_noise(12.0, speed, SEED + i) for i, speed in enumerate((50, 80, 110))]
-    found = people(corpus)
-    for number, ((name, group), files) in enumerate(found.items()):
+    around = noises(corpus)
+    found = files(corpus, role)
+    for number, ((name, group), paths) in enumerate(found.items()):
         print(f"\r{number + 1}/{len(found)} {group:40}", end="", file=sys.stderr)
-        remaining = list(files)
-        centre = ear.centre(spoken(remaining, ENROL_S))
+        centre = ear.centre(spoken(paths, ENROL_S))
         if centre is None:
             continue
         voices.append(Voice(name, group, centre))
         for index in range(UTTERANCES):
-            clean = spoken(remaining, 8.0)[: 12 * SAMPLE_RATE_HZ]
+            clean = spoken(paths, 8.0)[: 12 * SAMPLE_RATE_HZ]
             for condition, snr_db in CONDITIONS if clean.size > SAMPLE_RATE_HZ else ():
-                noise = noises[(number + index) % len(noises)]
-                sound = clean if snr_db is None else mix(clean, noise[: clean.size], snr_db)
+                sound = around.added(clean, condition, snr_db, number + index)
                 heard = ear.utterance(sound)
                 if heard:
                     utterances.append(Utterance(name, group, condition, *heard))
@@ -165,20 +217,18 @@ def logistic(scores: np.ndarray, same: np.ndarray, weights: np.ndarray) -> tuple
     """Slope and offset of the log-odds of `same` given `scores`, by iterated least squares."""
     design = np.stack([scores, np.ones_like(scores)], axis=1)
     theta = np.zeros(2)
-    for _ in range(50):
+    for _ in range(NEWTON_STEPS):
         p = 1 / (1 + np.exp(-design @ theta))
         gradient = design.T @ (weights * (same - p))
         hessian = (design * (weights * p * (1 - p))[:, None]).T @ design + 1e-9 * np.eye(2)
         step = np.linalg.solve(hessian, gradient)
         theta += step
-        if np.abs(step).max() < 1e-9:
-            break
     return float(theta[0]), float(theta[1])
 
 
 @dataclass(frozen=True)
 class Trials:
-    """Scores of one corpus: cosines (U, K, V) of U utterances at K looks with V voices; NaN is none."""
+    """Cosines (U, K, V) of one corpus: U utterances at K looks with V voices; NaN is none."""
 
     corpus: str
     cosines: np.ndarray
@@ -187,11 +237,11 @@ class Trials:
 
 
 def trials(voices: list[Voice], utterances: list[Utterance]) -> list[Trials]:
-    """Score every utterance with every voice of its own corpus; corpora of nine people or more."""
+    """Score every utterance with every voice of its own corpus; corpora of LEAST_PEOPLE or more."""
     found = []
     for corpus in sorted({voice.corpus for voice in voices}):
         mine = [voice for voice in voices if voice.corpus == corpus]
-        if len(mine) < 9:
+        if len(mine) < LEAST_PEOPLE:
             continue
         index = {voice.group: i for i, voice in enumerate(mine)}
         said = [u for u in utterances if u.corpus == corpus and u.group in index]
@@ -222,7 +272,9 @@ def llr_points(all_trials: list[Trials]) -> list[tuple[float, float]]:
     return points
 
 
-def households(trial: Trials, rng: np.random.Generator, draws: int, *, genuine: bool, alike: bool) -> np.ndarray:
+def households(
+    trial: Trials, rng: np.random.Generator, draws: int, *, genuine: bool, alike: bool
+) -> np.ndarray:
     """Voices (U * draws, HOUSEHOLD): the speaker's own first if `genuine`, others from the corpus.
 
     `alike` takes the voices that are most like the speaker's instead of random ones.
@@ -248,7 +300,14 @@ class Runs:
     condition: np.ndarray
 
 
-def runs(all_trials: list[Trials], points: list[tuple[float, float]], draws: int, *, genuine: bool, alike: bool = False) -> Runs:
+def runs(
+    all_trials: list[Trials],
+    points: list[tuple[float, float]],
+    draws: int,
+    *,
+    genuine: bool,
+    alike: bool = False,
+) -> Runs:
     """Play every utterance to `draws` households."""
     rng = np.random.default_rng(SEED)
     slope, offset = (np.array(column) for column in zip(*points, strict=True))
@@ -273,8 +332,12 @@ def weighted_quantile(values: np.ndarray, weights: np.ndarray, above: float) -> 
     return float(values[order][min(index, values.size - 1)])
 
 
-def spend(strangers: Runs, budget: float) -> np.ndarray:
-    """Thresholds (K,) so that each look adds an equal share of `budget` to the false accepts."""
+def spend(strangers: Runs, budget: float, points: list[tuple[float, float]]) -> np.ndarray:
+    """Thresholds (K,), llr, so that each look adds an equal share of `budget` to the false accepts.
+
+    Few strangers are left at the last looks, so chance could make a late threshold a low one; the
+    cosine that is asked for never falls with the duration, because strangers' cosines only rise.
+    """
     best = strangers.llr.max(axis=2)
     alive = np.ones(len(best), bool)
     thresholds = np.zeros(LOOKS)
@@ -282,29 +345,36 @@ def spend(strangers: Runs, budget: float) -> np.ndarray:
         scores = np.where(alive & ~np.isnan(best[:, look]), best[:, look], -np.inf)
         thresholds[look] = weighted_quantile(scores, strangers.weight, budget / LOOKS)
         alive &= ~(scores > thresholds[look])
-    return thresholds
+    slope, offset = (np.array(column) for column in zip(*points, strict=True))
+    return np.maximum.accumulate((thresholds - offset) / slope) * slope + offset
 
 
-def accepted(played: Runs, thresholds: np.ndarray, ambiguity: float) -> tuple[np.ndarray, np.ndarray]:
+def accepted(
+    played: Runs, thresholds: np.ndarray, ambiguity: float
+) -> tuple[np.ndarray, np.ndarray]:
     """For each run the member that is called known, or -1, and the look at which (K if never)."""
     ranked = np.sort(played.llr, axis=2)
     clear = ranked[:, :, -1] - ranked[:, :, -2] >= ambiguity
     passes = (ranked[:, :, -1] >= thresholds[None]) & clear
     look = np.where(passes.any(axis=1), passes.argmax(axis=1), LOOKS)
-    member = np.nan_to_num(played.llr, nan=-np.inf)[np.arange(len(look)), np.minimum(look, LOOKS - 1)].argmax(axis=1)
+    member = np.nan_to_num(played.llr, nan=-np.inf)[
+        np.arange(len(look)), np.minimum(look, LOOKS - 1)
+    ].argmax(axis=1)
     return np.where(look < LOOKS, member, -1), look
 
 
 def ambiguity_margin(alike: Runs, thresholds: np.ndarray) -> float:
-    """The smallest llr distance at which households of look-alikes are confused in CONFUSED of runs."""
-    for margin in np.arange(0.0, 12.0, 0.25):
+    """The least llr distance at which look-alikes are confused in no more than CONFUSED of runs."""
+    for margin in (LEAST_ODDS_LLR, *np.arange(3.25, 12.0, 0.25)):
         member, _ = accepted(alike, thresholds, float(margin))
         if alike.weight[member > 0].sum() <= CONFUSED:
-            return float(margin)
-    return 12.0
+            break
+    return float(margin)
 
 
-def table(strangers: Runs, genuine: Runs, thresholds: np.ndarray, ambiguity: float) -> dict[str, dict[str, float]]:
+def table(
+    strangers: Runs, genuine: Runs, thresholds: np.ndarray, ambiguity: float
+) -> dict[str, dict[str, float]]:
     """Realised rates, percent, per corpus and per condition and over all."""
     taken, _ = accepted(strangers, thresholds, ambiguity)
     member, look = accepted(genuine, thresholds, ambiguity)
@@ -323,14 +393,13 @@ def table(strangers: Runs, genuine: Runs, thresholds: np.ndarray, ambiguity: flo
     return rows
 
 
-def measured(corpus: Path, ear: Ear, date: str) -> dict[str, object]:
+def measured(corpus: Path, ear: Ear, date: str) -> dict[str, Any]:
     """Everything that goes under the manifest's key `calibration`."""
-    voices, utterances = gather(corpus, ear)
-    scored = trials(voices, utterances)
+    scored = trials(*gather(corpus, "train", ear))
     points = llr_points(scored)
     strangers = runs(scored, points, 20, genuine=False)
     genuine = runs(scored, points, 5, genuine=True)
-    thresholds = {name: spend(strangers, budget) for name, budget in BUDGETS.items()}
+    thresholds = {name: spend(strangers, budget, points) for name, budget in BUDGETS.items()}
     alike = runs(scored, points, 1, genuine=True, alike=True)
     ambiguity = ambiguity_margin(alike, thresholds["1/100"])
     return {
@@ -359,27 +428,50 @@ def measured(corpus: Path, ear: Ear, date: str) -> dict[str, object]:
     }
 
 
-def show(calibration: dict[str, object]) -> None:
-    """Print points and realised rates for a person."""
-    print(json.dumps(calibration, indent=1))
+def checked(
+    corpus: Path, ear: Ear, calibration: Calibration
+) -> dict[str, dict[str, dict[str, float]]]:
+    """The realised rates of the shipped thresholds on people that nothing was fitted to."""
+    scored = trials(*gather(corpus, "eval", ear))
+    points = [(point.slope, point.offset) for point in calibration.points]
+    strangers = runs(scored, points, 20, genuine=False)
+    genuine = runs(scored, points, 5, genuine=True)
+    rates = {}
+    for name in BUDGETS:
+        thresholds = np.array([point.accept_llr[name] for point in calibration.points])
+        rates[name] = table(strangers, genuine, thresholds, calibration.ambiguity_llr)
+    return rates
+
+
+def show(rates: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Print realised rates as a table."""
+    for name, rows in rates.items():
+        print(f"promise {name}; percent")
+        for key, row in rows.items():
+            print(f"  {key:18}", "  ".join(f"{k} {v:6.2f}" for k, v in row.items()))
 
 
 def main() -> int:
-    """Measure, print, and write the manifest atomically unless told not to."""
+    """Measure, print, and write the manifest atomically; or check."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path, help="folder with manifest.tsv")
     parser.add_argument("--models", type=Path, default=Path("models"))
-    parser.add_argument("--date", required=True, help="of the measurement, YYYY-MM-DD")
-    parser.add_argument("--dry-run", action="store_true", help="print, do not write")
+    parser.add_argument("--date", help="of the measurement, YYYY-MM-DD")
+    parser.add_argument("--check", action="store_true", help="only check, with the role eval")
     options = parser.parse_args()
-    calibration = measured(options.corpus, Ear(options.models), options.date)
-    show(calibration)
-    if not options.dry_run:
-        path = options.models / "encoder.json"
-        manifest = json.loads(path.read_text(encoding="utf-8")) | {"calibration": calibration}
-        temporary = path.with_suffix(".json.new")
-        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+    ear = Ear(options.models)
+    if options.check:
+        show(checked(options.corpus, ear, load_calibration(options.models)))
+        return 0
+    if not options.date:
+        parser.error("give --date, so that the figures have one")
+    calibration = measured(options.corpus, ear, options.date)
+    show(calibration["measured"]["realised_percent"])
+    path = options.models / "encoder.json"
+    manifest = json.loads(path.read_text(encoding="utf-8")) | {"calibration": calibration}
+    temporary = path.with_suffix(".json.new")
+    temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
     return 0
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import queue
 import signal
 import time
@@ -83,7 +84,9 @@ MOTORS: Mapping[str, Motor] = {
 def step(position: float, target: float, motor: Motor, dt_s: float) -> float:
     """Where the motor is after `dt_s`, on its way to the target; it never overshoots."""
     reach = motor.per_s * dt_s
-    return position + min(max(target - position, -reach), reach)
+    if abs(target - position) <= reach:
+        return target
+    return position + math.copysign(reach, target - position)
 
 
 def seconds(text: object) -> float | None:

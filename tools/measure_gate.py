@@ -1,20 +1,20 @@
-"""Measure voice-activity detectors in a car's noise: what they miss, what they let through, their CPU.
+"""Measure voice-activity detectors in a car's noise: misses, false alarms, CPU.
 
     python tools/measure_gate.py CORPUS --role train
     python tools/measure_gate.py CORPUS --role eval --out tools/bench/results/gate-DATE.json
 
 CORPUS holds manifest.tsv with the columns role, corpus, group, path and seconds, and the 16 kHz
-mono recordings it names. Recordings of `--role` are brought to -26 dBFS of active speech and strung
-together with pauses of 1.5 to 3 s; noise is added at an SNR over the speech-active part (tools/scene.py).
+mono recordings it names. Recordings of `--role` are brought to -26 dBFS of active speech and put
+in a row with pauses of 1.5 to 3 s; noise is added at an SNR over the active speech (see scene.py).
 
-Labels come from the clean recording. A 30 ms block is speech when its level is less than 25 dB below
-the recording's 95th percentile. Only recordings whose quietest twentieth lies 40 dB below that
-percentile are used: in others, speech cannot be told from their own noise by level. Non-speech is the
-inserted pauses alone, without 0.3 s at either end, where pre-roll and hangover belong.
+Labels come from the clean recording. A 30 ms block is speech when its level is less than 25 dB
+below the recording's 95th percentile. Only recordings whose quietest twentieth lies 40 dB below
+that percentile are used: in others, level cannot tell speech from their own noise. Non-speech is
+the inserted pauses alone, without 0.3 s at either end, where pre-roll and hangover belong.
 
 "raw" takes the detector's probability at 0.5; "gate" is what `SpeechGate` lets through, told by
-blocks whose samples carry their own number. Clipping is the speech lost before the first block of a
-recording that comes through. False looks are looks (0.5 s of speech and more) in noise alone.
+blocks whose samples carry their own number. Clipping is the speech lost before the first block of
+a recording that comes through. False looks are looks (0.5 s of speech and more) in noise alone.
 """
 
 from __future__ import annotations
@@ -223,8 +223,8 @@ def _tiled(pieces: Sequence[Floats], count: int) -> Floats:
 
 
 def _noise_files(corpus: Path, *names: str) -> list[Floats]:
-    rows = [paths for paths in _recordings(corpus, "noise") for paths in [paths] if paths]
-    chosen = [path for paths in rows for path in paths if any(name in path for name in names)]
+    paths = [path for of_corpus in _recordings(corpus, "noise") for path in of_corpus]
+    chosen = [path for path in paths if any(name in path for name in names)]
     return [read_speech(corpus / path) for path in chosen]
 
 

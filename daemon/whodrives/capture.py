@@ -105,7 +105,8 @@ def paced(
 ) -> Iterator[AudioBlock]:
     """Give blocks as a microphone would: in real time and with `at_s` from `clock`.
 
-    The samples are untouched. A source that is late is not waited for and not caught up with.
+    The samples are untouched, and a source that is late is not made later. A pipe that is live
+    keeps time itself: give it a `sleep` that does nothing, since its clock may be the faster one.
     """
     start_s = None
     for block in blocks:

@@ -1,8 +1,8 @@
 """The command line: run, enrol, drivers, replay, demo, doctor.
 
-Owns words for people: arguments, tables, progress, exit codes. What the commands do is done elsewhere.
-Exit codes: 0 done, 1 not done (the text says what to mend), 2 wrong usage, 78 wrong configuration or
-model (sysexits.h's EX_CONFIG; systemd does not restart on it), 130 interrupted.
+Owns words for people: arguments, tables, progress, exit codes. What the commands do is done
+elsewhere. Exit codes: 0 done, 1 not done (the text says what to mend), 2 wrong usage, 78 wrong
+configuration or model (sysexits.h's EX_CONFIG; systemd does not restart on it), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import argparse
 import contextlib
 import json
 import logging
+import math
 import os
 import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import TypeAlias
 
 from rich.console import Console
 from rich.live import Live
@@ -75,13 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-# --- the arguments ---------------------------------------------------------------------------------
+# --- the arguments --------------------------------------------------------------------------------
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="whodrives",
-        description="Hears which enrolled driver speaks, and tells the car where seat and mirrors go.",
+        description="Hears which enrolled driver speaks, and tells the car how to fit itself.",
         epilog="First steps: whodrives demo; then whodrives doctor; then whodrives enrol NAME.",
     )
     parser.add_argument("--version", action="version", version=f"whodrives {__version__}")
@@ -101,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+# argparse has no public name for what add_subparsers returns.
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
 
 
 def _add_run(commands: _Commands) -> None:
@@ -118,8 +121,8 @@ def _add_enrol(commands: _Commands) -> None:
     parser = commands.add_parser(
         "enrol",
         help="learn a driver's voice",
-        description=f"Learn a voice from {ENOUGH_S:.0f} s of free speech ({LEAST_S:.0f} s at least), "
-        "in any words and language, from the microphone or from recordings of this one person.",
+        description=f"Learn a voice from {ENOUGH_S:.0f} s of speech (at least {LEAST_S:.0f} s), "
+        "in any words and language: from the microphone, or from recordings of this one person.",
         epilog="Then: whodrives drivers preferences NAME --set PATH=VALUE",
     )
     parser.add_argument("name", help="what the driver is called; stays in the sealed store")
@@ -197,7 +200,7 @@ def _add_doctor(commands: _Commands) -> None:
     parser.set_defaults(command=_doctor)
 
 
-# --- configuration ----------------------------------------------------------------------------------
+# --- configuration --------------------------------------------------------------------------------
 
 
 def load_config(path: Path | None) -> Config:
@@ -226,7 +229,7 @@ def _laptop() -> Config:
     return Config(profiles=files, models=config.ModelFiles(directory=str(CHECKOUT / "models")))
 
 
-# --- commands ---------------------------------------------------------------------------------------
+# --- commands -------------------------------------------------------------------------------------
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -259,7 +262,8 @@ def _enrol(options: argparse.Namespace) -> int:
     stored = store.save(
         options.name, enrolled.embeddings, enrolled.speech_s, replace=options.replace
     )
-    print(f"{stored.name} is enrolled as {stored.profile.id} from {enrolled.speech_s:.1f} s of speech.")
+    heard = f"{enrolled.speech_s:.1f} s of speech"
+    print(f"{stored.name} is enrolled as {stored.profile.id} from {heard}.")
     if enrolled.speech_s < ENOUGH_S:
         print(f"{ENOUGH_S:.0f} s would make a stronger profile: enrol again with --replace.")
     if not stored.profile.preferences:
@@ -323,7 +327,9 @@ def _microphone(device: str | int | None) -> Iterator[AudioBlock]:
                 item = inbox.get(timeout=0.5)
             except Empty:
                 if microphone.stalled(time.monotonic()):
-                    raise SourceError("microphone: gives no sound; is it muted in the mixer?") from None
+                    raise SourceError(
+                        "microphone: gives no sound; is it muted in the mixer?"
+                    ) from None
                 continue
             if isinstance(item, AudioBlock):
                 microphone.taken()
@@ -423,7 +429,7 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: {error}; give a readable text file") from error
 
 
-# --- replay -----------------------------------------------------------------------------------------
+# --- replay ---------------------------------------------------------------------------------------
 
 HOLD_S = 0.5
 """A recorded vehicle value is repeated this often, as a car on the bus would."""
@@ -471,9 +477,9 @@ def recorded_vehicle(path: Path, vehicle: str) -> list[Input]:
     signals: dict[str, object] = {}
     for number, ((at_s, changes), end_s) in enumerate(zip(lines, ends, strict=True), 1):
         signals |= changes
-        while at_s < end_s:
-            news.append(_vehicle_report(decoder, vehicle, signals, at_s, f"{path}:{number}"))
-            at_s += HOLD_S
+        for repeat in range(math.ceil((end_s - at_s) / HOLD_S)):
+            then_s = at_s + repeat * HOLD_S
+            news.append(_vehicle_report(decoder, vehicle, signals, then_s, f"{path}:{number}"))
     return news
 
 

@@ -1,9 +1,9 @@
 """Who is speaking, given growing evidence: known, unknown, ambiguous, or not enough speech.
 
-Owns the rule. Every look at an utterance is another chance for a stranger to be taken for a driver,
-so the thresholds, which the calibration brings, share one error budget between all looks of an
-utterance (alpha spending; Lan and DeMets, "Discrete sequential boundaries for clinical trials", 1983).
-Knows nothing of audio or of the car.
+Owns the rule. Every look at an utterance is another chance for a stranger to be taken for a
+driver, so the thresholds, which the calibration brings, share one error budget between all looks
+of an utterance (alpha spending; Lan and DeMets, "Discrete sequential boundaries for clinical
+trials", 1983). Knows nothing of audio or of the car.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ def judge(evidence: Evidence, enrolled: int, policy: Policy, *, final: bool) -> 
     """
     if evidence.speech_s < LEAST_SPEECH_S:
         return _verdict(Outcome.INSUFFICIENT_SPEECH, evidence) if final else None
-    threshold = accept_llr(
-        evidence.speech_s, enrolled, policy.calibration, policy.operating_point
-    )
+    threshold = accept_llr(evidence.speech_s, enrolled, policy.calibration, policy.operating_point)
     accepted = bool(evidence.matches) and evidence.matches[0].llr >= threshold
     if accepted and _stands_clear(evidence.matches, policy.calibration):
         return _verdict(Outcome.KNOWN, evidence)

@@ -1,8 +1,8 @@
 """A recorded drive, played to a real daemon through a real broker, with a simulated car around it.
 
-Owns the stage: broker, ECU and daemon as processes of their own, the car's reports, and the picture on
-the terminal. What it shows of whodrives is what any MQTT client could see. The truth about who spoke
-comes from the drive's script and is compared with what was heard only at the end.
+Owns the stage: broker, ECU and daemon as processes of their own, the car's reports, and the picture
+on the terminal. What it shows of whodrives is what any MQTT client could see. The truth about who
+spoke comes from the drive's script and is compared with what was heard only at the end.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class DemoError(WhodrivesError):
     """The demo cannot be played here; the text says how to mend that."""
 
 
-# --- the script and what came of it ----------------------------------------------------------------
+# --- the script -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,9 @@ class Drive:
 
     def signals(self) -> frozenset[str]:
         """The VSS paths that anybody in the household has a preference for."""
-        return frozenset(path for member in self.script["household"] for path in member["preferences"])
+        return frozenset(
+            path for member in self.script["household"] for path in member["preferences"]
+        )
 
     def car(self, at_s: float) -> dict[str, Any]:
         """What the car reports at this second, and the latest note about it."""
@@ -134,7 +136,7 @@ def signals(car: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-# --- the stage ---------------------------------------------------------------------------------------
+# --- the stage ------------------------------------------------------------------------------------
 
 
 def free_port() -> int:
@@ -219,7 +221,7 @@ def whodrives(config: Path, *arguments: str) -> None:
         raise DemoError(f"whodrives {arguments[0]}: {done.stderr.strip()}")
 
 
-# --- the audience's MQTT client -----------------------------------------------------------------------
+# --- the audience's MQTT client -------------------------------------------------------------------
 
 
 class Audience:
@@ -231,7 +233,7 @@ class Audience:
         self._inbox: SimpleQueue[tuple[str, bytes]] = SimpleQueue()
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
         self._client.on_message = lambda _client, _data, message: self._inbox.put(
-            (message.topic.removeprefix(TOPICS), message.payload)
+            (message.topic.removeprefix(TOPICS), bytes(message.payload))
         )
         self._client.connect("127.0.0.1", port)
         self._client.subscribe(TOPICS + "#", qos=1)
@@ -271,7 +273,7 @@ class Audience:
             name = self._names.get(body["driver"])
             story.heard.append(Heard(at_s, Outcome(body["outcome"]), name, body))
         elif topic == "driver":
-            story.driver = self._names.get(body.get("driver"), "nobody yet")
+            story.driver = self._names.get(body.get("driver") or "", "nobody yet")
         elif topic == "preferences/apply":
             story.requests.append(Request(at_s, self._names[body["driver"]], speed_kmh))
             story.target |= body["signals"]
@@ -288,7 +290,7 @@ def shortened(topic: str, body: Mapping[str, Any]) -> str:
     return json.dumps(kept, ensure_ascii=False)
 
 
-# --- the play -----------------------------------------------------------------------------------------
+# --- the play -------------------------------------------------------------------------------------
 
 
 def play(console: Console, picture_file: Path | None = None) -> bool:
@@ -375,7 +377,9 @@ class Show:
         if self._live:
             self._live.update(picture(self.story, now), refresh=True)
         for at_s, topic, payload in self.story.messages[self._printed :] if not self._live else ():
-            self._console.print(f"{at_s:6.1f} s  {topic:20} {payload}", markup=False, soft_wrap=True)
+            self._console.print(
+                f"{at_s:6.1f} s  {topic:20} {payload}", markup=False, soft_wrap=True
+            )
         self._printed = len(self.story.messages)
 
 

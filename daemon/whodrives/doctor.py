@@ -75,7 +75,9 @@ def _models(config: Config) -> Iterator[Finding]:
     encoder = load_encoder(models)
     load_gate(models)
     load_calibration(models)
-    yield Finding("models", well=True, found=f"{models}: checksums right, encoder {encoder.fingerprint[:12]}")
+    yield Finding(
+        "models", well=True, found=f"{models}: checksums right, encoder {encoder.fingerprint[:12]}"
+    )
 
 
 def _profiles(config: Config) -> Iterator[Finding]:
@@ -83,7 +85,9 @@ def _profiles(config: Config) -> Iterator[Finding]:
     for problem in loaded.problems:
         yield Finding("profiles", well=False, found=problem)
     if not loaded.profiles:
-        mend = f"nobody is enrolled in {config.profiles.directory}; begin with: whodrives enrol NAME"
+        mend = (
+            f"nobody is enrolled in {config.profiles.directory}; begin with: whodrives enrol NAME"
+        )
         yield Finding("profiles", well=False, found=mend)
     for stored in loaded.profiles:
         without = "" if stored.profile.preferences else "; no preferences yet, so nothing will move"
@@ -109,7 +113,9 @@ def _microphone(device: str | int | None) -> Iterator[Finding]:
     measured = level(heard)
     said = f"level {measured.rms_dbfs:.0f} dBFS, peak {measured.peak_dbfs:.0f} dBFS"
     if measured.peak_dbfs < QUIET_DBFS:
-        yield Finding("level", well=False, found=f"{said}: nearly silent; unmute it or raise the gain")
+        yield Finding(
+            "level", well=False, found=f"{said}: nearly silent; unmute it or raise the gain"
+        )
     elif measured.peak_dbfs > CLIPPING_DBFS:
         yield Finding("level", well=False, found=f"{said}: clipping; lower the gain")
     else:

@@ -288,7 +288,7 @@ class Verdict:
     probability: float | None
 
 
-# --- events: everything the core wants the world to know --------------------------------------------
+# --- events: everything the core wants the world to know ------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +350,7 @@ class Health:
 Event: TypeAlias = Recognition | DriverState | Apply | Health
 
 
-# --- what the core needs from the models --------------------------------------------------------------
+# --- what the core needs from the models ----------------------------------------------------------
 
 
 class VoiceActivity(Protocol):

@@ -1,14 +1,16 @@
 """From a recording of one person to a voice that can be recognised, or the reason why not.
 
-Owns what a good enough recording is: enough speech, loud enough, not clipped, not telephone band, one
-voice. Knows nothing of where the sound comes from or where the result is kept.
+Owns what a good enough recording is: enough speech, loud enough, not clipped, not telephone band,
+one voice. Knows nothing of where the sound comes from or where the result is kept.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whodrives.domain import (
     SAMPLE_RATE_HZ,
@@ -34,8 +36,16 @@ ENOUGH_S = 20.0
 QUIETEST_DBFS = -50.0
 CLIPPED_SHARE = 0.002
 LEAST_SNR_DB = 10.0
-UPPER_BAND_DB = -55.0
 ONE_VOICE_COSINE = 0.35
+ODD_SHARE = 0.1
+
+LOWER_BAND_HZ = (300.0, 3400.0)
+"""What a telephone carries (ITU-T G.712)."""
+
+UPPER_BAND_HZ = (4300.0, 7500.0)
+UPPER_BAND_DB = -55.0
+"""Speech has more than this above the telephone's band, relative to what is within it."""
+
 _CLIPPED_LEVEL = 0.985
 
 
@@ -148,12 +158,16 @@ def _too_short(speech_s: float) -> Problem:
 
 
 def _odd_windows(embeddings: list[Floats]) -> bool:
-    """Whether a tenth of the windows or more is far from the voice of the others."""
+    """Whether ODD_SHARE of the windows or more is far from the voice of the others."""
     stack = np.stack(embeddings)
     others = (stack.sum(axis=0) - stack) / max(len(stack) - 1, 1)
     lengths = np.maximum(np.linalg.norm(others, axis=1), 1e-9)
     cosines = np.einsum("kd,kd->k", stack, others) / lengths
-    return float(np.mean(cosines < ONE_VOICE_COSINE)) >= 0.1
+    return float(np.mean(cosines < ONE_VOICE_COSINE)) >= ODD_SHARE
+
+
+def _within(hertz: NDArray[np.floating[Any]], band: tuple[float, float]) -> NDArray[np.bool_]:
+    return (hertz > band[0]) & (hertz < band[1])
 
 
 class _Statistics:
@@ -175,20 +189,39 @@ class _Statistics:
             self._snr_db.append(look.snr_db)
         power = np.abs(np.fft.rfft(look.samples * np.hanning(look.samples.size))) ** 2
         hertz = np.fft.rfftfreq(look.samples.size, 1.0 / SAMPLE_RATE_HZ)
-        self._lower += float(power[(hertz > 300.0) & (hertz < 3400.0)].sum())
-        self._upper += float(power[(hertz > 4300.0) & (hertz < 7500.0)].sum())
+        self._lower += float(power[_within(hertz, LOWER_BAND_HZ)].sum())
+        self._upper += float(power[_within(hertz, UPPER_BAND_HZ)].sum())
 
     def problems(self) -> list[Problem]:
         level_dbfs = dbfs(float(np.sqrt(self._energy / self._samples)))
         band_db = 10.0 * float(np.log10((self._upper + 1e-20) / (self._lower + 1e-20)))
         snr_db = float(np.median(self._snr_db)) if self._snr_db else None
-        found = []
-        if level_dbfs < QUIETEST_DBFS:
-            found.append(Problem("too_quiet", f"speech at {level_dbfs:.0f} dBFS; raise the gain or come closer (above {QUIETEST_DBFS:.0f} dBFS)"))
-        if self._clipped / self._samples > CLIPPED_SHARE:
-            found.append(Problem("clipped", f"{100 * self._clipped / self._samples:.1f} % of the samples are at full scale; lower the gain"))
-        if snr_db is not None and snr_db < LEAST_SNR_DB:
-            found.append(Problem("noise", f"speech only {snr_db:.0f} dB above the noise; stop engine, fan and radio (at least {LEAST_SNR_DB:.0f} dB)"))
-        if band_db < UPPER_BAND_DB:
-            found.append(Problem("telephone_band", "nothing above 4 kHz: this is telephone-band sound; record at 16 kHz or more with a wide-band microphone"))
-        return found
+        clipped = self._clipped / self._samples
+        checks = (
+            (level_dbfs < QUIETEST_DBFS, _too_quiet(level_dbfs)),
+            (clipped > CLIPPED_SHARE, _clipping(clipped)),
+            (snr_db is not None and snr_db < LEAST_SNR_DB, _noisy(snr_db or 0.0)),
+            (band_db < UPPER_BAND_DB, _TELEPHONE_BAND),
+        )
+        return [problem for wrong, problem in checks if wrong]
+
+
+def _too_quiet(level_dbfs: float) -> Problem:
+    mend = f"raise the gain or come closer (above {QUIETEST_DBFS:.0f} dBFS)"
+    return Problem("too_quiet", f"the speech is at {level_dbfs:.0f} dBFS; {mend}")
+
+
+def _clipping(share: float) -> Problem:
+    said = f"{100 * share:.1f} % of the speech's samples are at full scale"
+    return Problem("clipped", f"{said}; lower the gain")
+
+
+def _noisy(snr_db: float) -> Problem:
+    mend = f"stop engine, fan and radio (at least {LEAST_SNR_DB:.0f} dB)"
+    return Problem("noise", f"the speech is only {snr_db:.0f} dB above the noise; {mend}")
+
+
+_TELEPHONE_BAND = Problem(
+    "telephone_band",
+    "there is nothing above 4 kHz, as over a telephone; record at 16 kHz or more, wide band",
+)

@@ -188,11 +188,21 @@ _GATE_STATE = (1, 1, 128)
 """Shape of each half of its LSTM's state."""
 
 
+_GATE_QUIET = 0.1
+"""Below this probability a window counts as quiet."""
+
+_GATE_PATIENCE = 63
+"""So many quiet windows on end (2 s), and the state is renewed."""
+
+
 class OnnxVoiceActivity:
     """Silero VAD on 30 ms blocks; satisfies `domain.VoiceActivity`.
 
-    The model wants 32 ms windows, so a block completes none or one, and then the probability of the
-    last window stands: at most one block old. Less than a window is kept between blocks.
+    The model wants 32 ms windows. A block completes one or none; if none, the last probability
+    stands. At most one window and one block are kept.
+
+    Left to itself the LSTM gets used to noise and then misses speech for seconds. So its state is
+    renewed after every 2 s of quiet; docs/decisions/0003-gate.md has the measurement.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
@@ -202,8 +212,12 @@ class OnnxVoiceActivity:
     def reset(self) -> None:
         """Forget what was heard: the next block does not follow the last."""
         self._unread: Floats = np.zeros(_GATE_CONTEXT, np.float32)
-        self._state = (np.zeros(_GATE_STATE, np.float32), np.zeros(_GATE_STATE, np.float32))
         self._probability = 0.0
+        self._renew()
+
+    def _renew(self) -> None:
+        self._state = (np.zeros(_GATE_STATE, np.float32), np.zeros(_GATE_STATE, np.float32))
+        self._quiet = 0
 
     def probability(self, samples: Floats) -> float:
         """Probability of speech, in [0, 1], in float32 samples of shape (BLOCK_SAMPLES,).
@@ -225,6 +239,9 @@ class OnnxVoiceActivity:
         self._state = (state[0], state[1])
         self._unread = self._unread[_GATE_STEP:]
         self._probability = float(speech[0])
+        self._quiet = self._quiet + 1 if self._probability < _GATE_QUIET else 0
+        if self._quiet >= _GATE_PATIENCE:
+            self._renew()
 
 
 def load_gate(models_dir: Path) -> VoiceActivity:

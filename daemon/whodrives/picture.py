@@ -1,7 +1,7 @@
-"""What the demo's audience sees: the drive, the evidence, the messages, the seat, and what was right.
+"""What the demo's audience sees: drive, evidence, messages, seat, and what was right.
 
-Owns the story so far and how it is drawn; pure: a story in, something that rich can print out. Knows
-nothing of processes, brokers or clocks.
+Owns the story so far and how it is drawn; pure: a story in, something that rich can print out.
+Knows nothing of processes, brokers or clocks.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Now:
     limits: vss.Limits
 
 
-# --- the live picture --------------------------------------------------------------------------------
+# --- the live picture -----------------------------------------------------------------------------
 
 
 def picture(story: Story, now: Now) -> RenderableType:
@@ -112,7 +112,7 @@ def picture(story: Story, now: Now) -> RenderableType:
 def _headline(story: Story, now: Now) -> Panel:
     speed = now.car["speed_kmh"]
     gear = "in Park" if now.car["in_park"] else "driving"
-    clock = f"{int(now.at_s) // 60}:{int(now.at_s) % 60:02d} of {int(now.of_s) // 60}:{int(now.of_s) % 60:02d}"
+    clock = f"{_minutes(now.at_s)} of {_minutes(now.of_s)}"
     line = Text.assemble(
         (f" {clock}  ", "bold"),
         (f"{speed:>3.0f} km/h, {gear}  ", "bold red" if speed else "bold green"),
@@ -122,6 +122,10 @@ def _headline(story: Story, now: Now) -> Panel:
     speaking = [s for s in story.sentences if s.start_s <= now.at_s < s.end_s]
     said = Text.assemble(*[part for s in speaking for part in _said(s)]) if speaking else Text("")
     return Panel(Group(line, said), title="whodrives", title_align="left", border_style="blue")
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def _said(sentence: Sentence) -> list[tuple[str, str]]:
@@ -134,7 +138,14 @@ def _said(sentence: Sentence) -> list[tuple[str, str]]:
 
 def _voices(story: Story) -> Panel:
     table = Table(box=None, expand=True, padding=(0, 1))
-    for column in ("at", "in truth", "heard as", "evidence (log-likelihood ratio)", "speech", "SNR"):
+    for column in (
+        "at",
+        "in truth",
+        "heard as",
+        "evidence (log-likelihood ratio)",
+        "speech",
+        "SNR",
+    ):
         table.add_column(column, no_wrap=True)
     for heard in story.heard[-12:]:
         table.add_row(*_voice_row(story, heard))
@@ -182,17 +193,29 @@ def _seat(story: Story, now: Now) -> Panel:
         limits = now.limits.get(path) or vss.SIGNALS[path].range
         sliders.add_row(*_slider(path, story.position[path], story.target.get(path), limits))
     drawing = Text("\n".join(seat_drawing(story.position, now.limits)), "bold blue", no_wrap=True)
-    return Panel(Group(driver, drawing, sliders), title="seat and mirrors (ECU)", title_align="left")
+    return Panel(
+        Group(driver, drawing, sliders), title="seat and mirrors (ECU)", title_align="left"
+    )
 
 
 def _slider(path: str, value: float, target: float | None, limits: vss.Range) -> tuple[Text, ...]:
     width = 16
     share = (value - limits.minimum) / (limits.maximum - limits.minimum)
     cell = min(width - 1, max(0, round(share * (width - 1))))
-    moving = target is not None and abs(target - value) > 0.5
-    line = Text("─" * cell, "dim") + Text("●", "bold green" if moving else "bold") + Text("─" * (width - 1 - cell), "dim")
-    name = path.removeprefix(ROW_1).removeprefix(MIRRORS).replace("Backrest.", "").replace("Side", "")
-    return Text(name, no_wrap=True), line, Text(f"{value:.0f} {_short(vss.SIGNALS[path].unit)}", justify="right", no_wrap=True)
+    moving = target is not None and round(target - value) != 0
+    line = (
+        Text("─" * cell, "dim")
+        + Text("●", "bold green" if moving else "bold")
+        + Text("─" * (width - 1 - cell), "dim")
+    )
+    name = (
+        path.removeprefix(ROW_1).removeprefix(MIRRORS).replace("Backrest.", "").replace("Side", "")
+    )
+    return (
+        Text(name, no_wrap=True),
+        line,
+        Text(f"{value:.0f} {_short(vss.SIGNALS[path].unit)}", justify="right", no_wrap=True),
+    )
 
 
 def _short(unit: str) -> str:
@@ -206,7 +229,8 @@ def seat_drawing(position: Mapping[str, float], limits: vss.Limits) -> list[str]
     rail = limits.get(ROW_1 + "Position") or vss.Range(0, 250)
     slide = position.get(ROW_1 + "Position", rail.minimum) / max(rail.maximum, 1.0)
     lean = math.radians(position.get(ROW_1 + "Backrest.Recline", 0.0))
-    lift = 1 if position.get(ROW_1 + "Height", 0.0) > 35 else 0
+    height = limits.get(ROW_1 + "Height") or vss.Range(0, 80)
+    lift = round(position.get(ROW_1 + "Height", 0.0) / max(height.maximum, 1.0))
     hip = 10 + round(slide * 8)
     floor = rows - 2 - lift
     for step in range(floor):
@@ -219,7 +243,7 @@ def seat_drawing(position: Mapping[str, float], limits: vss.Limits) -> list[str]
     return ["".join(row) for row in grid]
 
 
-# --- what was right ----------------------------------------------------------------------------------
+# --- what was right -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +266,11 @@ def marks(story: Story, enrolled: Sequence[str], changes: Sequence[str]) -> list
     """
     found = [_voice_mark(story, sentence, enrolled) for sentence in story.sentences]
     asked = [request.name for request in story.requests]
-    found.append(Mark("seat requests", ", ".join(changes), ", ".join(asked) or "none", asked == list(changes)))
+    found.append(
+        Mark(
+            "seat requests", ", ".join(changes), ", ".join(asked) or "none", asked == list(changes)
+        )
+    )
     moving = sum(request.speed_kmh != 0 for request in story.requests)
     found.append(Mark("requests while moving", "0", str(moving), moving == 0))
     return found

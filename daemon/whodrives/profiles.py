@@ -237,7 +237,7 @@ class ProfileStore:
         found = self._find(who)
         if found is None:
             raise ProfileError(
-                f"no driver is called {who}; `whodrives drivers` lists names and ids"
+                f"no driver is called {who}; `whodrives drivers list` says who is enrolled"
             )
         return found
 

@@ -1,8 +1,8 @@
 """The one object that everything goes through: inputs in, events out.
 
-Owns the order of the stages (gate, looks, embedding, evidence, verdict, trip) and nothing else: each
-stage's rule lives in its own module. Time comes in with the inputs. The same inputs give the same
-events, live or from a recording.
+Owns the order of the stages (gate, looks, embedding, evidence, verdict, trip) and nothing else:
+each stage's rule lives in its own module. Time comes in with the inputs. The same inputs give the
+same events, live or from a recording.
 """
 
 from __future__ import annotations
@@ -22,15 +22,12 @@ from whodrives.domain import (
     LinkState,
     Listen,
     Look,
-    Outcome,
-    Profile,
     Recognition,
     SourceHealth,
     SourceState,
     Tick,
     UtteranceEnd,
     VehicleReport,
-    Verdict,
     VoiceActivity,
 )
 from whodrives.scoring import centroid, compare, pooled
@@ -97,7 +94,9 @@ class Recognizer:
             events += self._judged(piece)
         return events + list(self._trip.step(Tick(block.at_s)))
 
-    def _told(self, news: VehicleReport | SourceState | LinkState | Listen | Household | Tick) -> list[Event]:
+    def _told(
+        self, news: VehicleReport | SourceState | LinkState | Listen | Household | Tick
+    ) -> list[Event]:
         if isinstance(news, SourceState):
             return self._source_changed(news)
         if isinstance(news, Household):

@@ -1,7 +1,7 @@
 """How alike two voices are: cosine, calibrated log-likelihood ratio, ranking.
 
-Owns the arithmetic between embeddings and evidence. Knows nothing of thresholds' consequences: who is
-accepted is `decision`'s business.
+Owns the arithmetic between embeddings and evidence. Knows nothing of thresholds' consequences: who
+is accepted is `decision`'s business.
 """
 
 from __future__ import annotations

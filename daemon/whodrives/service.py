@@ -1,8 +1,8 @@
 """The daemon: wires the adapters to the recognizer, runs the one loop, and keeps itself healthy.
 
-Owns the inbox, the order of turns, signals, systemd's notifications, and what is retried when. Decides
-nothing about voices or cars. There is one thread of our own, this one; PortAudio's and paho's put
-into the inbox and nothing else.
+Owns the inbox, the order of turns, signals, systemd's notifications, and what is retried when.
+Decides nothing about voices or cars. There is one thread of our own, this one; PortAudio's and
+paho's put into the inbox and nothing else.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -120,7 +122,7 @@ class _Recording:
 
     def __init__(self, sound: Sound) -> None:
         # Unbuffered: what a buffer holds would be invisible to `ready`.
-        self._pipe = open(0, "rb", buffering=0, closefd=False) if sound.source == PIPE else None  # noqa: PTH123, SIM115
+        self._pipe = FileIO(sys.stdin.fileno(), closefd=False) if sound.source == PIPE else None
         blocks = (
             read_pipe(self._pipe, sound.rate_hz, sound.channels)
             if self._pipe
@@ -179,7 +181,9 @@ class Daemon:
         self._store = open_store(config)
         recorded = config.sound.source != MICROPHONE
         self._recording = _Recording(config.sound) if recorded else None
-        self._microphone = _Watched(Microphone(config.sound.device, self._inbox.put), self._inbox.put)
+        self._microphone = _Watched(
+            Microphone(config.sound.device, self._inbox.put), self._inbox.put
+        )
         self._bus = Bus(config.mqtt, config.vehicle.id, self._inbox.put)
         self._fed_s = float("-inf")
 
@@ -236,7 +240,9 @@ class Daemon:
         """One turn: one input in, its events out."""
         if isinstance(item, _Reload):
             item = household(self._store, time.monotonic())
-            log.info("event=reloaded enrolled=%d problems=%d", len(item.profiles), len(item.problems))
+            log.info(
+                "event=reloaded enrolled=%d problems=%d", len(item.profiles), len(item.problems)
+            )
         if isinstance(item, AudioBlock):
             self._microphone.taken(item)
         elif isinstance(item, SourceState):
@@ -342,9 +348,19 @@ def report(event: Event, now_s: float) -> None:
         log.info("event=apply driver=%s signals=%d", event.driver, len(event.signals))
     elif isinstance(event, Health):
         level = logging.WARNING if event.reasons else logging.INFO
-        log.log(level, "event=health state=%s reasons=%r", "degraded" if event.reasons else "online", event.reasons)
+        log.log(
+            level,
+            "event=health state=%s reasons=%r",
+            "degraded" if event.reasons else "online",
+            event.reasons,
+        )
     else:
-        log.info("event=driver driver=%s preferences=%s waiting_for=%s", event.driver or "-", event.delivery, ",".join(event.waiting_for) or "-")
+        log.info(
+            "event=driver driver=%s preferences=%s waiting_for=%s",
+            event.driver or "-",
+            event.delivery,
+            ",".join(event.waiting_for) or "-",
+        )
 
 
 def notify(*lines: str) -> None:

@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import queue
+import signal
 import socket
 import subprocess
 import sys
@@ -196,7 +197,7 @@ def test_nothing_of_a_request_or_a_recognition_stays_at_the_broker(bench: Bench)
 
 
 def test_a_killed_daemon_is_offline(bench: Bench) -> None:
-    """kill -9 leaves `offline` in the retained status: the last will."""
+    """A kill -9 leaves `offline` in the retained status: the last will."""
     program = (
         "import sys, time\n"
         "from whodrives.bus import Bus\n"
@@ -304,6 +305,23 @@ def test_apply_while_the_broker_is_down_never_arrives(bench: Bench) -> None:
     assert ear.on("preferences/apply") == []
 
 
+def test_a_broker_that_stalls(bench: Bench) -> None:
+    """Unacknowledged messages do not pile up: the connection ends, and the last fact stands."""
+    bench.connect()
+    process = bench.broker._process
+    process.send_signal(signal.SIGSTOP)
+    try:
+        sent = [bench.bus.publish(_driver(waiting_for=(str(n),))) for n in range(25)]
+        assert sent == [True] * 20 + [False] * 5
+        bench.until(lambda: not bench.linked(), "the connection is given up")
+    finally:
+        process.send_signal(signal.SIGCONT)
+    bench.until(bench.linked, "the bus is back")
+    ear = bench.ear()
+    bench.until(lambda: ear.on("driver"), "the retained driver arrives")
+    assert ear.last("driver")["preferences"]["waiting_for"] == ["24"]
+
+
 def test_an_old_apply_is_refused(bench: Bench) -> None:
     """A request that took more than a second to get here rests on a car that may have changed."""
     bench.connect()
@@ -383,6 +401,7 @@ def test_hostile_payloads_are_refused_and_counted(
         b" " * 200_000,
         b'{"schema":1,"signals":{"Vehicle.Speed":{"value":0,"time":"9999-12-31T23:59:59Z"}}}',
     ]
+    caplog.clear()
     with caplog.at_level(logging.INFO, "whodrives.bus"):
         for payload in rubbish:
             ear.say("vehicle", payload)

@@ -170,7 +170,6 @@ def test_device_that_cannot_do_16_khz_is_resampled(
         blocks = ear.listen(4)
     finally:
         ear.microphone.close()
-    print("LIKE", likeness(blocks, chirp(SAMPLE_RATE_HZ)))
     assert likeness(blocks, chirp(SAMPLE_RATE_HZ)) > 0.999
     stamps = [block.at_s for block in blocks]
     assert stamps == sorted(stamps)

@@ -1,5 +1,6 @@
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,22 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
-    """`verify` exits 0 even for unknown keys, so any output counts; only the program is not here."""
+    """As `verify` exits 0 even for unknown keys, any output counts; our program is not here."""
     copy = tmp_path / UNIT.name
     text = UNIT.read_text(encoding="utf-8")
-    copy.write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", text), encoding="utf-8")
+    copy.write_text(re.sub(r"(?m)^(Exec\w+)=\S+", r"\1=/bin/true", text), encoding="utf-8")
     assert run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", copy).stdout == ""
+
+
+def test_a_wrong_configuration_stops_the_service_for_good(tmp_path: Path) -> None:
+    """The command of the unit exits with the status that systemd does not retry."""
+    wrong = tmp_path / "whodrives.yaml"
+    wrong.write_text("mqtt: {host: car.local}\n", encoding="utf-8")
+    (start,) = re.findall(r"(?m)^ExecStart=(.*)$", UNIT.read_text(encoding="utf-8"))
+    arguments = start.replace("/etc/whodrives/whodrives.yaml", str(wrong)).split()[1:]
+    ended = run(sys.executable, "-m", "whodrives", *arguments)
+    assert ended.returncode == 78, ended.stdout
+    assert f"{wrong}: mqtt.tls: plain MQTT to car.local" in ended.stdout
 
 
 def test_a_misspelt_key_would_be_noticed(tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from whodrives import capture
 from whodrives.capture import (
     BACKLOG_BLOCKS,
     STALL_S,
+    Device,
     Level,
     Microphone,
     level,
@@ -33,6 +35,7 @@ from whodrives.domain import (
     SAMPLE_RATE_HZ,
     AudioBlock,
     Floats,
+    SourceError,
     SourceHealth,
     SourceState,
 )
@@ -352,6 +355,24 @@ def test_a_consumer_that_sleeps_costs_bounded_memory_and_a_gap() -> None:
 def test_a_microphone_that_is_not_open_has_not_stalled() -> None:
     """Nothing can be expected of it."""
     assert not Microphone(None, print).stalled(time.monotonic() + STALL_S + 1)
+
+
+def test_a_device_s_full_name_wins_over_a_part_of_another_s() -> None:
+    """Named "mic", "Mic" is taken and not "mic array"; a part that both have is refused."""
+    mic, array = (
+        Device(index, name, "ALSA", 1, 48_000, default=False)
+        for index, name in enumerate(("Mic", "mic array"))
+    )
+    assert capture._choose("mic", [array, mic]) == mic
+    assert capture._choose("ARRAY", [array, mic]) == array
+    with pytest.raises(SourceError, match=r"could be several.*0: Mic .*1: mic array"):
+        capture._choose("mi", [mic, array])
+
+
+def test_a_machine_without_a_microphone_says_so() -> None:
+    """The list of what could be named is empty, and that is said."""
+    with pytest.raises(SourceError, match=r"the default one is not there.*: none"):
+        capture._choose(None, [])
 
 
 # --- the meter ------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
-PACKAGE = ROOT / "daemon" / "whodrives"
 
 
 @pytest.mark.parametrize(
@@ -17,9 +16,10 @@ PACKAGE = ROOT / "daemon" / "whodrives"
         ["mypy", "daemon/whodrives"],
         ["mypy", "tests"],
         ["mypy", "tools/build_models"],
+        ["mypy", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tools").glob("*.py"))],
         ["lint-imports"],
     ],
-    ids=" ".join,
+    ids=lambda command: " ".join(command[:3]),
 )
 def test_the_house_rules_hold(command: list[str]) -> None:
     """Layout, style, types and layers are checked by the same command as behaviour."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from errors import BuildError
 from fetch import Source, fetch, sha256, write_atomically
-from models import CACHE, ROOT, build, produce, read_manifest, write_manifest
+from recipes import CACHE, ROOT, build, produce, read_manifest, write_manifest
 
 
 def main() -> int:
@@ -44,8 +44,8 @@ def _run(options: argparse.Namespace) -> None:
 
 def _calibrate(path: Path, speech: Path, noise: Path | None) -> None:
     """Measure the activation ranges anew and pin the model that follows from them."""
-    from ranges import measure_ranges  # noqa: PLC0415 - needs the sound libraries
     from checkpoint import read_checkpoint  # noqa: PLC0415
+    from ranges import measure_ranges  # noqa: PLC0415 - needs the sound libraries
 
     manifest = read_manifest(path)
     weights = read_checkpoint(fetch(Source.from_manifest(manifest), CACHE))

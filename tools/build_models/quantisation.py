@@ -21,6 +21,8 @@ SAFE_WEIGHT = 64
 x86 without VNNI multiplies uint8 by int8 and adds two neighbours in an int16 (VPMADDUBSW):
 2 * 255 * 64 still fits, 2 * 255 * 127 does not.
 """
+NOTHING = 1e-30
+"""What is smaller counts as zero: no float32 step could divide it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Weight:
 def quantise_activation(low: float, high: float) -> Activation:
     """The uint8 format that covers [low, high] and 0; raises BuildError for an empty range."""
     low, high = min(low, 0.0), max(high, 0.0)
-    if not (np.isfinite(low) and np.isfinite(high) and high > low):
+    if not (np.isfinite(low) and np.isfinite(high) and high - low > NOTHING):
         raise BuildError(f"the activation range [{low}, {high}] is empty; calibrate again")
     scale = np.float32((high - low) / ACTIVATION_LEVELS)
     return Activation(scale, np.uint8(np.rint(-low / np.float64(scale))))
@@ -51,11 +53,11 @@ def quantise_activation(low: float, high: float) -> Activation:
 def quantise_weight(weight: NDArray[Any], limit: int) -> Weight:
     """Symmetric int8 of magnitude at most `limit` (1 to 127), one scale per entry of axis 0.
 
-    A channel of zeros gets the scale 1.
+    A channel of NOTHING gets the scale 1.
     """
     exact = weight.astype(np.float64)
     peak = np.abs(exact).max(axis=tuple(range(1, exact.ndim)))
-    scale = np.where(peak > 0, peak / limit, 1.0).astype(np.float32)
+    scale = np.where(peak > NOTHING, peak / limit, 1.0).astype(np.float32)
     column = scale.astype(np.float64).reshape(-1, *[1] * (exact.ndim - 1))
     return Weight(np.clip(np.rint(exact / column), -limit, limit).astype(np.int8), scale)
 

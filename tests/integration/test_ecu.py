@@ -1,0 +1,301 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from paho.mqtt.client import Client, MQTTMessage, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
+
+from whodrives import vss
+
+REPOSITORY = Path(__file__).parents[2]
+PROGRAM = REPOSITORY / "tools" / "ecu.py"
+PATIENCE_S = 30.0
+NOW_S = 1_800_000_000.0
+SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide"
+POSITION, RECLINE = f"{SEAT}.Position", f"{SEAT}.Backrest.Recline"
+MIRROR = "Vehicle.Body.Mirrors.DriverSide.Tilt"
+GEAR = "Vehicle.Powertrain.Transmission.SelectedGear"
+BRAKE = "Vehicle.Chassis.ParkingBrake.IsEngaged"
+DOOR = "Vehicle.Cabin.Door.Row1.DriverSide.IsOpen"
+SAFE: dict[str, Any] = {
+    "Vehicle.Speed": 0.0,
+    GEAR: 126,
+    BRAKE: False,
+    DOOR: False,
+    f"{SEAT}.OccupancyStatus": "OCCUPIED",
+}
+
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ecu", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["ecu"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+ecu: Any = _load()
+
+
+def _iso(wall_s: float) -> str:
+    return datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="milliseconds")
+
+
+def _report(wall_s: float, **changes: Any) -> dict[str, Any]:
+    """The safe car's signals, changed; `__` in a keyword stands for a dot."""
+    values = SAFE | {path.replace("__", "."): value for path, value in changes.items()}
+    return {path: {"value": value, "time": _iso(wall_s)} for path, value in values.items()}
+
+
+def _request(signals: dict[str, Any], wall_s: float = NOW_S, **changes: Any) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "request_id": str(uuid.uuid4()),
+        "driver": "d-7f3a",
+        "issued_at": _iso(wall_s),
+        "expires_at": _iso(wall_s + 3),
+        "signals": signals,
+        **changes,
+    }
+
+
+def _ecu(**changes: Any) -> Any:
+    """An ECU in a safe car, but for the changes."""
+    made = ecu.Ecu()
+    made.car.hear(_report(NOW_S, **changes))
+    return made
+
+
+def _answers(messages: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, str]]:
+    return [(body["status"], body["reason"]) for _, body in messages]
+
+
+def test_every_signal_has_a_motor() -> None:
+    """Whatever whodrives may ask for, the simulated car can do, within VSS's bounds."""
+    assert set(ecu.MOTORS) == set(vss.SIGNALS)
+    for path, motor in ecu.MOTORS.items():
+        signal = vss.SIGNALS[path]
+        assert signal.minimum <= motor.minimum < motor.maximum <= signal.maximum
+
+
+def test_motors_move_at_their_speed() -> None:
+    """A seat that has 60 mm to go at 30 mm/s needs two seconds, and reports completion once."""
+    made = _ecu()
+    start = made.positions[POSITION]
+    assert _answers(made.apply(_request({POSITION: start + 60}), NOW_S)) == [("accepted", "")]
+    assert made.advance(1.0, NOW_S + 1) == []
+    assert made.positions[POSITION] == start + 30
+    assert _answers(made.advance(1.0, NOW_S + 2)) == [("completed", "")]
+    assert made.positions[POSITION] == start + 60
+    assert made.advance(1.0, NOW_S + 2) == []
+
+
+@given(
+    st.floats(0, 250),
+    st.floats(0, 250),
+    st.lists(st.floats(0, 2), max_size=30),
+)
+def test_a_motor_never_overshoots(start: float, target: float, steps: list[float]) -> None:
+    """Position stays between start and target and never moves faster than the motor."""
+    motor, at = ecu.MOTORS[POSITION], start
+    for dt_s in steps:
+        after = ecu.step(at, target, motor, dt_s)
+        assert min(at, target) <= after <= max(at, target)
+        assert abs(after - at) <= motor.per_s * dt_s + 1e-9
+        at = after
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"Vehicle__Speed": 2.0}, "standing"),
+        ({"Vehicle__Speed": None}, "standing"),
+        ({"Vehicle__Speed": False}, "standing"),
+        ({GEAR.replace(".", "__"): 0}, "park_or_brake"),
+        ({DOOR.replace(".", "__"): True}, "door_closed"),
+        ({f"{SEAT}.OccupancyStatus".replace(".", "__"): "UNKNOWN"}, "seat_occupied"),
+    ],
+)
+def test_its_own_interlock_rejects(change: dict[str, Any], reason: str) -> None:
+    """The ECU trusts the car's own signals and not the sender."""
+    made = _ecu(**change)
+    before = dict(made.positions)
+    assert _answers(made.apply(_request({POSITION: 10}), NOW_S)) == [("rejected", reason)]
+    made.advance(5.0, NOW_S)
+    assert made.positions == before
+
+
+def test_a_silent_car_rejects() -> None:
+    """Without fresh news of the car nothing moves."""
+    made = _ecu()
+    request = _request({MIRROR: 10}, NOW_S + 3)
+    reason = "standing, park_or_brake, seat_occupied"
+    assert _answers(made.apply(request, NOW_S + 3)) == [("rejected", reason)]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"Vehicle__Speed": 1.0}, "standing"),
+        ({DOOR.replace(".", "__"): True}, "door_closed"),
+    ],
+)
+def test_the_motors_stop_when_the_car_is_no_longer_safe(
+    change: dict[str, Any], reason: str
+) -> None:
+    """Moving off or an opening door aborts at once, and the seat stays where it is."""
+    made = _ecu()
+    made.apply(_request({POSITION: 0}), NOW_S)
+    made.advance(0.5, NOW_S + 0.5)
+    made.car.hear(_report(NOW_S + 0.6, **change))
+    here = dict(made.positions)
+    assert _answers(made.advance(0.5, NOW_S + 1)) == [("aborted", reason)]
+    assert made.positions == here
+    assert not made.moving
+
+
+@pytest.mark.parametrize("late_s", [3.0, 60.0, -2.0])
+def test_an_expired_request_is_rejected(late_s: float) -> None:
+    """A request is good from its issue to its expiry, whenever the broker delivers it."""
+    made = _ecu()
+    made.car.hear(_report(NOW_S + late_s))
+    request = _request({POSITION: 10}, NOW_S)
+    assert _answers(made.apply(request, NOW_S + late_s)) == [("rejected", "expired")]
+
+
+def test_the_same_request_twice_moves_once() -> None:
+    """A request delivered again gets the answer it had, and moves nothing."""
+    made = _ecu()
+    request = _request({MIRROR: 30})
+    made.apply(request, NOW_S)
+    made.advance(1.0, NOW_S + 1)
+    made.positions[MIRROR] = 0.0
+    assert _answers(made.apply(request, NOW_S + 1.5)) == [("completed", "")]
+    assert not made.moving
+
+
+def test_a_new_request_supersedes_the_old() -> None:
+    """The seat goes where the last request says; the one before is told that it was aborted."""
+    made = _ecu()
+    made.apply(_request({POSITION: 0}), NOW_S)
+    answers = _answers(made.apply(_request({POSITION: 250}), NOW_S + 0.1))
+    assert answers == [("aborted", "superseded by another request"), ("accepted", "")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"signals": {"Vehicle.Horn": 1}}, "no such signal: Vehicle.Horn"),
+        ({"signals": {POSITION: 5000}}, f"out of range: {POSITION}"),
+        ({"signals": {POSITION: True}}, f"out of range: {POSITION}"),
+        ({"signals": {POSITION: float("nan")}}, f"out of range: {POSITION}"),
+        ({"schema": 2}, "not the schema of docs/mqtt.md"),
+        ({"expires_at": None}, "not the schema of docs/mqtt.md"),
+    ],
+)
+def test_a_bad_request_is_rejected(changes: dict[str, Any], reason: str) -> None:
+    """What cannot be done as a whole is not begun."""
+    made = _ecu()
+    request = {**_request({POSITION: 10}), **changes}
+    assert _answers(made.apply(request, NOW_S)) == [("rejected", reason)]
+    assert not made.moving
+
+
+# --- over a real broker ---------------------------------------------------------------------------
+
+
+class HeadUnit:
+    """The rest of the car: says that it is safe, asks, and remembers what the ECU answers."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.heard: list[MQTTMessage] = []
+        self.client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
+        self.client.on_message = lambda _client, _data, message: self.heard.append(message)
+        self.client.connect(host, port)
+        for topic in ("preferences/result", "ecu/position"):
+            self.client.subscribe(f"whodrives/car/{topic}", qos=1)
+        self.client.loop_start()
+
+    def say(self, topic: str, body: dict[str, Any]) -> None:
+        """Publish below the car's root."""
+        self.client.publish(f"whodrives/car/{topic}", json.dumps(body), 1)
+
+    def report(self) -> None:
+        """Say that the car is safe."""
+        self.say("vehicle", {"schema": 1, "signals": _report(time.time())})
+
+    def until(self, ready: Callable[[], object], what: str) -> None:
+        """Report a safe car ten times a second until something is so."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not ready():
+            if time.monotonic() > deadline:
+                pytest.fail(f"waited {PATIENCE_S:.0f} s in vain until {what}")
+            self.report()
+            time.sleep(0.1)
+
+    def results(self) -> list[str]:
+        """The statuses so far."""
+        return [b["status"] for b in self.bodies("preferences/result")]
+
+    def bodies(self, topic: str) -> list[dict[str, Any]]:
+        """What came on a topic."""
+        return [json.loads(m.payload) for m in self.heard if m.topic == f"whodrives/car/{topic}"]
+
+
+@pytest.fixture
+def head_unit(broker: Any) -> Iterator[HeadUnit]:
+    """A head unit at a broker where the simulated ECU works."""
+    process = subprocess.Popen(
+        [sys.executable, str(PROGRAM), "--port", str(broker.port), "--vehicle", "car"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "daemon")},
+        stdout=subprocess.DEVNULL,
+    )
+    made = HeadUnit(broker.host, broker.port)
+    try:
+        made.until(lambda: made.bodies("ecu/position"), "the ECU shows its position")
+        yield made
+    finally:
+        made.client.disconnect()
+        made.client.loop_stop()
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+def test_a_request_is_carried_out(head_unit: HeadUnit) -> None:
+    """Accepted, seen moving, completed, and the position at rest is kept by the broker."""
+    head_unit.report()
+    request = _request({POSITION: 110, MIRROR: 12}, time.time())
+    head_unit.say("preferences/apply", request)
+    head_unit.until(lambda: "completed" in head_unit.results(), "the request is completed")
+    head_unit.until(lambda: not head_unit.bodies("ecu/position")[-1]["moving"], "it rests")
+    assert head_unit.results() == ["accepted", "completed"]
+    shown = head_unit.bodies("ecu/position")
+    assert any(body["moving"] for body in shown)
+    assert (shown[-1]["signals"][POSITION], shown[-1]["signals"][MIRROR]) == (110, 12)
+    answer = next(m for m in head_unit.heard if m.topic.endswith("result"))
+    properties: Any = answer.properties
+    assert properties.CorrelationData.decode() == request["request_id"]
+
+
+def test_rubbish_does_not_stop_it(head_unit: HeadUnit) -> None:
+    """After payloads of every wrong kind the ECU still answers."""
+    for payload in (b"", b"[]", b"{", b"\xff", b"[" * 50_000, b'{"signals":{"Vehicle.Speed":1}}'):
+        for topic in ("vehicle", "vehicle/Vehicle.Speed", "preferences/apply"):
+            head_unit.client.publish(f"whodrives/car/{topic}", payload, 1)
+    head_unit.say("preferences/apply", _request({MIRROR: 5}, time.time() - 10))
+    head_unit.until(head_unit.results, "the ECU answers")
+    assert head_unit.results() == ["rejected"]

@@ -1,0 +1,367 @@
+"""The encoder as it is shipped: built twice, loaded, and held against independent computations."""
+
+import hashlib
+import importlib
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import kaldi_native_fbank
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import soundfile
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from onnx.utils import Extractor
+
+from whodrives.domain import ModelError
+from whodrives.inference import OnnxEncoder, load_calibration, load_encoder
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = ROOT / "models"
+VOICES = ROOT / "profiles" / "demo" / "voices"
+sys.path.insert(0, str(ROOT / "tools" / "build_models"))  # a program, not a package
+campplus, checkpoint, fetch, recipes = (
+    importlib.import_module(name) for name in ("campplus", "checkpoint", "fetch", "recipes")
+)
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+
+@pytest.fixture(scope="module")
+def manifest() -> dict[str, Any]:
+    """The committed manifest."""
+    return dict(recipes.read_manifest(MODELS / "encoder.json"))
+
+
+@pytest.fixture(scope="module")
+def weights(manifest: dict[str, Any]) -> Mapping[str, NDArray[Any]]:
+    """The tensors of the pinned checkpoint."""
+    data = fetch.fetch(fetch.Source.from_manifest(manifest), recipes.CACHE)
+    return dict(checkpoint.read_checkpoint(data))
+
+
+@pytest.fixture(scope="module")
+def float_model(weights: Mapping[str, NDArray[Any]]) -> bytes:
+    """The network before it was quantised."""
+    return bytes(campplus.build_float(weights))
+
+
+@pytest.fixture(scope="module")
+def encoder() -> OnnxEncoder:
+    """The encoder as the daemon loads it."""
+    return load_encoder(MODELS)
+
+
+@pytest.fixture(scope="module")
+def utterances() -> dict[str, list[Floats]]:
+    """Three sentences of each of twelve voices, of both sexes, two of them in Hindi."""
+    names = sorted(path.name for path in VOICES.iterdir() if path.is_dir())
+    chosen = [*names[:-4:3], "hf_alpha", "hm_omega"]
+    return {
+        name: [
+            soundfile.read(VOICES / name / f"{'hi' * (name[0] == 'h')}{i}.opus", dtype="float32")[0]
+            for i in (1, 2, 3)
+        ]
+        for name in chosen
+    }
+
+
+def run(model: bytes, output: str, name: str, value: Floats) -> Floats:
+    """One output of a model for one input."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run([output], {name: value})[0], np.float32)
+
+
+def kaldi_log_mel(samples: Floats) -> Floats:
+    """Kaldi's own filter bank with the options the encoder was trained with, (80, frames)."""
+    options = kaldi_native_fbank.FbankOptions()
+    options.frame_opts.dither = 0
+    options.mel_opts.num_bins = 80
+    bank = kaldi_native_fbank.OnlineFbank(options)
+    bank.accept_waveform(16_000, samples.tolist())
+    bank.input_finished()
+    log_mel = np.stack([bank.get_frame(frame) for frame in range(bank.num_frames_ready)]).T
+    return log_mel - log_mel.mean(axis=1, keepdims=True)
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+def test_building_again_gives_the_pinned_bytes(manifest: dict[str, Any]) -> None:
+    """The recipe leads to the manifest's checksum every time, so every machine has one encoder."""
+    assert [fetch.sha256(recipes.produce(manifest)) for _ in range(2)] == [manifest["sha256"]] * 2
+
+
+def test_fingerprint_is_the_files_checksum(encoder: OnnxEncoder, manifest: dict[str, Any]) -> None:
+    """Templates are bound to the file that made them, and the manifest names the same file."""
+    data = (MODELS / "encoder.onnx").read_bytes()
+    assert encoder.fingerprint == hashlib.sha256(data).hexdigest() == manifest["sha256"]
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A copy of the encoder and its manifest that a test may spoil."""
+    for name in ("encoder.json", "encoder.onnx"):
+        shutil.copy(MODELS / name, tmp_path)
+    return tmp_path
+
+
+def test_changed_model_is_refused(models: Path) -> None:
+    """One flipped bit is enough; the error names the file and the mend."""
+    data = bytearray((models / "encoder.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (models / "encoder.onnx").write_bytes(data)
+    with pytest.raises(ModelError, match=r"encoder\.onnx has sha256 .* make models"):
+        load_encoder(models)
+
+
+def test_missing_model_is_refused(models: Path) -> None:
+    """Without the file, the error says how to build it."""
+    (models / "encoder.onnx").unlink()
+    with pytest.raises(ModelError, match=r"encoder\.onnx cannot be read .* make models"):
+        load_encoder(models)
+
+
+def test_file_that_is_no_model_is_refused(models: Path) -> None:
+    """A file with the right checksum that ONNX Runtime cannot load is an error of ours."""
+    (models / "encoder.onnx").write_bytes(b"no model")
+    spoil(models, sha256=hashlib.sha256(b"no model").hexdigest())
+    with pytest.raises(ModelError, match=r"cannot load .*encoder\.onnx"):
+        load_encoder(models)
+
+
+def test_missing_manifest_is_refused(tmp_path: Path) -> None:
+    """The wrong folder is the likely reason, and the error says so."""
+    with pytest.raises(ModelError, match=r"encoder\.json is missing"):
+        load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"file": "encoder.onnx"}'])
+def test_malformed_manifest_is_refused(tmp_path: Path, text: str) -> None:
+    """Anything that is no manifest is an error that names the file."""
+    (tmp_path / "encoder.json").write_text(text)
+    with pytest.raises(ModelError, match=r"encoder\.json"):
+        load_encoder(tmp_path)
+
+
+# --- the calibration ------------------------------------------------------------------------------
+
+
+def spoil(models: Path, **changes: Any) -> None:
+    """Change keys of the manifest."""
+    path = models / "encoder.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def calibration(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A small calibration of the pinned encoder."""
+    accept = {"1/100": 3.0, "1/1000": 5.0}
+    point = {"speech_s": 1, "slope": 20, "offset": -9, "accept_llr": accept}
+    return {
+        "encoder": manifest["sha256"],
+        "household": 3,
+        "ambiguity_llr": 2,
+        "points": [point, {**point, "speech_s": 3}],
+    }
+
+
+def test_calibration_is_read(models: Path, manifest: dict[str, Any]) -> None:
+    """What the manifest says about scores reaches the core unchanged."""
+    spoil(models, calibration=calibration(manifest))
+    loaded = load_calibration(models)
+    assert loaded.encoder == manifest["sha256"]
+    assert [(point.speech_s, point.slope) for point in loaded.points] == [(1.0, 20.0), (3.0, 20.0)]
+    assert loaded.points[0].accept_llr == {"1/100": 3.0, "1/1000": 5.0}
+    assert (loaded.household, loaded.ambiguity_llr) == (3, 2.0)
+
+
+def test_calibration_of_another_encoder_is_refused(models: Path, manifest: dict[str, Any]) -> None:
+    """Thresholds measured on one encoder mean nothing to another."""
+    spoil(models, calibration=calibration(manifest) | {"encoder": "0" * 64})
+    with pytest.raises(ModelError, match="measured on encoder 000"):
+        load_calibration(models)
+
+
+@pytest.mark.parametrize(
+    "change", [{"points": []}, {"points": [{}]}, {"points": None}, {"household": "many"}]
+)
+def test_malformed_calibration_is_refused(
+    models: Path, manifest: dict[str, Any], change: dict[str, Any]
+) -> None:
+    """A calibration with a hole is no calibration."""
+    spoil(models, calibration=calibration(manifest) | change)
+    with pytest.raises(ModelError, match="malformed"):
+        load_calibration(models)
+
+
+def test_missing_calibration_is_refused(models: Path) -> None:
+    """Without measurements there are no thresholds, and nobody is recognised."""
+    spoil(models, calibration=None)
+    with pytest.raises(ModelError, match="no calibration"):
+        load_calibration(models)
+
+
+# --- the numbers ----------------------------------------------------------------------------------
+
+
+def test_front_end_is_kaldis(float_model: bytes, utterances: dict[str, list[Floats]]) -> None:
+    """The graph's log-mel energies are those of Kaldi's filter bank."""
+    for samples, *_ in utterances.values():
+        ours = run(float_model, "log_mel", "samples", samples)[0]
+        difference = np.abs(ours - kaldi_log_mel(samples))
+        assert difference.max() < 0.01
+        assert difference.mean() < 1e-4
+
+
+def test_kaldis_front_end_gives_the_same_embedding(
+    float_model: bytes, utterances: dict[str, list[Floats]]
+) -> None:
+    """What is left of a difference between the front ends does not reach the embedding."""
+    loaded = onnx.load_from_string(float_model)
+    network = Extractor(loaded).extract_model(["log_mel"], ["embedding"]).SerializeToString()
+    for samples, *_ in list(utterances.values())[:4]:
+        ours = run(float_model, "embedding", "samples", samples)[0]
+        kaldis = run(network, "embedding", "log_mel", kaldi_log_mel(samples)[None])[0]
+        assert ours @ kaldis > 1 - 1e-5
+
+
+def test_network_agrees_with_a_plain_computation(
+    float_model: bytes, weights: Mapping[str, NDArray[Any]], utterances: dict[str, list[Floats]]
+) -> None:
+    """The graph computes CAM++ as published, over more than one segment of 2 s."""
+    samples = np.concatenate(utterances["hf_alpha"])[: 16_000 * 5]
+    log_mel = run(float_model, "log_mel", "samples", samples)[0]
+    ours = run(float_model, "embedding", "samples", samples)[0]
+    assert np.allclose(ours, PlainCampplus(weights).embed(log_mel), atol=1e-4)
+
+
+def test_eight_bits_keep_the_embedding(
+    float_model: bytes, encoder: OnnxEncoder, utterances: dict[str, list[Floats]]
+) -> None:
+    """Quantised and float embeddings of the same speech are alike, on average and at the worst."""
+    session = onnxruntime.InferenceSession(float_model, providers=["CPUExecutionProvider"])
+    cosines = [
+        float(encoder.embed(samples) @ session.run(["embedding"], {"samples": samples})[0][0])
+        for sentences in utterances.values()
+        for samples in sentences
+    ]
+    assert np.mean(cosines) > 0.99
+    assert np.min(cosines) > 0.97
+
+
+def test_a_voice_is_more_like_itself_than_like_any_other(
+    encoder: OnnxEncoder, utterances: dict[str, list[Floats]]
+) -> None:
+    """Whatever is said, each voice's sentences are closest to that voice's others."""
+    embeddings = {name: [*map(encoder.embed, said)] for name, said in utterances.items()}
+    for name, own in embeddings.items():
+        others = [other for key, said in embeddings.items() if key != name for other in said]
+        assert min(a @ b for a, b in pairwise(own)) > max(a @ b for a in own for b in others)
+
+
+def test_embedding_is_a_read_only_unit_vector(encoder: OnnxEncoder) -> None:
+    """Even of silence: 192 finite float32 numbers of length 1 that nobody can change."""
+    for samples in (np.zeros(6400, np.float32), np.ones(16_000, np.float32)):
+        embedding = encoder.embed(samples)
+        assert (embedding.shape, embedding.dtype) == ((192,), np.dtype(np.float32))
+        assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-5)
+        assert not embedding.flags.writeable
+
+
+@pytest.mark.parametrize("shape", [(0,), (6399,), (1, 16_000)])
+def test_too_little_speech_is_refused(encoder: OnnxEncoder, shape: tuple[int, ...]) -> None:
+    """Less than 0.4 s, or anything but mono, is a mistake of the caller."""
+    with pytest.raises(ValueError, match="an embedding needs"):
+        encoder.embed(np.zeros(shape, np.float32))
+
+
+# --- CAM++ once more, with nothing but numpy ------------------------------------------------------
+
+
+class PlainCampplus:
+    """CAM++ written down from the paper layer by layer, in float64; `embed` takes (80, frames)."""
+
+    def __init__(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        self.weights = weights
+
+    def embed(self, log_mel: Floats) -> Floats:
+        """Head, dense blocks, statistics, unit length."""
+        x = relu(self.norm(self.conv2d(log_mel[None].astype(float), "head.conv1"), "head.bn1"))
+        for name in ("head.layer1", "head.layer2"):
+            x = self.residual(self.residual(x, f"{name}.0", 2), f"{name}.1", 1)
+        x = relu(self.norm(self.conv2d(x, "head.conv2", 2), "head.bn2"))
+        x = self.conv1d(x.reshape(-1, x.shape[2]), "xvector.tdnn.linear", stride=2)
+        x = relu(self.norm(x, "xvector.tdnn.nonlinear.batchnorm"))
+        for number, layers, dilation in ((1, 12, 1), (2, 24, 2), (3, 16, 2)):
+            for item in range(1, layers + 1):
+                news = self.layer(x, f"xvector.block{number}.tdnnd{item}", dilation)
+                x = np.concatenate([x, news])
+            transit = f"xvector.transit{number}"
+            x = relu(self.norm(x, f"{transit}.nonlinear.batchnorm"))
+            x = self.conv1d(x, f"{transit}.linear")
+        x = relu(self.norm(x, "xvector.out_nonlinear.batchnorm"))
+        statistics = np.concatenate([x.mean(axis=1), x.std(axis=1, ddof=1)])
+        dense = self.weights["xvector.dense.linear.weight"][:, :, 0] @ statistics
+        embedding = self.norm(dense, "xvector.dense.nonlinear.batchnorm")
+        return np.asarray(embedding / np.linalg.norm(embedding), np.float32)
+
+    def norm(self, x: Doubles, name: str) -> Doubles:
+        """Batch normalisation with the statistics of training; the last has no weights."""
+        scale, shift = np.ones(len(x)), np.zeros(len(x))
+        if f"{name}.weight" in self.weights:
+            scale, shift = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        mean, variance = (self.weights[f"{name}.running_{item}"] for item in ("mean", "var"))
+        axes = (-1, *[1] * (x.ndim - 1))
+        scale = scale / np.sqrt(variance.astype(float) + 1e-5)
+        return (x - mean.reshape(axes)) * scale.reshape(axes) + shift.reshape(axes)
+
+    def conv2d(self, x: Doubles, name: str, stride: int = 1) -> Doubles:
+        """Same padding; `stride` along the first image axis, the mel bands."""
+        kernel = self.weights[f"{name}.weight"]
+        pad = kernel.shape[-1] // 2
+        padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad)))
+        windows = sliding_window_view(padded, kernel.shape[2:], axis=(1, 2))[:, ::stride]
+        return np.tensordot(kernel, windows, axes=([1, 2, 3], [0, 3, 4]))
+
+    def conv1d(self, x: Doubles, name: str, stride: int = 1, dilation: int = 1) -> Doubles:
+        """Same padding, over time."""
+        kernel = self.weights[f"{name}.weight"]
+        reach = dilation * (kernel.shape[-1] - 1)
+        padded = np.pad(x, ((0, 0), (reach // 2, reach // 2)))
+        windows = sliding_window_view(padded, reach + 1, axis=1)[:, ::stride, ::dilation]
+        y = np.tensordot(kernel, windows, axes=([1, 2], [0, 2]))
+        bias = self.weights.get(f"{name}.bias")
+        return y if bias is None else y + bias[:, None]
+
+    def residual(self, x: Doubles, name: str, stride: int) -> Doubles:
+        """Two convolutions beside a shortcut."""
+        inner = relu(self.norm(self.conv2d(x, f"{name}.conv1", stride), f"{name}.bn1"))
+        inner = self.norm(self.conv2d(inner, f"{name}.conv2"), f"{name}.bn2")
+        if stride > 1:
+            x = self.norm(self.conv2d(x, f"{name}.shortcut.0", stride), f"{name}.shortcut.1")
+        return relu(inner + x)
+
+    def layer(self, x: Doubles, name: str, dilation: int) -> Doubles:
+        """Local convolution, masked by the means of the utterance and of each 100 frames."""
+        x = self.conv1d(relu(self.norm(x, f"{name}.nonlinear1.batchnorm")), f"{name}.linear1")
+        x = relu(self.norm(x, f"{name}.nonlinear2.batchnorm"))
+        segments = np.split(x, range(100, x.shape[1], 100), axis=1)
+        means = [np.repeat(part.mean(1, keepdims=True), part.shape[1], 1) for part in segments]
+        context = np.concatenate(means, axis=1) + x.mean(axis=1, keepdims=True)
+        context = relu(self.conv1d(context, f"{name}.cam_layer.linear1"))
+        mask = self.conv1d(context, f"{name}.cam_layer.linear2")
+        local = self.conv1d(x, f"{name}.cam_layer.linear_local", dilation=dilation)
+        return local / (1 + np.exp(-mask))
+
+
+def relu(x: Doubles) -> Doubles:
+    """Negative values become zero."""
+    return np.maximum(x, 0)
