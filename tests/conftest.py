@@ -14,10 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import av
+import hypothesis
 import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
+
+# The same examples everywhere, and no deadline: a busy machine is not a fault.
+hypothesis.settings.register_profile("whodrives", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("whodrives")
 
 REPOSITORY = Path(__file__).parent.parent
 PROMPTS = Path("/usr/share/asterisk/sounds")

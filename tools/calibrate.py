@@ -8,10 +8,13 @@ is enrolled from clean speech, through the gate, as a household would be; then u
 sentences go through gate, looks and running mean, clean and in noise, as they do live. What comes
 out, per duration of speech:
 
+- the mean voice, which every embedding is compared relative to;
 - slope and offset, cosine to log-likelihood ratio: logistic regression, corpora weighted equally;
-- the threshold of each operating point: the looks of an utterance share one budget of false accepts
-  (alpha spending), for households of three drawn from the stranger's own corpus, so that a stranger
-  speaks the household's language into the household's kind of microphone;
+- the threshold of each operating point, for households of three from the stranger's own corpus, so
+  that a stranger speaks the household's language into the household's kind of microphone. All
+  looks of an utterance share one budget of false accepts, each with the same share of strangers
+  above its threshold (Pocock, "Group sequential methods in the design and analysis of clinical
+  trials", 1977);
 - the distance two enrolled drivers must have to be told apart: what keeps look-alikes from being
   confused in CONFUSED of the runs, and at least odds of 19 to 1.
 
@@ -53,6 +56,7 @@ ENROL_S = 14.0
 WHOLE_LOOK_S = 0.9
 STEADY_FRAMES = 48
 NEWTON_STEPS = 50
+BISECTIONS = 20
 LEAST_ENROL_S = 5.0
 UTTERANCES = 4
 BUDGETS = {"1/100": 0.01, "1/1000": 0.001}
@@ -236,7 +240,22 @@ class Trials:
     condition: np.ndarray
 
 
-def trials(voices: list[Voice], utterances: list[Utterance]) -> list[Trials]:
+def mean_voice(utterances: list[Utterance]) -> np.ndarray:
+    """Mean embedding (D,) over the corpora's means, one second of speech each, all conditions."""
+    by_corpus: dict[str, list[np.ndarray]] = defaultdict(list)
+    for utterance in utterances:
+        by_corpus[utterance.corpus].append(utterance.voices[0])
+    means = [np.mean(embeddings, axis=0) for embeddings in by_corpus.values()]
+    return np.asarray(np.mean(means, axis=0))
+
+
+def relative(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Unit vectors (n, D) centred as `scoring.centred` does it."""
+    moved = vectors - mean
+    return np.asarray(moved / np.linalg.norm(moved, axis=1, keepdims=True))
+
+
+def trials(voices: list[Voice], utterances: list[Utterance], mean: np.ndarray) -> list[Trials]:
     """Score every utterance with every voice of its own corpus; corpora of LEAST_PEOPLE or more."""
     found = []
     for corpus in sorted({voice.corpus for voice in voices}):
@@ -245,9 +264,10 @@ def trials(voices: list[Voice], utterances: list[Utterance]) -> list[Trials]:
             continue
         index = {voice.group: i for i, voice in enumerate(mine)}
         said = [u for u in utterances if u.corpus == corpus and u.group in index]
+        centres = relative(np.stack([voice.centre for voice in mine]), mean)
         cosines = np.full((len(said), LOOKS, len(mine)), np.nan)
         for i, utterance in enumerate(said):
-            scores = utterance.voices @ np.stack([voice.centre for voice in mine]).T
+            scores = relative(utterance.voices, mean) @ centres.T
             cosines[i, : len(scores)] = scores
         own = np.array([index[u.group] for u in said])
         found.append(Trials(corpus, cosines, own, np.array([u.condition for u in said])))
@@ -333,20 +353,25 @@ def weighted_quantile(values: np.ndarray, weights: np.ndarray, above: float) -> 
 
 
 def spend(strangers: Runs, budget: float, points: list[tuple[float, float]]) -> np.ndarray:
-    """Thresholds (K,), llr, so that each look adds an equal share of `budget` to the false accepts.
+    """Thresholds (K,), llr, that let a share `budget` of the strangers through at any look.
 
-    Few strangers are left at the last looks, so chance could make a late threshold a low one; the
+    Few strangers speak up to the last looks, so chance could make a late threshold a low one; the
     cosine that is asked for never falls with the duration, because strangers' cosines only rise.
     """
-    best = strangers.llr.max(axis=2)
-    alive = np.ones(len(best), bool)
-    thresholds = np.zeros(LOOKS)
-    for look in range(LOOKS):
-        scores = np.where(alive & ~np.isnan(best[:, look]), best[:, look], -np.inf)
-        thresholds[look] = weighted_quantile(scores, strangers.weight, budget / LOOKS)
-        alive &= ~(scores > thresholds[look])
     slope, offset = (np.array(column) for column in zip(*points, strict=True))
-    return np.maximum.accumulate((thresholds - offset) / slope) * slope + offset
+    best = np.nan_to_num(strangers.llr.max(axis=2), nan=-np.inf)
+
+    def boundary(share: float) -> np.ndarray:
+        llr = [weighted_quantile(best[:, k], strangers.weight, share) for k in range(LOOKS)]
+        cosines = np.maximum.accumulate((np.array(llr) - offset) / slope)
+        return np.asarray(cosines * slope + offset)
+
+    low, high = budget / LOOKS, budget
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        spent = strangers.weight[(best > boundary(middle)[None]).any(axis=1)].sum()
+        low, high = (low, middle) if spent > budget else (middle, high)
+    return boundary(low)
 
 
 def accepted(
@@ -395,7 +420,9 @@ def table(
 
 def measured(corpus: Path, ear: Ear, date: str) -> dict[str, Any]:
     """Everything that goes under the manifest's key `calibration`."""
-    scored = trials(*gather(corpus, "train", ear))
+    voices, utterances = gather(corpus, "train", ear)
+    mean = mean_voice(utterances).round(5)
+    scored = trials(voices, utterances, mean)
     points = llr_points(scored)
     strangers = runs(scored, points, 20, genuine=False)
     genuine = runs(scored, points, 5, genuine=True)
@@ -406,6 +433,7 @@ def measured(corpus: Path, ear: Ear, date: str) -> dict[str, Any]:
         "encoder": ear.encoder.fingerprint,
         "household": HOUSEHOLD,
         "ambiguity_llr": ambiguity,
+        "mean": mean.tolist(),
         "points": [
             {
                 "speech_s": float(k + 1),
@@ -432,7 +460,7 @@ def checked(
     corpus: Path, ear: Ear, calibration: Calibration
 ) -> dict[str, dict[str, dict[str, float]]]:
     """The realised rates of the shipped thresholds on people that nothing was fitted to."""
-    scored = trials(*gather(corpus, "eval", ear))
+    scored = trials(*gather(corpus, "eval", ear), calibration.mean)
     points = [(point.slope, point.offset) for point in calibration.points]
     strangers = runs(scored, points, 20, genuine=False)
     genuine = runs(scored, points, 5, genuine=True)

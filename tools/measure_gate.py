@@ -59,7 +59,7 @@ from whodrives.domain import (
     VoiceActivity,
     WhodrivesError,
 )
-from whodrives.inference import load_gate
+from whodrives.inference import OnnxVoiceActivity, load_gate, open_session, read_manifest
 from whodrives.speech import GateSettings, SpeechGate
 
 Flags = NDArray[np.bool_]
@@ -69,6 +69,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SEED = 20261123
 SNRS_DB = (20.0, 10.0, 5.0, 0.0)
 CLEAR_DB = 40.0
+NEVER = sys.maxsize
 COLLAR = round(0.3 / BLOCK_S)
 ROAD_LEVEL_DB = -30.0
 """dBFS of the tyres at 100 km/h where noise is heard alone: 4 dB below a voice."""
@@ -143,6 +144,8 @@ def detectors(models: Path) -> dict[str, Callable[[], VoiceActivity]]:
         for mode in range(4)
     }
     found["silero"] = lambda: load_gate(models)
+    session = open_session(read_manifest(models, "gate"))
+    found["silero as it comes"] = lambda: OnnxVoiceActivity(session, patience=NEVER)
     found["silero<webrtc-1"] = lambda: Behind(WebRtc(1), load_gate(models))
     found["silero<energy"] = lambda: Behind(Louder(), load_gate(models))
     return found
@@ -197,10 +200,11 @@ def speech_stream(corpus: Path, role: str, minutes: float) -> Stream:
             pieces += [level_speech(clean)[: blocks * BLOCK_SAMPLES]]
             marks.append((at + pause, at + pause + blocks))
             at += pause + blocks
-    return _labelled(np.concatenate(pieces), marks)
+    return labelled(np.concatenate(pieces), marks)
 
 
-def _labelled(samples: Floats, marks: Sequence[tuple[int, int]]) -> Stream:
+def labelled(samples: Floats, marks: Sequence[tuple[int, int]]) -> Stream:
+    """Say what each block is, given first and last block, plus one, of each clean recording."""
     speech = np.zeros(len(samples) // BLOCK_SAMPLES, np.bool_)
     pause = speech.copy()
     before = 0
@@ -386,11 +390,11 @@ def score_noise(
 # --- the program --------------------------------------------------------------------------------
 
 SPEECH_HEAD = (
-    f"{'speech':24} {'detector':16} {'raw miss':>8} {'raw fa':>7} {'miss %':>7} {'fa %':>6}"
+    f"{'speech':24} {'detector':18} {'raw miss':>8} {'raw fa':>7} {'miss %':>7} {'fa %':>6}"
     f" {'clip ms 50/90':>14} {'unheard %':>9} {'CPU ms/s':>8}"
 )
 NOISE_HEAD = (
-    f"{'noise alone':24} {'detector':16} {'raw fa %':>8} {'fa %':>7} {'looks/h':>8}"
+    f"{'noise alone':24} {'detector':18} {'raw fa %':>8} {'fa %':>7} {'looks/h':>8}"
     f" {'of 1 s/h':>8} {'CPU ms/s':>8} {'hours':>6}"
 )
 
@@ -399,7 +403,7 @@ def _show_speech(condition: str, name: str, result: SpeechResult) -> None:
     r = result
     clip = f"{r.clipped_ms[0]:.0f} / {r.clipped_ms[1]:.0f}"
     print(
-        f"{condition:24} {name:16} {100 * r.raw_missed:8.1f} {100 * r.raw_passed:7.1f}"
+        f"{condition:24} {name:18} {100 * r.raw_missed:8.1f} {100 * r.raw_passed:7.1f}"
         f" {100 * r.gate_missed:7.1f} {100 * r.gate_passed:6.1f} {clip:>14}"
         f" {100 * r.unheard:9.1f} {r.cpu_ms_per_s:8.2f}",
         flush=True,
@@ -409,7 +413,7 @@ def _show_speech(condition: str, name: str, result: SpeechResult) -> None:
 def _show_noise(condition: str, name: str, result: NoiseResult) -> None:
     r = result
     print(
-        f"{condition:24} {name:16} {100 * r.raw_passed:8.1f} {100 * r.gate_passed:7.1f}"
+        f"{condition:24} {name:18} {100 * r.raw_passed:8.1f} {100 * r.gate_passed:7.1f}"
         f" {r.looks_per_hour:8.1f} {r.full_looks_per_hour:8.1f} {r.cpu_ms_per_s:8.2f}"
         f" {r.hours:6.2f}",
         flush=True,

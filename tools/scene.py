@@ -148,7 +148,8 @@ def _wander(rng: np.random.Generator, frames: int, pace_s: float) -> Doubles:
     """Slow random movement of standard deviation 1, one value per 10 ms."""
     knots = rng.standard_normal(int(frames * 0.01 / pace_s) + 3)
     at = np.arange(frames) * 0.01 / pace_s
-    return np.interp(at, np.arange(len(knots)), knots)
+    values: Doubles = np.interp(at, np.arange(len(knots)), knots)
+    return values
 
 
 def _stretch(frames: Doubles, count: int) -> Doubles:
@@ -359,8 +360,10 @@ def _noise(script: Mapping[str, Any], count: int, seed: int) -> Floats:
     if "noise" not in script:
         return noise
     described = _field(script, "script", "noise", dict)
-    points = _field(described, "noise", "speed_kmh", list)
-    at_s, speed = np.array(points, np.float64).T
+    try:
+        at_s, speed = np.array(_field(described, "noise", "speed_kmh", list), np.float64).T
+    except ValueError as error:
+        raise ConfigError("noise: speed_kmh must be a list of [seconds, km/h]") from error
     frames = -(-count // FRAME)
     speeds = np.interp(np.arange(frames) * 0.01, at_s, speed)
     level_db = float(_field(described, "noise", "level_db", (int, float)))

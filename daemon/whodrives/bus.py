@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import queue
 import socket
 import ssl
 import sys
@@ -498,17 +499,25 @@ class _Link:
         self.ended = self.ended or reason
         self.client.disconnect()
 
+    def release(self) -> None:
+        """Break the circle between us and the client, so that its sockets are closed right away.
+
+        A daemon that waits for its broker for days would otherwise collect them.
+        """
+        client = self.client
+        client.on_connect = client.on_connect_fail = client.on_subscribe = None
+        client.on_disconnect = client.on_message = client.on_publish = None
+
     def _on_connect(
         self, client: Client, _data: Any, _flags: ConnectFlags, code: ReasonCode, _p: Any
     ) -> None:
         if code.is_failure:
-            self.ended = self.ended or f"the broker refuses us: {code}"
+            self.ended = self.ended or _refused(code)
         else:
             client.subscribe([(topic, 1) for topic in self._inbox.decoder.topics])
 
     def _on_connect_fail(self, _client: Client, _data: Any) -> None:
-        # paho calls this while it handles the exception, and does not pass it on.
-        self.ended = self.ended or f"no connection: {sys.exc_info()[1]}"
+        self.ended = self.ended or _unreachable()
         self.over.set()
 
     def _on_subscribe(
@@ -521,24 +530,42 @@ class _Link:
     def _on_disconnect(
         self, _client: Client, _data: Any, _flags: DisconnectFlags, code: ReasonCode, _p: Any
     ) -> None:
-        mend = "" if self.up else "; is it MQTT with the right TLS, and our certificate trusted?"
-        self.ended = self.ended or f"the connection ended: {code}{mend}"
+        self.ended = self.ended or _broken(code, greeted=self.up)
         self.over.set()
+
+
+def _refused(code: ReasonCode) -> str:
+    return f"the broker refuses us: {code}"
+
+
+def _unreachable() -> str:
+    # paho reports a failure while it handles the exception, and does not pass it on.
+    return f"no connection: {sys.exc_info()[1]}"
+
+
+def _broken(code: ReasonCode, *, greeted: bool) -> str:
+    mend = "" if greeted else "; is it MQTT with the right TLS, and our certificate trusted?"
+    return f"the connection ended: {code}{mend}"
 
 
 def _client(vehicle: str, tls: ssl.SSLContext | None) -> Client:
     # The identity is the same each time: the broker then ends a half-open predecessor, and sends
     # its last will, before it greets us. Otherwise that will would follow, and say we are gone.
-    client = Client(
-        CallbackAPIVersion.VERSION2,
-        client_id=f"whodrives-{vehicle}",
-        protocol=MQTTv5,
-        reconnect_on_failure=False,
-    )
+    client = _bare_client(f"whodrives-{vehicle}", tls)
     client.max_inflight_messages_set(MAX_UNACKNOWLEDGED)
     client.max_queued_messages_set(MAX_UNACKNOWLEDGED)
     will = encode_offline(vehicle, "the connection was lost")
     client.will_set(will.topic, will.payload, will.qos, will.retain)
+    return client
+
+
+def _bare_client(identity: str, tls: ssl.SSLContext | None) -> Client:
+    client = Client(
+        CallbackAPIVersion.VERSION2,
+        client_id=identity,
+        protocol=MQTTv5,
+        reconnect_on_failure=False,
+    )
     if tls is not None:
         client.tls_set_context(tls)
     return client
@@ -688,6 +715,7 @@ class Bus:
             link.over.wait(0.3)
         self._connected = False
         link.end("stopped")
+        link.release()
 
     def _open(self) -> None:
         inbox = _Inbox(self._vehicle, self._put, self.counters)
@@ -708,6 +736,7 @@ class Bus:
     def _gone(self, reason: str, now_s: float) -> None:
         if self._link is not None:
             self._link.end(reason)
+            self._link.release()
         self._link, self._connected = None, False
         level = logging.DEBUG if self._lost else logging.WARNING
         log.log(level, "event=broker_lost reason=%r retry_s=%.0f", reason, self._retry_s)
@@ -733,6 +762,31 @@ class Bus:
         self.counters.published += sent
         self.counters.dropped += not sent
         return sent
+
+
+def probe(settings: Mqtt, limit_s: float) -> str | None:
+    """Why the broker does not let us in, or None if it does within `limit_s`.
+
+    It comes under another identity, says nothing, and so disturbs no running daemon.
+    """
+    try:
+        client = _bare_client("", _security(settings))
+    except BusError as error:
+        return str(error)
+    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    client.on_connect = lambda _c, _d, _f, code, _p: answers.put(
+        _refused(code) if code.is_failure else None
+    )
+    client.on_connect_fail = lambda _c, _d: answers.put(_unreachable())
+    client.on_disconnect = lambda _c, _d, _f, code, _p: answers.put(_broken(code, greeted=False))
+    client.connect_async(*settings.address, KEEPALIVE_S, clean_start=True)
+    client.loop_start()
+    try:
+        return answers.get(timeout=limit_s)
+    except queue.Empty:
+        return f"no answer within {limit_s:.0f} s"
+    finally:
+        client.disconnect()
 
 
 def _epoch_s() -> float:

@@ -394,12 +394,15 @@ class Calibration:
 
     Attributes:
         encoder: sha256 of the encoder file it was measured on.
+        mean: float32, shape (D,): the mean embedding of many people in many places, which every
+            embedding is compared relative to.
         points: by ascending seconds of speech, at least one.
         ambiguity_llr: two profiles whose llr differ by less cannot be told apart.
         household: number of enrolled drivers that `accept_llr` was measured with.
     """
 
     encoder: str
+    mean: Floats
     points: Sequence[CalibrationPoint]
     ambiguity_llr: float
     household: int

@@ -172,6 +172,7 @@ def _calibration(facts: Mapping[str, Any]) -> Calibration:
         raise ValueError("it has no points")
     return Calibration(
         encoder=str(facts["encoder"]),
+        mean=np.array(facts["mean"], np.float32),
         points=tuple(sorted(points, key=lambda point: point.speech_s)),
         ambiguity_llr=float(facts["ambiguity_llr"]),
         household=int(facts["household"]),
@@ -192,7 +193,7 @@ _GATE_QUIET = 0.1
 """Below this probability a window counts as quiet."""
 
 _GATE_PATIENCE = 63
-"""So many quiet windows on end (2 s), and the state is renewed."""
+"""Quiet windows on end, 2 s, after which the state is renewed."""
 
 
 class OnnxVoiceActivity:
@@ -202,11 +203,14 @@ class OnnxVoiceActivity:
     stands. At most one window and one block are kept.
 
     Left to itself the LSTM gets used to noise and then misses speech for seconds. So its state is
-    renewed after every 2 s of quiet; docs/decisions/0003-gate.md has the measurement.
+    renewed after `patience` quiet windows on end; docs/decisions/0003-gate.md has the measurement.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+    def __init__(
+        self, session: onnxruntime.InferenceSession, patience: int = _GATE_PATIENCE
+    ) -> None:
         self._session = session
+        self._patience = patience
         self.reset()
 
     def reset(self) -> None:
@@ -240,7 +244,7 @@ class OnnxVoiceActivity:
         self._unread = self._unread[_GATE_STEP:]
         self._probability = float(speech[0])
         self._quiet = self._quiet + 1 if self._probability < _GATE_QUIET else 0
-        if self._quiet >= _GATE_PATIENCE:
+        if self._quiet >= self._patience:
             self._renew()
 
 

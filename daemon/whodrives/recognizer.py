@@ -30,7 +30,7 @@ from whodrives.domain import (
     VehicleReport,
     VoiceActivity,
 )
-from whodrives.scoring import centroid, compare, pooled
+from whodrives.scoring import centred, centroid, compare, pooled
 from whodrives.speech import SpeechGate
 from whodrives.trip import Trip
 
@@ -100,7 +100,8 @@ class Recognizer:
         if isinstance(news, SourceState):
             return self._source_changed(news)
         if isinstance(news, Household):
-            self._voices = tuple((p.id, centroid(p)) for p in news.profiles)
+            calibration = self._policy.calibration
+            self._voices = tuple((p.id, centred(centroid(p), calibration)) for p in news.profiles)
             self._problems = news.problems
         return list(self._trip.step(news))
 
@@ -129,8 +130,10 @@ class Recognizer:
             return
         self._utterance.embeddings.append(self._encoder.embed(look.samples))
         self._utterance.weights_s.append(look.new_s)
-        voice = pooled(self._utterance.embeddings, self._utterance.weights_s)
-        matches = compare(voice, look.speech_s, self._voices, self._policy.calibration)
+        calibration = self._policy.calibration
+        mean = pooled(self._utterance.embeddings, self._utterance.weights_s)
+        voice = centred(mean, calibration)
+        matches = compare(voice, look.speech_s, self._voices, calibration)
         self._utterance.evidence = Evidence(matches, look.speech_s, look.snr_db, look.at_s)
 
     def _concluded(self, *, final: bool, end: UtteranceEnd | None = None) -> list[Event]:

@@ -36,6 +36,14 @@ def centroid(profile: Profile) -> Floats:
     return unit(profile.embeddings.mean(axis=0))
 
 
+def centred(voice: Floats, calibration: Calibration) -> Floats:
+    """A unit vector (D,) relative to the mean voice, again of unit length.
+
+    What all voices share says nothing about who speaks, and takes up room on the cosine's scale.
+    """
+    return unit(voice - calibration.mean)
+
+
 def log_likelihood_ratio(cosine: float, speech_s: float, calibration: Calibration) -> float:
     """Natural-log likelihood ratio of `cosine` after `speech_s` seconds of speech.
 
@@ -63,7 +71,7 @@ def accept_llr(
 def compare(
     voice: Floats, speech_s: float, profiles: Sequence[tuple[str, Floats]], calibration: Calibration
 ) -> tuple[Match, ...]:
-    """Compare a unit vector `voice` (D,) with (driver id, centroid (D,)) pairs; best first.
+    """Compare a centred `voice` (D,) with (driver id, centred centroid (D,)) pairs; best first.
 
     Equal scores are ordered by id, so that the ranking never depends on the order of enrolment.
     """

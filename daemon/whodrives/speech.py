@@ -57,10 +57,10 @@ class GateSettings:
         ConfigError: a value is outside its range; the text names it.
     """
 
-    on: float = 0.5
-    off: float = 0.35
+    on: float = 0.4
+    off: float = 0.15
     onset_blocks: int = 3
-    onset_window: int = 4
+    onset_window: int = 5
     pre_roll_s: float = 0.2
     hangover_s: float = 0.2
     pause_s: float = 0.8

@@ -17,7 +17,7 @@ A trip and its driver (the first row that fits is taken, after every input):
 | open, vacant  | a known voice, within LISTEN_S of `Listen`                    | settled on it    |
 | any           | a voice that is unknown, ambiguous or insufficient            | -                |
 
-`Listen` counts for one known voice, and only in an open trip. A stale or missing value neither
+`Listen` counts for one known voice and ends with the trip. A stale or missing value neither
 opens nor closes. A moving car keeps its driver: a seat contact that flickers at speed ends nothing.
 
 The preferences of a settled driver, by group (seat, mirrors):
@@ -108,7 +108,7 @@ class Trip:
                 self._linked = news.connected
             case Household():
                 self._profiles = {profile.id: profile for profile in news.profiles}
-            case Listen() if self._open:
+            case Listen():
                 self._listen_until_s = news.at_s + LISTEN_S
         return self._concluded()
 
@@ -136,8 +136,7 @@ class Trip:
             self._settled = replace(self._settled, wanted=groups, wanted_since_s=self._now_s)
 
     def _may_ask_again(self, settled: _Settled) -> bool:
-        untouched = not settled.wanted and not settled.asked
-        return untouched and not self._hindrances(self._groups())
+        return not settled.asked and not self._hindrances(self._groups())
 
     def _groups(self) -> frozenset[vss.Group]:
         """The groups in which the settled driver prefers anything."""

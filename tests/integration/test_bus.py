@@ -1,3 +1,4 @@
+import gc
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import pytest
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
-from whodrives.bus import Bus
+from whodrives.bus import Bus, probe
 from whodrives.config import Mqtt, Tls
 from whodrives.domain import (
     Apply,
@@ -355,6 +356,28 @@ def test_a_broker_that_is_late_is_no_failure(
     bench.until(lambda: ear.on("status"), "what was said before the connection is there")
 
 
+def test_a_broker_that_is_away_for_long_costs_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every failed attempt leaves no client, socket or thread behind, even without a collector."""
+    monkeypatch.setattr("whodrives.bus.RETRY_LAST_S", 0.02)
+    bench.broker.stop()
+    gc.disable()
+    try:
+        before = _clients()
+        bench.bus.start()
+        enough_s = time.monotonic() + 2.5
+        bench.until(lambda: time.monotonic() > enough_s, "it has tried many times")
+        bench.bus.stop()
+        bench.until(lambda: _clients() == before, "all clients are gone")
+    finally:
+        gc.enable()
+
+
+def _clients() -> int:
+    return sum(isinstance(thing, Client) for thing in gc.get_objects())
+
+
 def test_the_car_is_heard(bench: Bench) -> None:
     """Vehicle state comes in whole or one signal a topic, retained or not, with its age."""
     ear = bench.ear()
@@ -427,6 +450,25 @@ def test_a_server_that_is_no_broker_gives_a_reason(bench: Bench) -> None:
     assert "is it MQTT with the right TLS" in news.reason
     bench.broker.start()
     bench.until(bench.linked, "the bus is connected")
+
+
+def test_a_probe_does_not_disturb_the_daemon(bench: Bench) -> None:
+    """The question whether the broker lets us in leaves the running connection alone."""
+    bench.connect()
+    bench.bus.publish(Health(time.monotonic()))
+    ear = bench.ear()
+    assert probe(Mqtt(bench.broker.host, bench.broker.port), 10.0) is None
+    bench.bus.publish(_recognition())
+    bench.until(lambda: ear.on("recognition"), "the daemon still speaks")
+    assert bench.linked()
+    assert [json.loads(m.payload)["state"] for m in ear.on("status")] == ["online"]
+
+
+def test_a_probe_says_why_not(bench: Bench) -> None:
+    """No broker and settings that cannot work are each told in words."""
+    bench.broker.stop()
+    assert "refused" in str(probe(Mqtt(bench.broker.host, bench.broker.port), 10.0))
+    assert "give tls" in str(probe(Mqtt("192.0.2.7"), 10.0))
 
 
 @pytest.mark.parametrize(

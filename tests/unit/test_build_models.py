@@ -140,7 +140,7 @@ NAMES = st.text(st.characters(codec="ascii", exclude_characters="\n"), min_size=
 
 @given(module=st.sampled_from(["torch", "torch._utils", "collections", "builtins"]), name=NAMES)
 def test_no_other_name_is_resolved(module: str, name: str) -> None:
-    """Whatever function or class a pickle names, in whatever module, it gets nothing but tensors."""
+    """Whatever a pickle names, in whatever module, nothing but tensors comes of it."""
     with pytest.raises(BuildError):
         checkpoint.read_checkpoint(archive(f"c{module}\n{name}\n.".encode()))
 

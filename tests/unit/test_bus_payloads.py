@@ -251,6 +251,14 @@ def test_two_signals_for_one_fact_are_as_old_as_the_older() -> None:
     assert _state(body).in_park == Reading(value=True, at_s=AT_S - 9.0)
 
 
+def test_a_disagreement_is_as_new_as_the_newer() -> None:
+    """A lock that opens is not outdated by the gear, whichever of the two is newer."""
+    for gear_s, lock_s in ((0.0, 1.0), (1.0, 0.0)):
+        signals = {GEAR: _said(126, gear_s), LOCK: _said(value=False, age_s=lock_s)}
+        state = _state({"schema": 1, "signals": signals})
+        assert state.in_park == Reading(value=False, at_s=AT_S)
+
+
 @pytest.mark.parametrize(
     ("status", "flag", "occupied"),
     [

@@ -290,6 +290,7 @@ def test_the_settled_driver_may_ask_once_after_a_drop() -> None:
     drive.drive_off()
     drive.says(ANN)
     drive.says(ANN)
+    drive.wait(WANTED_S + 1)
     drive.stop_in_park()
     drive.says(BEN)
     assert drive.applied == []
@@ -472,6 +473,39 @@ def test_driver_is_forgotten_during_the_trip() -> None:
     drive.tell(Listen(drive.now_s))
     drive.says(BEN)
     assert drive.asked == [BEN]
+
+
+def test_a_voice_that_was_just_forgotten_takes_nobodys_place() -> None:
+    """A verdict that names nobody enrolled settles nothing; the next known voice does."""
+    drive = Drive()
+    drive.get_in()
+    drive.tell(_household(BEN))
+    drive.says(ANN)
+    drive.says(BEN)
+    assert (drive.state.driver, drive.asked) == (BEN, [BEN])
+
+
+@pytest.mark.parametrize("outcome", [o for o in Outcome if o is not Outcome.KNOWN])
+def test_only_the_outcome_known_counts(outcome: Outcome) -> None:
+    """Even a verdict that wrongly carries an id causes nothing unless its outcome is known."""
+    drive = Drive()
+    drive.get_in()
+    drive.says(ANN, outcome)
+    assert drive.state.driver is None
+    assert drive.applied == []
+
+
+def test_time_does_not_run_backwards() -> None:
+    """A verdict about an earlier moment does not make stale news of the car fresh again."""
+    drive = Drive()
+    drive.get_in()
+    known_s = drive.now_s
+    drive.now_s += 5.0
+    drive.tell(Tick(drive.now_s))
+    drive.now_s = known_s
+    drive.says(ANN)
+    assert drive.applied == []
+    assert drive.state.delivery is Delivery.WAITING
 
 
 def test_driver_without_preferences() -> None:

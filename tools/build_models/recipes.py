@@ -5,7 +5,7 @@ calibration on its own) and the list of recipes. Knows nothing of the command li
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -53,20 +53,9 @@ def read_manifest(path: Path) -> Manifest:
     return dict(manifest)
 
 
-def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Write a manifest, one line for each entry of a table, so that changes read well."""
-    lines = [f" {json.dumps(key)}: {_value(value)}" for key, value in manifest.items()]
-    write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
-
-
-def _value(value: object) -> str:
-    if not (isinstance(value, dict) and value):
-        return json.dumps(value, ensure_ascii=False)
-    entries = [
-        f"  {json.dumps(key)}: {json.dumps(item, ensure_ascii=False)}"
-        for key, item in value.items()
-    ]
-    return "{\n" + ",\n".join(entries) + "\n }"
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write a manifest, whole or not at all."""
+    write_atomically(path, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def produce(manifest: Manifest, cache: Path = CACHE) -> bytes:

@@ -1,0 +1,122 @@
+"""A stage for stories: real voices through the real gate, encoder and recognizer, without a clock."""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whodrives.capture import read_file
+from whodrives.decision import Policy
+from whodrives.domain import (
+    BLOCK_S,
+    BLOCK_SAMPLES,
+    Apply,
+    AudioBlock,
+    Event,
+    Household,
+    Input,
+    Profile,
+    Reading,
+    Recognition,
+    VehicleReport,
+    VehicleState,
+    Verdict,
+)
+from whodrives.enrolment import Enrolment
+from whodrives.inference import OnnxEncoder, load_calibration, load_encoder, load_gate
+from whodrives.recognizer import Recognizer
+from whodrives.service import replay
+
+ROOT = Path(__file__).parent.parent.parent
+MODELS = ROOT / "models"
+sys.path.insert(0, str(ROOT / "tools"))  # programs, not a package
+from scene import mix, road_noise  # noqa: E402 (found there)
+
+Sound: TypeAlias = NDArray[np.float32]
+Prompts: TypeAlias = Callable[..., list[Sound]]
+
+STANDING = {
+    "speed_kmh": 0.0,
+    "in_park": True,
+    "parking_brake": True,
+    "door_open": False,
+    "seat_occupied": True,
+    "ignition_on": True,
+}
+SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide.Position"
+MIRROR = "Vehicle.Body.Mirrors.DriverSide.Tilt"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The models, and what a test does with them."""
+
+    encoder: OnnxEncoder
+
+    def enrol(self, driver: str, sounds: Iterable[Sound], preferred: float = 100) -> Profile:
+        """Enrol one driver from recordings, as the command line does."""
+        enrolment = Enrolment(load_gate(MODELS), self.encoder)
+        at_s = 0.0
+        for sound in sounds:
+            for block in blocks(sound, at_s):
+                enrolment.step(block)
+                at_s = block.at_s
+            enrolment.pause(at_s)
+        enrolled = enrolment.finish(at_s)
+        preferences = {SEAT: preferred, MIRROR: preferred / 10}
+        fingerprint = self.encoder.fingerprint
+        return Profile(driver, enrolled.embeddings, fingerprint, enrolled.speech_s, preferences)
+
+    def play(
+        self, household: Sequence[Profile], sound: Sound, news: Sequence[Input] = ()
+    ) -> list[Event]:
+        """All events of a recording, heard by this household's car."""
+        policy = Policy(load_calibration(MODELS), "1/100")
+        recognizer = Recognizer(load_gate(MODELS), self.encoder, policy)
+        house = Household(0.0, tuple(household))
+        return list(replay(recognizer, house, blocks(sound), news))
+
+    def verdicts(self, household: Sequence[Profile], sound: Sound) -> list[Verdict]:
+        """What was concluded about each utterance of a recording."""
+        return verdicts(self.play(household, sound))
+
+
+def blocks(sound: Sound, start_s: float = 0.0) -> Iterable[AudioBlock]:
+    """The sound in blocks, the last one filled up with zeros."""
+    padded = np.pad(sound, (0, -len(sound) % BLOCK_SAMPLES))
+    for number, samples in enumerate(padded.reshape(-1, BLOCK_SAMPLES), 1):
+        yield AudioBlock(start_s + number * BLOCK_S, samples)
+
+
+def car(
+    changes: Mapping[float, Mapping[str, float | bool | None]], until_s: float
+) -> list[VehicleReport]:
+    """What a car reports twice a second: it stands, ready to go, but for the changes at a time."""
+    reports = []
+    state: dict[str, float | bool | None] = dict(STANDING)
+    for at_s in np.arange(0.0, until_s, 0.5):
+        for change_s, change in changes.items():
+            if at_s - 0.5 < change_s <= at_s:
+                state |= change
+        readings = {k: None if v is None else Reading(v, float(at_s)) for k, v in state.items()}
+        reports.append(VehicleReport(float(at_s), VehicleState(**readings)))  # type: ignore[arg-type]
+    return reports
+
+
+def verdicts(events: Iterable[Event]) -> list[Verdict]:
+    """What was concluded about each utterance."""
+    return [event.verdict for event in events if isinstance(event, Recognition)]
+
+
+def applied(events: Iterable[Event]) -> list[str]:
+    """For whom the car was asked to move, in order."""
+    return [event.driver for event in events if isinstance(event, Apply)]
+
+
+def from_file(path: Path) -> Sound:
+    """A sound file as the daemon hears it."""
+    return np.concatenate([block.samples for block in read_file(path)])

@@ -1,0 +1,215 @@
+"""Measures what whodrives costs on this machine, beside sherpa-onnx, and writes it down.
+
+    python tools/bench [--quick] [--out FILE.json]
+
+The demo's drive goes in real time through a real daemon and a real broker: processor time, memory,
+start, idling, and the delay from sound to message. Then the recognizer alone, as fast as it goes,
+and the same network in the usual loop. About six minutes; --quick takes a piece of the drive and
+proves that the bench works, no more. docs/performance.md says what each figure means.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from alone import Alone, listen, speech_s
+from live import BenchError, Run, Stage, run, stage, start_steps
+from machine import describe, short_name
+from rich.console import Console
+from rich.table import Table
+from usual import HOP_S, WINDOW_S, measure, write_model
+
+from whodrives.capture import read_file
+from whodrives.cli import load_config
+from whodrives.decision import Policy
+from whodrives.domain import (
+    BLOCK_S,
+    BLOCK_SAMPLES,
+    SAMPLE_RATE_HZ,
+    AudioBlock,
+    Floats,
+    WhodrivesError,
+)
+from whodrives.inference import load_calibration, load_encoder, load_gate
+from whodrives.service import household, open_store
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+from scene import HISS_LEVEL_DB, amplify, road_noise  # noqa: E402 - beside this folder
+
+ROAD_KMH = 70.0
+ROAD_LEVEL_DB = -34.0
+"""dBFS at 100 km/h, as in the demo's drive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long to measure.
+
+    Attributes:
+        drive_s: so much of the drive.
+        drives: how often it is driven.
+        idle_s: length of each sound without speech.
+        passes: passes of the recognizer alone.
+        steps: starts that are taken apart.
+    """
+
+    drive_s: float
+    drives: int
+    idle_s: float
+    passes: int
+    steps: int
+
+
+FULL = Effort(drive_s=1e9, drives=3, idle_s=30.0, passes=5, steps=5)
+QUICK = Effort(drive_s=6.0, drives=1, idle_s=0.9, passes=1, steps=1)
+
+Result = dict[str, Any]
+
+
+def main() -> int:
+    """Do what the command line asks; 0 when the result is written."""
+    parser = argparse.ArgumentParser(
+        prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a few seconds only; worth nothing")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="default: a name in tools/bench/results"
+    )
+    options = parser.parse_args()
+    try:
+        result = bench(QUICK if options.quick else FULL)
+    except (BenchError, WhodrivesError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    target = options.out or HERE / "results" / f"{result['date']}-{result['name']}.json"
+    target.write_text(json.dumps(rounded(result), indent=1) + "\n", encoding="utf-8")
+    show(result)
+    print(f"written: {target}")
+    return 0
+
+
+def bench(effort: Effort) -> Result:
+    """Everything, one after the other."""
+    machine = describe()
+    with tempfile.TemporaryDirectory(prefix="whodrives-bench-") as temporary:
+        folder = Path(temporary)
+        with stage(folder) as scene:
+            blocks = as_piped(read_file(scene.drive.sound), effort.drive_s)
+            alone, speech = hear_alone(scene, blocks, effort.passes)
+            lives = [say(f"drive {n + 1}", run(scene, blocks)) for n in range(effort.drives)]
+            idle_lives = {
+                name: say(name, run(scene, sound))
+                for name, sound in idle_sounds(effort.idle_s).items()
+            }
+            steps = [start_steps(scene.config) for _ in range(effort.steps)]
+            usual = hear_usual(scene, blocks)
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "name": short_name(machine),
+        "quick": effort is QUICK,
+        "machine": machine,
+        "drive": drive_result(lives, alone[0], speech),
+        "idle": {name: idle_result(life) for name, life in idle_lives.items()},
+        "start": start_result([*lives, *idle_lives.values()], steps),
+        "alone": alone_result(alone, blocks, speech),
+        "sherpa_onnx": usual,
+    }
+
+
+def say(what: str, life: Run) -> Run:
+    """Show that it goes on."""
+    share = 100 * life.cpu_s / life.audio_s
+    print(f"{what}: {life.audio_s:.0f} s, {share:.2f} % of a core", file=sys.stderr)
+    return life
+
+
+# --- the sound ------------------------------------------------------------------------------------
+
+
+def as_piped(blocks: Any, seconds: float) -> list[AudioBlock]:
+    """The blocks as they are behind a pipe of 16-bit samples, `seconds` of them at most."""
+    piped = []
+    for block in blocks:
+        if block.at_s > seconds:
+            break
+        whole = (np.clip(block.samples, -1, 1) * 32767).astype("<i2")
+        piped.append(AudioBlock(block.at_s, whole.astype(np.float32) / np.float32(32768)))
+    return piped
+
+
+def idle_sounds(seconds: float) -> dict[str, list[AudioBlock]]:
+    """Sound without speech: none at all, a microphone's own hiss, a road."""
+    count = round(seconds * SAMPLE_RATE_HZ)
+    white = np.random.default_rng(1).standard_normal(count).astype(np.float32)
+    hiss = amplify(white, HISS_LEVEL_DB)
+    road = hiss + amplify(road_noise(seconds, ROAD_KMH, seed=1), ROAD_LEVEL_DB)
+    sounds = {"digital_silence": np.zeros(count, np.float32), "hiss": hiss, "road_70_kmh": road}
+    return {name: as_piped(cut(sound), seconds) for name, sound in sounds.items()}
+
+
+def cut(samples: Floats) -> list[AudioBlock]:
+    """Whole blocks of a signal, each stamped with its end."""
+    whole = samples[: len(samples) // BLOCK_SAMPLES * BLOCK_SAMPLES].reshape(-1, BLOCK_SAMPLES)
+    return [AudioBlock((n + 1) * BLOCK_S, block) for n, block in enumerate(whole)]
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def hear_alone(
+    scene: Stage, blocks: Sequence[AudioBlock], passes: int
+) -> tuple[list[Alone], float]:
+    """The recognizer's passes over the drive, and the seconds of speech it heard there."""
+    settings = load_config(scene.config)
+    models = Path(settings.models.directory)
+    policy = Policy(load_calibration(models), settings.recognition.strangers)
+    house, gate, encoder = household(open_store(settings), 0.0), load_gate(models), None
+    encoder = load_encoder(models)
+    speech = speech_s(gate, blocks)
+    found = []
+    for _ in range(passes):
+        gate.reset()
+        found.append(listen(gate, encoder, policy, house, blocks))
+    return found, speech
+
+
+def hear_usual(scene: Stage, blocks: Sequence[AudioBlock]) -> Result:
+    """sherpa-onnx over the same samples, in a process of its own."""
+    whole, model = scene.folder / "float.onnx", scene.folder / "usual.onnx"
+    sound = scene.folder / "drive.raw"
+    builder = [sys.executable, str(ROOT / "tools/build_models"), "--float", str(whole)]
+    subprocess.run(builder, check=True, stdout=subprocess.DEVNULL)
+    write_model(whole, model)
+    samples = np.concatenate([block.samples for block in blocks])
+    np.rint(samples * 32768).astype("<i2").tofile(sound)
+    runs = [measure(model, sound) for _ in range(3)]
+    audio_s = len(samples) / SAMPLE_RATE_HZ
+    spent_s = np.median([run["window_cpu_s"] for run in runs], axis=0)
+    ends_s = WINDOW_S + HOP_S * np.arange(len(spent_s))
+    spoken = np.array([any(s.start_s < end and s.end_s > end - HOP_S for s in scene.drive.sentences()) for end in ends_s])
+    return {
+        "window_s": WINDOW_S,
+        "hop_s": HOP_S,
+        "cpu_ms_per_window": 1000 * float(np.median(spent_s)),
+        "cpu_ms_per_audio_s": 1000 * float(spent_s.sum()) / audio_s,
+        "cpu_ms_per_audio_s_if_only_speech_were_embedded": 1000 * float(spent_s[spoken].sum()) / audio_s,
+        "peak_rss_mb": statistics.median(run["peak_rss_mb"] for run in runs),
+        "ready_s": statistics.median(run["ready_s"] for run in runs),
+        "model_mb": model.stat().st_size / 1e6,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

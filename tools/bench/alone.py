@@ -1,0 +1,116 @@
+"""The recognizer without a world around it: as fast as it can go, and where its time goes.
+
+It also says what the daemon must decide, and after which block.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from whodrives.decision import Policy
+from whodrives.domain import (
+    AudioBlock,
+    Encoder,
+    Floats,
+    Household,
+    LinkState,
+    Recognition,
+    SourceHealth,
+    SourceState,
+    UtteranceEnd,
+    VoiceActivity,
+)
+from whodrives.recognizer import Recognizer
+from whodrives.speech import SpeechGate
+
+
+class TimedActivity:
+    """A voice-activity detector, and the processor time spent in it."""
+
+    def __init__(self, inner: VoiceActivity) -> None:
+        self._inner = inner
+        self.cpu_s = 0.0
+
+    def reset(self) -> None:
+        """Pass it on."""
+        self._inner.reset()
+
+    def probability(self, samples: Floats) -> float:
+        """Pass it on, timed."""
+        before_s = time.thread_time()
+        probability = self._inner.probability(samples)
+        self.cpu_s += time.thread_time() - before_s
+        return probability
+
+
+class TimedEncoder:
+    """A speaker encoder, the processor time spent in it, and what it was given."""
+
+    def __init__(self, inner: Encoder) -> None:
+        self._inner = inner
+        self.cpu_s = 0.0
+        self.looks = 0
+        self.samples = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """The inner one's."""
+        return self._inner.fingerprint
+
+    def embed(self, samples: Floats) -> Floats:
+        """Pass it on, timed."""
+        before_s = time.thread_time()
+        embedding = self._inner.embed(samples)
+        self.cpu_s += time.thread_time() - before_s
+        self.looks += 1
+        self.samples += len(samples)
+        return embedding
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """One pass of the recognizer over a recording.
+
+    Attributes:
+        cpu_s: all of it.
+        gate_s: of it, the voice-activity detector.
+        encoder_s: of it, the encoder.
+        looks: how often the encoder ran.
+        decisions: each recognition with the index of the block after which it came.
+    """
+
+    cpu_s: float
+    gate_s: float
+    encoder_s: float
+    looks: int
+    decisions: tuple[tuple[int, Recognition], ...]
+
+
+def listen(
+    activity: VoiceActivity,
+    encoder: Encoder,
+    policy: Policy,
+    house: Household,
+    blocks: Sequence[AudioBlock],
+) -> Alone:
+    """Hear the whole recording, one block after the other, as the daemon would."""
+    gate, timed = TimedActivity(activity), TimedEncoder(encoder)
+    recognizer = Recognizer(gate, timed, policy)
+    for start in (house, SourceState(0.0, SourceHealth.OPEN), LinkState(0.0, connected=True)):
+        recognizer.step(start)
+    decisions: list[tuple[int, Recognition]] = []
+    before_s = time.thread_time()
+    for index, block in enumerate(blocks):
+        events = recognizer.step(block)
+        decisions += ((index, event) for event in events if isinstance(event, Recognition))
+    cpu_s = time.thread_time() - before_s
+    return Alone(cpu_s, gate.cpu_s, timed.cpu_s, timed.looks, tuple(decisions))
+
+
+def speech_s(activity: VoiceActivity, blocks: Sequence[AudioBlock]) -> float:
+    """Seconds of speech in a recording, as the gate counts them."""
+    gate = SpeechGate()
+    activity.reset()
+    pieces = [p for b in blocks for p in gate.step(b, activity.probability(b.samples))]
+    pieces += gate.flush(blocks[-1].at_s)
+    return sum(piece.speech_s for piece in pieces if isinstance(piece, UtteranceEnd))
