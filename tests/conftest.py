@@ -41,6 +41,11 @@ SERVER_OPTIONS = ("-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file
 Prompts = Callable[..., list[NDArray[np.float32]]]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let golden files be written anew; their diff is then reviewed."""
+    parser.addoption("--update-golden", action="store_true", help="write golden files anew")
+
+
 def program(name: str, package: str) -> str:
     """Path of a program, or a failed test that says which Debian package brings it."""
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin")

@@ -34,6 +34,7 @@ from whodrives.capture import paced, read_file
 from whodrives.config import Config, parse
 from whodrives.domain import Floats, Outcome, WhodrivesError
 from whodrives.picture import (
+    Car,
     Heard,
     Mark,
     Now,
@@ -68,12 +69,13 @@ class Drive:
     """The script: drive.yaml, with the files beside it."""
 
     script: Mapping[str, Any]
+    changes: Sequence[Mapping[str, Any]]
     folder: Path
 
     @property
     def sound(self) -> Path:
         """The mixed drive."""
-        return self.folder / "drive.opus"
+        return self.folder / "drive.flac"
 
     @property
     def seconds(self) -> float:
@@ -101,13 +103,20 @@ class Drive:
             path for member in self.script["household"] for path in member["preferences"]
         )
 
-    def car(self, at_s: float) -> dict[str, Any]:
-        """What the car reports at this second, and the latest note about it."""
-        state: dict[str, Any] = {}
-        for change in self.script["car"]:
-            if change["at"] <= at_s:
-                state |= change
-        return state
+    @property
+    def vehicle(self) -> Path:
+        """What the car says during the drive, as `whodrives replay --vehicle` reads it."""
+        return self.folder / "vehicle.jsonl"
+
+    def car(self, at_s: float) -> Car:
+        """What the car says at this second."""
+        note = ""
+        signals: dict[str, Any] = {}
+        for change in self.changes:
+            if change["at_s"] <= at_s:
+                note = change.get("note", note)
+                signals |= change["signals"]
+        return Car(note, signals)
 
 
 def load_drive(folder: Path) -> Drive:
@@ -119,21 +128,9 @@ def load_drive(folder: Path) -> Drive:
     path = folder / "drive.yaml"
     if not path.exists():
         raise DemoError(f"{path} is missing: the demo runs from a checkout of whodrives")
-    return Drive(yaml.safe_load(path.read_text(encoding="utf-8")), folder)
-
-
-def signals(car: Mapping[str, Any]) -> dict[str, Any]:
-    """The car's state in VSS terms."""
-    return {
-        "Vehicle.Speed": float(car["speed_kmh"]),
-        "Vehicle.Powertrain.Transmission.SelectedGear": 126 if car["in_park"] else 1,
-        "Vehicle.Chassis.ParkingBrake.IsEngaged": car["parking_brake"],
-        "Vehicle.Cabin.Door.Row1.DriverSide.IsOpen": car["door_open"],
-        "Vehicle.Cabin.Seat.Row1.DriverSide.OccupancyStatus": (
-            "OCCUPIED" if car["seat_occupied"] else "EMPTY"
-        ),
-        "Vehicle.LowVoltageSystemState": "ON" if car["ignition_on"] else "OFF",
-    }
+    lines = (folder / "vehicle.jsonl").read_text(encoding="utf-8").splitlines()
+    script = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return Drive(script, [json.loads(line) for line in lines], folder)
 
 
 # --- the stage ------------------------------------------------------------------------------------
@@ -245,10 +242,10 @@ class Audience:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def report(self, car: Mapping[str, Any]) -> None:
+    def report(self, car: Car) -> None:
         """Say what the car does, as its gateway would."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        readings = {path: {"value": value, "time": now} for path, value in signals(car).items()}
+        readings = {path: {"value": value, "time": now} for path, value in car.signals.items()}
         body = json.dumps({"schema": 1, "signals": readings})
         self._client.publish(TOPICS + "vehicle", body, qos=1, retain=True)
 
@@ -396,7 +393,7 @@ def perform(show: Show, audience: Audience, daemon: subprocess.Popen[bytes]) -> 
                 reported_s = at_s
                 audience.report(car)
             send(daemon, block.samples)
-            audience.attend(at_s, car["speed_kmh"])
+            audience.attend(at_s, car.speed_kmh)
             show.draw(Now(at_s, show.drive.seconds, car, limits))
         if daemon.stdin:
             daemon.stdin.close()

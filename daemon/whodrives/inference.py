@@ -26,6 +26,9 @@ from whodrives.domain import (
     VoiceActivity,
 )
 
+EMBEDDING = 192
+"""Numbers in an embedding."""
+
 SHORTEST_SAMPLES = int(0.4 * SAMPLE_RATE_HZ)
 """Less speech than this is not embedded: its statistics would rest on a handful of frames."""
 
@@ -51,7 +54,7 @@ def read_manifest(models_dir: Path, name: str) -> Manifest:
     """Read `models_dir`/`name`.json; raises ModelError when it is missing or malformed."""
     path = models_dir / f"{name}.json"
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
         return Manifest(path, models_dir / facts["file"], str(facts["sha256"]), facts)
     except FileNotFoundError:
         raise ModelError(f"{path} is missing; is {models_dir} the folder of the models?") from None
@@ -59,6 +62,11 @@ def read_manifest(models_dir: Path, name: str) -> Manifest:
         raise ModelError(f"{path} cannot be read: {error}") from error
     except (KeyError, TypeError) as error:
         raise ModelError(f"{path} is no manifest: it lacks {error}; restore the file") from error
+
+
+def _refuse(constant: str) -> None:
+    """Refuse NaN and the infinities: every comparison with such a threshold would be false."""
+    raise ValueError(f"{constant} is not a number that was measured")
 
 
 def read_model(manifest: Manifest) -> bytes:
@@ -168,11 +176,12 @@ def _calibration(facts: Mapping[str, Any]) -> Calibration:
         )
         for point in facts["points"]
     ]
-    if not points:
-        raise ValueError("it has no points")
+    mean = np.array(facts["mean"], np.float32)
+    if mean.shape != (EMBEDDING,):
+        raise ValueError(f"mean has the shape {mean.shape}, not ({EMBEDDING},)")
     return Calibration(
         encoder=str(facts["encoder"]),
-        mean=np.array(facts["mean"], np.float32),
+        mean=mean,
         points=tuple(sorted(points, key=lambda point: point.speech_s)),
         ambiguity_llr=float(facts["ambiguity_llr"]),
         household=int(facts["household"]),

@@ -23,6 +23,9 @@ from whodrives.domain import Outcome
 LISTEN_AFTER_S = 2.5
 """A verdict at most this long after a sentence's end belongs to the sentence."""
 
+PARK = 126
+"""VSS's SelectedGear for Park."""
+
 ROW_1 = "Vehicle.Cabin.Seat.Row1.DriverSide."
 MIRRORS = "Vehicle.Body.Mirrors."
 STYLES = {"driver": "bold green", "passenger": "cyan", "stranger": "yellow", "radio": "magenta"}
@@ -87,12 +90,35 @@ class Story:
 
 
 @dataclass(frozen=True, slots=True)
+class Car:
+    """What the car says of itself, VSS path to value, and a note for the audience."""
+
+    note: str
+    signals: Mapping[str, Any]
+
+    @property
+    def speed_kmh(self) -> float:
+        """Vehicle.Speed."""
+        return float(self.signals["Vehicle.Speed"])
+
+    @property
+    def in_park(self) -> bool:
+        """Whether the gear selector is in Park."""
+        return bool(self.signals["Vehicle.Powertrain.Transmission.SelectedGear"] == PARK)
+
+    @property
+    def door_open(self) -> bool:
+        """Whether the driver's door is open."""
+        return bool(self.signals["Vehicle.Cabin.Door.Row1.DriverSide.IsOpen"])
+
+
+@dataclass(frozen=True, slots=True)
 class Now:
     """The moment that is drawn: seconds into the drive, its length, and the car's state."""
 
     at_s: float
     of_s: float
-    car: Mapping[str, Any]
+    car: Car
     limits: vss.Limits
 
 
@@ -110,14 +136,14 @@ def picture(story: Story, now: Now) -> RenderableType:
 
 
 def _headline(story: Story, now: Now) -> Panel:
-    speed = now.car["speed_kmh"]
-    gear = "in Park" if now.car["in_park"] else "driving"
+    speed = now.car.speed_kmh
+    gear = "in Park" if now.car.in_park else "driving"
     clock = f"{_minutes(now.at_s)} of {_minutes(now.of_s)}"
     line = Text.assemble(
         (f" {clock}  ", "bold"),
         (f"{speed:>3.0f} km/h, {gear}  ", "bold red" if speed else "bold green"),
-        ("door open  " if now.car["door_open"] else "", "bold yellow"),
-        (str(now.car.get("note", "")), "italic"),
+        ("door open  " if now.car.door_open else "", "bold yellow"),
+        (now.car.note, "italic"),
     )
     speaking = [s for s in story.sentences if s.start_s <= now.at_s < s.end_s]
     said = Text.assemble(*[part for s in speaking for part in _said(s)]) if speaking else Text("")

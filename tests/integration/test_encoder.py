@@ -167,6 +167,7 @@ def calibration(manifest: dict[str, Any]) -> dict[str, Any]:
     point = {"speech_s": 1, "slope": 20, "offset": -9, "accept_llr": accept}
     return {
         "encoder": manifest["sha256"],
+        "mean": [0.125] * 192,
         "household": 3,
         "ambiguity_llr": 2,
         "points": [point, {**point, "speech_s": 3}],
@@ -181,6 +182,7 @@ def test_calibration_is_read(models: Path, manifest: dict[str, Any]) -> None:
     assert [(point.speech_s, point.slope) for point in loaded.points] == [(1.0, 20.0), (3.0, 20.0)]
     assert loaded.points[0].accept_llr == {"1/100": 3.0, "1/1000": 5.0}
     assert (loaded.household, loaded.ambiguity_llr) == (3, 2.0)
+    assert loaded.mean.tolist() == [0.125] * 192
 
 
 def test_calibration_of_another_encoder_is_refused(models: Path, manifest: dict[str, Any]) -> None:
@@ -191,7 +193,15 @@ def test_calibration_of_another_encoder_is_refused(models: Path, manifest: dict[
 
 
 @pytest.mark.parametrize(
-    "change", [{"points": []}, {"points": [{}]}, {"points": None}, {"household": "many"}]
+    "change",
+    [
+        {"points": []},
+        {"points": [{}]},
+        {"points": None},
+        {"household": "many"},
+        {"mean": [0.0]},
+        {"mean": ["a"] * 192},
+    ],
 )
 def test_malformed_calibration_is_refused(
     models: Path, manifest: dict[str, Any], change: dict[str, Any]
@@ -199,6 +209,13 @@ def test_malformed_calibration_is_refused(
     """A calibration with a hole is no calibration."""
     spoil(models, calibration=calibration(manifest) | change)
     with pytest.raises(ModelError, match="malformed"):
+        load_calibration(models)
+
+
+def test_threshold_that_is_no_number_is_refused(models: Path, manifest: dict[str, Any]) -> None:
+    """Python's JSON knows NaN; compared with it, everybody would be neither known nor unknown."""
+    spoil(models, calibration=calibration(manifest) | {"ambiguity_llr": float("nan")})
+    with pytest.raises(ModelError, match="NaN is not a number"):
         load_calibration(models)
 
 

@@ -19,7 +19,7 @@ def stage() -> Stage:
 
 @pytest.fixture(scope="session")
 def say(voices: Path) -> Callable[..., Sound]:
-    """Sentences of one synthetic voice, one after another with pauses: say("hf_alpha", "hi1")."""
+    """Sentences of a synthetic voice with pauses between them, as in `say("hf_alpha", "hi1")`."""
 
     def sentences(voice: str, *names: int | str) -> Sound:
         quiet = np.random.default_rng(1).normal(0, 1e-4, 20_000).astype(np.float32)

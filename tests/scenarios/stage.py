@@ -1,4 +1,4 @@
-"""A stage for stories: real voices through the real gate, encoder and recognizer, without a clock."""
+"""A stage for stories: real voices, the real gate, encoder and recognizer, and no clock."""
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,14 +27,13 @@ from whodrives.domain import (
     Verdict,
 )
 from whodrives.enrolment import Enrolment
-from whodrives.inference import OnnxEncoder, load_calibration, load_encoder, load_gate
+from whodrives.inference import OnnxEncoder, load_calibration, load_gate
 from whodrives.recognizer import Recognizer
 from whodrives.service import replay
 
 ROOT = Path(__file__).parent.parent.parent
 MODELS = ROOT / "models"
 sys.path.insert(0, str(ROOT / "tools"))  # programs, not a package
-from scene import mix, road_noise  # noqa: E402 (found there)
 
 Sound: TypeAlias = NDArray[np.float32]
 Prompts: TypeAlias = Callable[..., list[Sound]]
@@ -75,10 +74,13 @@ class Stage:
         self, household: Sequence[Profile], sound: Sound, news: Sequence[Input] = ()
     ) -> list[Event]:
         """All events of a recording, heard by this household's car."""
-        policy = Policy(load_calibration(MODELS), "1/100")
-        recognizer = Recognizer(load_gate(MODELS), self.encoder, policy)
         house = Household(0.0, tuple(household))
-        return list(replay(recognizer, house, blocks(sound), news))
+        return list(replay(self.recognizer(), house, blocks(sound), news))
+
+    def recognizer(self) -> Recognizer:
+        """A fresh recognizer with the shipped models and calibration."""
+        policy = Policy(load_calibration(MODELS), "1/100")
+        return Recognizer(load_gate(MODELS), self.encoder, policy)
 
     def verdicts(self, household: Sequence[Profile], sound: Sound) -> list[Verdict]:
         """What was concluded about each utterance of a recording."""

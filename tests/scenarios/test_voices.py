@@ -49,9 +49,7 @@ def test_a_stranger_is_nobody_the_household_knows(stage: Stage, say: Say, strang
 
 
 @pytest.mark.parametrize("voice", BILINGUAL)
-def test_a_driver_enrolled_in_english_is_known_in_hindi(
-    stage: Stage, say: Say, voice: str
-) -> None:
+def test_a_driver_enrolled_in_english_is_known_in_hindi(stage: Stage, say: Say, voice: str) -> None:
     """The language of enrolment does not matter; the other Hindi voices stay unknown."""
     household = [stage.enrol(voice, [say(voice, 1, 2, 3, 4, 5, 6)])]
     assert known(stage.verdicts(household, say(voice, "hi1", "hi2", "hi4")))
@@ -60,9 +58,7 @@ def test_a_driver_enrolled_in_english_is_known_in_hindi(
 
 
 @pytest.mark.parametrize("voice", BILINGUAL)
-def test_a_driver_enrolled_in_hindi_is_known_in_english(
-    stage: Stage, say: Say, voice: str
-) -> None:
+def test_a_driver_enrolled_in_hindi_is_known_in_english(stage: Stage, say: Say, voice: str) -> None:
     """And the reverse."""
     household = [stage.enrol(voice, [say(voice, "hi1", "hi2", "hi3", "hi4", "hi5")])]
     assert known(stage.verdicts(household, say(voice, 1, 2, 3)))

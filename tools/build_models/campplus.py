@@ -97,6 +97,7 @@ class _Network:
         self._add_layers()
 
     def serialise(self, extra_outputs: Shapes = MappingProxyType({})) -> bytes:
+        """The model file's bytes."""
         return self.graph.serialise("campplus", INPUT, {**OUTPUT, **extra_outputs})
 
     def add_extremes(self) -> Shapes:
@@ -133,6 +134,7 @@ class _Network:
             signal = self._residual(signal, f"{layer}.0", stride=2)
             signal = self._residual(signal, f"{layer}.1", stride=1)
         folded = self._folded("head.conv2.weight", "head.bn2")
+        # What it gives is not quantised, so the runtime computes it in float from small weights.
         image = self._relu(self._conv(signal, *folded, pads=[1] * 4, strides=[2, 1]))
         shape = self.graph.ints(1, HEAD_CHANNELS * MEL_BANDS // 8, -1)
         return self.graph.node("Reshape", image, shape)
@@ -273,6 +275,7 @@ class _Network:
         return self.graph.node("DequantizeLinear", *constants, axis=0)
 
     def _normalised(self, frames: str, norm: str) -> str:
+        """Batch normalisation and ReLU, in front of a convolution."""
         scale, shift = (item.astype(np.float32)[:, None] for item in self._affine(norm))
         scaled = self.graph.node("Mul", frames, self.graph.constant(scale))
         return self._relu(self.graph.node("Add", scaled, self.graph.constant(shift)))
