@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 hypothesis.settings.register_profile("whodrives", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("whodrives")
 
+pytest_plugins = ["stage"]  # the fixtures of the stories
+
 REPOSITORY = Path(__file__).parent.parent
 PROMPTS = Path("/usr/share/asterisk/sounds")
 PROMPT_FOLDERS = {

@@ -498,7 +498,8 @@ def main() -> int:
     path = options.models / "encoder.json"
     manifest = json.loads(path.read_text(encoding="utf-8")) | {"calibration": calibration}
     temporary = path.with_suffix(".json.new")
-    temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
     return 0
 

@@ -2,7 +2,8 @@
 
 Owns the inbox, the order of turns, signals, systemd's notifications, and what is retried when.
 Decides nothing about voices or cars. There is one thread of our own, this one; PortAudio's and
-paho's put into the inbox and nothing else.
+paho's put into the inbox and nothing else. Wherever this thread waits, for the inbox, for a pipe or
+for a file's time to come, it keeps taking turns: nothing that is slow outside stops it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from types import FrameType
 from typing import TypeAlias
 
 from whodrives.bus import Bus
-from whodrives.capture import Microphone, paced, read_file, read_pipe
-from whodrives.config import MICROPHONE, PIPE, Config, Sound
+from whodrives.capture import STALL_S, Microphone, paced, read_file, read_pipe
+from whodrives.config import MICROPHONE, PIPE, Config
 from whodrives.decision import Policy
 from whodrives.domain import (
     Apply,
@@ -54,7 +55,7 @@ from whodrives.recognizer import Recognizer
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
-"""Longest time between two looks at the clock; bounds how long a stop takes."""
+"""Longest wait of a turn; bounds how late a stop is noticed while a pipe gives nothing."""
 
 WATCHDOG_S = 1.0
 """systemd is told this often that the loop turns."""
@@ -64,16 +65,15 @@ RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
-class _Stop:
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Reload:
-    pass
+    """Somebody was enrolled, renamed or forgotten: read the profiles again."""
 
 
-_Item: TypeAlias = Input | _Stop | _Reload
+class _StopError(Exception):
+    """Told to stop; the text says by what."""
+
+
+_Item: TypeAlias = Input | _Reload
 
 
 def load_recognizer(config: Config) -> Recognizer:
@@ -113,30 +113,45 @@ def household(store: ProfileStore, at_s: float) -> Household:
     return Household(at_s, tuple(stored.profile for stored in loaded.profiles), loaded.problems)
 
 
-class _Recording:
-    """The blocks of the configured file or pipe, in real time.
+class _Pipe(FileIO):
+    """Standard input that never keeps the loop waiting.
+
+    Unbuffered: what a buffer held would be invisible to `select`.
+
+    Args:
+        turn: called again and again while nothing comes.
+        take: told that the sound has stopped coming, and that it is back.
 
     Raises:
-        SourceError: the file or the pipe cannot be used.
+        SourceError: standard input cannot be a pipe.
     """
 
-    def __init__(self, sound: Sound) -> None:
-        # Unbuffered: what a buffer holds would be invisible to `ready`.
-        self._pipe = FileIO(sys.stdin.fileno(), closefd=False) if sound.source == PIPE else None
-        blocks = (
-            read_pipe(self._pipe, sound.rate_hz, sound.channels)
-            if self._pipe
-            else read_file(Path(sound.source))
-        )
-        self._blocks = paced(blocks)
+    def __init__(self, turn: Callable[[], None], take: Callable[[SourceState], None]) -> None:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise SourceError(
+                "the pipe: nothing is piped in; give raw PCM, as in "
+                "`arecord -t raw -f S16_LE -r 16000 -c 1 | whodrives run`"
+            )
+        super().__init__(sys.stdin.fileno(), closefd=False)
+        self._turn = turn
+        self._take = take
+        self._silent = False
 
-    def ready(self) -> bool:
-        """Wait a little for sound, and say whether there is some."""
-        return self._pipe is None or bool(select.select([self._pipe], [], [], TICK_S)[0])
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to `size` bytes, as soon as there are some; none at the end."""
+        asked_s = time.monotonic()
+        while not select.select([self], [], [], TICK_S)[0]:
+            self._turn()
+            if not self._silent and time.monotonic() - asked_s > STALL_S:
+                self._change(SourceHealth.LOST, "the pipe gives no sound")
+        data: bytes = super().read(size)
+        if data and self._silent:
+            self._change(SourceHealth.OPEN)
+        return data
 
-    def next(self) -> AudioBlock | None:
-        """The next block when it is time for it; None at the end."""
-        return next(self._blocks, None)
+    def _change(self, health: SourceHealth, reason: str = "") -> None:
+        self._silent = health is SourceHealth.LOST
+        self._take(SourceState(time.monotonic(), health, reason))
 
 
 def replay(
@@ -172,84 +187,113 @@ class Daemon:
         config: everything that can be set; its paths are ready to use.
 
     Raises:
-        ModelError, SourceError, BusError: what it needs cannot work as configured.
+        ModelError, SourceError: what it needs cannot work as configured.
     """
 
     def __init__(self, config: Config) -> None:
         self._inbox: SimpleQueue[_Item] = SimpleQueue()
+        self._sound = config.sound
+        self._recording = None if config.sound.source == MICROPHONE else self._recorded()
         self._recognizer = load_recognizer(config)
         self._store = open_store(config)
-        recorded = config.sound.source != MICROPHONE
-        self._recording = _Recording(config.sound) if recorded else None
-        self._microphone = _Watched(
-            Microphone(config.sound.device, self._inbox.put), self._inbox.put
-        )
         self._bus = Bus(config.mqtt, config.vehicle.id, self._inbox.put)
+        self._told_to_stop = ""
         self._fed_s = float("-inf")
 
     def run(self) -> None:
-        """Work until told to stop, or until the recording ends."""
+        """Work until told to stop, or until the recording ends.
+
+        However it ends, an error included, the car is told first that whodrives is offline.
+
+        Raises:
+            BusError: the broker's settings can never work.
+            SourceError: the recording is damaged, or the pipe carries no raw sound.
+        """
+        reason = "an error"
         with self._signals():
-            self._bus.start()
-            self._take(household(self._store, time.monotonic()))
-            notify("READY=1", "STATUS=listening")
-            reason = self._play(self._recording) if self._recording else self._listen()
-        notify("STOPPING=1")
-        log.info("event=stopping reason=%r", reason)
-        self._microphone.close()
-        self._bus.stop()
-
-    def _listen(self) -> str:
-        """The microphone's loop; returns why it ended."""
-        while True:
-            now_s = time.monotonic()
-            self._microphone.tend(now_s)
-            self._bus.poll(now_s)
-            self._feed_watchdog(now_s)
             try:
-                item = self._inbox.get(timeout=TICK_S)
-            except Empty:
-                item = Tick(time.monotonic())
-            if isinstance(item, _Stop):
-                return item.reason
-            self._take(item)
+                reason = self._work()
+            finally:
+                notify("STOPPING=1")
+                log.info("event=stopping reason=%r", reason)
+                self._bus.stop()
 
-    def _play(self, recording: _Recording) -> str:
-        """The loop over a file or a pipe, in real time; returns why it ended."""
+    def _work(self) -> str:
+        """Start, and go on until something ends it; returns what that was."""
+        self._bus.start()
+        self._take(household(self._store, time.monotonic()))
+        notify("READY=1")
+        try:
+            if self._recording is None:
+                self._listen()
+            else:
+                self._play(self._recording)
+        except _StopError as stop:
+            return str(stop)
+        return "the recording has ended"
+
+    def _listen(self) -> None:
+        """The microphone's loop."""
+        microphone = _Watched(Microphone(self._sound.device, self._inbox.put), self._inbox.put)
+        with contextlib.closing(microphone):
+            while True:
+                microphone.tend(time.monotonic())
+                microphone.taken(self._turn(TICK_S))
+
+    def _play(self, blocks: Iterable[AudioBlock]) -> None:
+        """The loop over a file or a pipe; turns are taken while its next block is waited for."""
         self._take(SourceState(time.monotonic(), SourceHealth.OPEN))
-        while True:
-            now_s = time.monotonic()
-            self._bus.poll(now_s)
-            self._feed_watchdog(now_s)
-            while not self._inbox.empty():
-                item = self._inbox.get()
-                if isinstance(item, _Stop):
-                    return item.reason
-                self._take(item)
-            if not recording.ready():
-                self._take(Tick(time.monotonic()))
-                continue
-            block = recording.next()
-            if block is None:
-                reason = "the recording has ended"
-                self._take(SourceState(time.monotonic(), SourceHealth.ENDED, reason))
-                return reason
+        for block in blocks:
             self._take(block)
+        ended = SourceState(time.monotonic(), SourceHealth.ENDED, "the recording has ended")
+        self._take(ended)
 
-    def _take(self, item: Input | _Reload) -> None:
-        """One turn: one input in, its events out."""
-        if isinstance(item, _Reload):
-            item = household(self._store, time.monotonic())
-            log.info(
-                "event=reloaded enrolled=%d problems=%d", len(item.profiles), len(item.problems)
-            )
-        if isinstance(item, AudioBlock):
-            self._microphone.taken(item)
-        elif isinstance(item, SourceState):
-            self._microphone.changed(item)
-        for event in self._recognizer.step(item):
+    def _recorded(self) -> Iterator[AudioBlock]:
+        """The configured file in real time, or the configured pipe as it comes."""
+        sound = self._sound
+        if sound.source != PIPE:
+            return paced(read_file(Path(sound.source)), sleep=self._idle)
+        pipe = _Pipe(lambda: self._idle(0.0), self._take)
+        # A live pipe keeps time itself; by our clock it would fall behind little by little.
+        return paced(
+            read_pipe(pipe, sound.rate_hz, sound.channels), sleep=lambda _: self._idle(0.0)
+        )
+
+    def _idle(self, seconds: float) -> None:
+        """Take turns for so long, and until the inbox is empty."""
+        until_s = time.monotonic() + seconds
+        while True:
+            left_s = until_s - time.monotonic()
+            self._turn(min(max(left_s, 0.0), TICK_S))
+            if left_s <= 0.0 and self._inbox.empty():
+                return
+
+    def _turn(self, wait_s: float) -> _Item:
+        """Care for bus and watchdog; then take one input, or the passing of `wait_s`."""
+        now_s = time.monotonic()
+        self._bus.poll(now_s)
+        self._feed_watchdog(now_s)
+        try:
+            item = self._inbox.get(timeout=wait_s)
+        except Empty:
+            item = Tick(time.monotonic())
+        if self._told_to_stop:
+            raise _StopError(self._told_to_stop)
+        self._take(item)
+        return item
+
+    def _take(self, item: _Item) -> None:
+        """One input in, its events out."""
+        news = self._reloaded() if isinstance(item, _Reload) else item
+        for event in self._recognizer.step(news):
             self._bus.publish(event)
             report(event, time.monotonic())
+
+    def _reloaded(self) -> Household:
+        house = household(self._store, time.monotonic())
+        enrolled, problems = len(house.profiles), len(house.problems)
+        log.info("event=reloaded enrolled=%d problems=%d", enrolled, problems)
+        return house
 
     def _feed_watchdog(self, now_s: float) -> None:
         """Only this loop feeds it, so neither a stuck model nor a stuck store can."""
@@ -273,7 +317,9 @@ class Daemon:
                 signal.signal(number, handler)
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
-        self._inbox.put(_Stop(signal.Signals(number).name))
+        """Stop at the next turn, however much waits in the inbox; the tick ends a wait for it."""
+        self._told_to_stop = signal.Signals(number).name
+        self._inbox.put(Tick(time.monotonic()))
 
 
 class _Watched:
@@ -299,17 +345,15 @@ class _Watched:
         elif now_s >= self._retry_at_s:
             self._try(now_s)
 
-    def changed(self, state: SourceState) -> None:
-        """Hear what became of the device."""
-        if state.health is SourceHealth.OPEN:
+    def taken(self, item: object) -> None:
+        """Hear what was taken out of the inbox: the device's blocks and its fate concern us."""
+        if isinstance(item, AudioBlock):
+            self._microphone.taken()
+        elif isinstance(item, SourceState) and item.health is SourceHealth.OPEN:
             log.info("event=sound_open")
             self._failures, self._reason = 0, ""
-        elif self._open:
-            self._lose(state.at_s, state.reason)
-
-    def taken(self, _block: AudioBlock) -> None:
-        """A block was taken out of the inbox."""
-        self._microphone.taken()
+        elif isinstance(item, SourceState) and self._open:
+            self._lose(item.at_s, item.reason)
 
     def close(self) -> None:
         """Let go of the device."""
@@ -335,7 +379,7 @@ class _Watched:
 
 
 def report(event: Event, now_s: float) -> None:
-    """Log an event in one line: never a name, never sound, never an embedding."""
+    """Log an event in one line, and show systemd our health; never a name, sound or embedding."""
     if isinstance(event, Recognition):
         verdict, evidence = event.verdict, event.verdict.evidence
         best = f"{evidence.matches[0].llr:.2f}" if evidence.matches else "-"
@@ -347,13 +391,11 @@ def report(event: Event, now_s: float) -> None:
     elif isinstance(event, Apply):
         log.info("event=apply driver=%s signals=%d", event.driver, len(event.signals))
     elif isinstance(event, Health):
+        state = "degraded" if event.reasons else "online"
+        reasons = "; ".join(event.reasons)
         level = logging.WARNING if event.reasons else logging.INFO
-        log.log(
-            level,
-            "event=health state=%s reasons=%r",
-            "degraded" if event.reasons else "online",
-            event.reasons,
-        )
+        log.log(level, "event=health state=%s reasons=%r", state, reasons)
+        notify(f"STATUS={state}{': ' if reasons else ''}{reasons}")
     else:
         log.info(
             "event=driver driver=%s preferences=%s waiting_for=%s",
@@ -370,4 +412,4 @@ def notify(*lines: str) -> None:
         return
     path = "\0" + address[1:] if address.startswith("@") else address
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
-        out.sendto("\n".join(lines).encode(), path)
+        out.sendto("\n".join(" ".join(line.split()) for line in lines).encode(), path)

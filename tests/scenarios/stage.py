@@ -1,12 +1,13 @@
 """A stage for stories: real voices, the real gate, encoder and recognizer, and no clock."""
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import pytest
+import soundfile
 from numpy.typing import NDArray
 
 from whodrives.capture import read_file
@@ -27,13 +28,12 @@ from whodrives.domain import (
     Verdict,
 )
 from whodrives.enrolment import Enrolment
-from whodrives.inference import OnnxEncoder, load_calibration, load_gate
+from whodrives.inference import OnnxEncoder, load_calibration, load_encoder, load_gate
 from whodrives.recognizer import Recognizer
 from whodrives.service import replay
 
 ROOT = Path(__file__).parent.parent.parent
 MODELS = ROOT / "models"
-sys.path.insert(0, str(ROOT / "tools"))  # programs, not a package
 
 Sound: TypeAlias = NDArray[np.float32]
 Prompts: TypeAlias = Callable[..., list[Sound]]
@@ -122,3 +122,21 @@ def applied(events: Iterable[Event]) -> list[str]:
 def from_file(path: Path) -> Sound:
     """A sound file as the daemon hears it."""
     return np.concatenate([block.samples for block in read_file(path)])
+
+
+@pytest.fixture(scope="session")
+def stage() -> Stage:
+    """The models of this checkout."""
+    return Stage(load_encoder(MODELS))
+
+
+@pytest.fixture(scope="session")
+def say(voices: Path) -> Callable[..., Sound]:
+    """Sentences of a synthetic voice with pauses between them, as in `say("hf_alpha", "hi1")`."""
+
+    def sentences(voice: str, *names: int | str) -> Sound:
+        quiet = np.random.default_rng(1).normal(0, 1e-4, 20_000).astype(np.float32)
+        parts = [soundfile.read(voices / voice / f"{n}.opus", dtype="float32")[0] for n in names]
+        return np.concatenate([quiet, *[p for part in parts for p in (part, quiet)]])
+
+    return sentences

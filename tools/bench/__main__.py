@@ -10,6 +10,7 @@ proves that the bench works, no more. docs/performance.md says what each figure 
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -51,6 +52,8 @@ from scene import HISS_LEVEL_DB, amplify, road_noise  # noqa: E402 - beside this
 ROAD_KMH = 70.0
 ROAD_LEVEL_DB = -34.0
 """dBFS at 100 km/h, as in the demo's drive."""
+
+LOGGED_DELAY = re.compile(r"event=recognition .* delay_ms=(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,7 @@ def bench(effort: Effort) -> Result:
             }
             steps = [start_steps(scene.config) for _ in range(effort.steps)]
             usual = hear_usual(scene, blocks)
-    return {
+    result = {
         "date": datetime.now(UTC).date().isoformat(),
         "name": short_name(machine),
         "quick": effort is QUICK,
@@ -126,6 +129,7 @@ def bench(effort: Effort) -> Result:
         "alone": alone_result(alone, blocks, speech),
         "sherpa_onnx": usual,
     }
+    return result | {"ratios": ratios(result)}
 
 
 def say(what: str, life: Run) -> Run:
@@ -175,8 +179,8 @@ def hear_alone(
     settings = load_config(scene.config)
     models = Path(settings.models.directory)
     policy = Policy(load_calibration(models), settings.recognition.strangers)
-    house, gate, encoder = household(open_store(settings), 0.0), load_gate(models), None
-    encoder = load_encoder(models)
+    house = household(open_store(settings), 0.0)
+    gate, encoder = load_gate(models), load_encoder(models)
     speech = speech_s(gate, blocks)
     found = []
     for _ in range(passes):
@@ -198,17 +202,198 @@ def hear_usual(scene: Stage, blocks: Sequence[AudioBlock]) -> Result:
     audio_s = len(samples) / SAMPLE_RATE_HZ
     spent_s = np.median([run["window_cpu_s"] for run in runs], axis=0)
     ends_s = WINDOW_S + HOP_S * np.arange(len(spent_s))
-    spoken = np.array([any(s.start_s < end and s.end_s > end - HOP_S for s in scene.drive.sentences()) for end in ends_s])
+    spoken = np.array([somebody_speaks(scene, end_s - HOP_S, end_s) for end_s in ends_s])
     return {
         "window_s": WINDOW_S,
         "hop_s": HOP_S,
         "cpu_ms_per_window": 1000 * float(np.median(spent_s)),
         "cpu_ms_per_audio_s": 1000 * float(spent_s.sum()) / audio_s,
-        "cpu_ms_per_audio_s_if_only_speech_were_embedded": 1000 * float(spent_s[spoken].sum()) / audio_s,
+        "cpu_ms_per_audio_s_speech_only": 1000 * float(spent_s[spoken].sum()) / audio_s,
         "peak_rss_mb": statistics.median(run["peak_rss_mb"] for run in runs),
         "ready_s": statistics.median(run["ready_s"] for run in runs),
         "model_mb": model.stat().st_size / 1e6,
     }
+
+
+def somebody_speaks(scene: Stage, start_s: float, end_s: float) -> bool:
+    """Whether the drive's script has a voice between these seconds."""
+    return any(s.start_s < end_s and s.end_s > start_s for s in scene.drive.sentences())
+
+
+# --- what it comes to -----------------------------------------------------------------------------
+
+
+def drive_result(lives: Sequence[Run], alone: Alone, speech: float) -> Result:
+    """The whole daemon over the drive; medians over the drives, delays over all decisions."""
+    audio_s = statistics.median(life.audio_s for life in lives)
+    cpu_ms = 1000 * statistics.median(life.cpu_s for life in lives)
+    expected = [str(event.verdict.outcome) for _, event in alone.decisions]
+    same = all([h.body["outcome"] for h in life.came("recognition")] == expected for life in lives)
+    return {
+        "drives": len(lives),
+        "audio_s": audio_s,
+        "speech_s": speech,
+        "cpu_ms_per_audio_s": cpu_ms / audio_s,
+        "cpu_ms_per_speech_s": cpu_ms / speech,
+        "peak_rss_mb": max(life.peak_rss_mb for life in lives),
+        "decisions": len(expected),
+        "decisions_as_in_replay": same,
+        "delay_ms": spread(delays_ms(lives, alone)) if same else None,
+        "logged_delay_ms": spread(
+            [float(ms) for life in lives for ms in LOGGED_DELAY.findall(life.log)]
+        ),
+    }
+
+
+def delays_ms(lives: Sequence[Run], alone: Alone) -> list[float]:
+    """From the moment the last needed block was written until the decision reached a subscriber."""
+    return [
+        1000 * (heard.at_s - life.sent_s[block])
+        for life in lives
+        for heard, (block, _) in zip(life.came("recognition"), alone.decisions, strict=True)
+    ]
+
+
+def idle_result(life: Run) -> Result:
+    """A daemon that hears nobody."""
+    return {
+        "audio_s": life.audio_s,
+        "cpu_percent_of_a_core": 100 * life.cpu_s / life.audio_s,
+        "recognitions": len(life.came("recognition")),
+    }
+
+
+def start_result(lives: Sequence[Run], steps: Sequence[Sequence[Mapping[str, Any]]]) -> Result:
+    """From the process's start to the retained `online`, and what it consists of."""
+    ready = [life.ready_s for life in lives]
+    return {
+        "starts": len(ready),
+        "ready_s": {"median": statistics.median(ready), "max": max(ready)},
+        "steps": [
+            {
+                "step": same[0]["step"],
+                "ms": statistics.median(step["ms"] for step in same),
+                "rss_mb": statistics.median(step["rss_mb"] for step in same),
+            }
+            for same in zip(*steps, strict=True)
+        ],
+    }
+
+
+def alone_result(passes: Sequence[Alone], blocks: Sequence[AudioBlock], speech: float) -> Result:
+    """The recognizer as fast as it goes; the median pass."""
+    median = sorted(passes, key=lambda one: one.cpu_s)[len(passes) // 2]
+    audio_s = len(blocks) * BLOCK_S
+    rest_s = median.cpu_s - median.gate_s - median.encoder_s
+    return {
+        "passes": len(passes),
+        "real_time_factor": median.cpu_s / audio_s,
+        "cpu_ms_per_audio_s": 1000 * median.cpu_s / audio_s,
+        "cpu_ms_per_speech_s": 1000 * median.cpu_s / speech,
+        "gate_ms_per_audio_s": 1000 * median.gate_s / audio_s,
+        "encoder_ms_per_look": 1000 * median.encoder_s / max(median.looks, 1),
+        "encoder_ms_per_speech_s": 1000 * median.encoder_s / speech,
+        "rest_ms_per_audio_s": 1000 * rest_s / audio_s,
+        "looks": median.looks,
+    }
+
+
+def spread(values: Sequence[float]) -> Result | None:
+    """Median, 95th percentile and maximum."""
+    if not values:
+        return None
+    return {
+        "count": len(values),
+        "median": statistics.median(values),
+        "p95": float(np.percentile(values, 95)),
+        "max": max(values),
+    }
+
+
+def ratios(result: Result) -> Result:
+    """The comparison: sherpa-onnx's figure divided by ours."""
+    usual, drive, alone = result["sherpa_onnx"], result["drive"], result["alone"]
+    return {
+        "cpu_usual_loop_to_daemon": usual["cpu_ms_per_audio_s"] / drive["cpu_ms_per_audio_s"],
+        "cpu_usual_loop_to_recognizer_alone": (
+            usual["cpu_ms_per_audio_s"] / alone["cpu_ms_per_audio_s"]
+        ),
+        "cpu_speech_only_to_recognizer_alone": (
+            usual["cpu_ms_per_audio_s_speech_only"] / alone["cpu_ms_per_audio_s"]
+        ),
+        "rss_usual_loop_to_daemon": usual["peak_rss_mb"] / drive["peak_rss_mb"],
+    }
+
+
+def rounded(value: Any) -> Any:
+    """Three digits: more would pretend that the machine repeats itself."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return float(f"{value:.3g}") if isinstance(value, float) else value
+
+
+# --- showing --------------------------------------------------------------------------------------
+
+
+def show(result: Result) -> None:
+    """Print the result as a table."""
+    console = Console()
+    machine = result["machine"]
+    title = f"{result['date']}, {machine['processor']}, {machine['cores']} cores"
+    table = Table("", "whodrives", "sherpa-onnx", title=title + (" (quick)" * result["quick"]))
+    for name, ours, theirs in rows(rounded(result)):
+        table.add_row(name, ours, theirs)
+    console.print(table)
+    steps = Table("step of the start", "ms", "MB", title="Where the start and the memory go")
+    for step in rounded(result)["start"]["steps"]:
+        steps.add_row(step["step"], f"{step['ms']:.0f}", f"{step['rss_mb']:.0f}")
+    console.print(steps)
+
+
+def rows(result: Result) -> list[tuple[str, str, str]]:
+    """What the table says."""
+    drive, alone, usual = result["drive"], result["alone"], result["sherpa_onnx"]
+    ready = result["start"]["ready_s"]
+    idle = [
+        (f"idle: {name.replace('_', ' ')}", f"{found['cpu_percent_of_a_core']} % of a core", "")
+        for name, found in result["idle"].items()
+    ]
+    return [
+        (
+            "CPU, whole path, per second of sound",
+            f"{drive['cpu_ms_per_audio_s']} ms",
+            f"{usual['cpu_ms_per_audio_s']} ms (embeddings alone)",
+        ),
+        ("CPU, whole path, per second of speech", f"{drive['cpu_ms_per_speech_s']} ms", ""),
+        *idle,
+        (
+            "CPU, recognizer alone, per second of sound",
+            f"{alone['cpu_ms_per_audio_s']} ms",
+            f"{usual['cpu_ms_per_audio_s_speech_only']} ms (where somebody speaks)",
+        ),
+        ("CPU, recognizer alone, per second of speech", f"{alone['cpu_ms_per_speech_s']} ms", ""),
+        ("  of it: gate, per second of sound", f"{alone['gate_ms_per_audio_s']} ms", ""),
+        (
+            "  of it: encoder, per embedding",
+            f"{alone['encoder_ms_per_look']} ms",
+            f"{usual['cpu_ms_per_window']} ms",
+        ),
+        ("  of it: the rest, per second of sound", f"{alone['rest_ms_per_audio_s']} ms", ""),
+        ("most memory", f"{drive['peak_rss_mb']} MB", f"{usual['peak_rss_mb']} MB"),
+        ("start to ready, median", f"{ready['median']} s", f"{usual['ready_s']} s"),
+        ("start to ready, longest", f"{ready['max']} s", ""),
+        ("last needed sample to message", delay(drive["delay_ms"]), ""),
+        ("the same, by the daemon's log", delay(drive["logged_delay_ms"]), ""),
+    ]
+
+
+def delay(found: Mapping[str, Any] | None) -> str:
+    """A spread in words."""
+    if found is None:
+        return "no decision, or not those of the replay"
+    return f"{found['median']} ms, 95 % {found['p95']}, max {found['max']}"
 
 
 if __name__ == "__main__":

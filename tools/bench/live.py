@@ -60,10 +60,10 @@ class Subscriber:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def report(self, car: Mapping[str, Any]) -> None:
+    def report(self, car: demo.Car) -> None:
         """Say what the car does."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        readings = {p: {"value": v, "time": now} for p, v in demo.signals(car).items()}
+        readings = {p: {"value": v, "time": now} for p, v in car.signals.items()}
         body = json.dumps({"schema": 1, "signals": readings})
         self._client.publish(demo.TOPICS + "vehicle", body, qos=1, retain=True)
 
@@ -151,9 +151,9 @@ def run(stage: Stage, blocks: Sequence[AudioBlock]) -> Run:
         if not subscriber.online.wait(START_LIMIT_S):
             raise BenchError(f"the daemon did not come online:\n{log.read_text()}")
         life.ready_s = subscriber.came("status")[-1].at_s - started_s
-        _measure(life, daemon, subscriber, _with_car(stage.drive, subscriber, blocks))
-        assert daemon.stdin is not None
-        daemon.stdin.close()
+        _measure(life, daemon, _with_car(stage.drive, subscriber, blocks))
+        if daemon.stdin:
+            daemon.stdin.close()
         daemon.wait(START_LIMIT_S)
     life.log = log.read_text(encoding="utf-8")
     return life
@@ -186,7 +186,6 @@ def _with_car(
 def _measure(
     life: Run,
     daemon: subprocess.Popen[bytes],
-    subscriber: Subscriber,
     blocks: Iterable[AudioBlock],
 ) -> None:
     before_s, began_s = cpu_s(daemon.pid), time.monotonic()
@@ -231,10 +230,6 @@ def start_steps(config: Path) -> list[dict[str, float | str]]:
     steps: list[dict[str, float | str]] = []
     last_s, last_mb = started_s, 0.0
     for name, at_s, memory_mb in json.loads(done.stdout):
-        steps.append(
-            {"step": name, "ms": 1000 * (at_s - last_s), "rss_mb": memory_mb - last_mb}
-        )
+        steps.append({"step": name, "ms": 1000 * (at_s - last_s), "rss_mb": memory_mb - last_mb})
         last_s, last_mb = at_s, memory_mb
     return steps
-
-
