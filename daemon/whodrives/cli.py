@@ -1,4 +1,4 @@
-"""The command line: run, enrol, drivers, replay, demo, doctor.
+"""The command line: run, enrol, drivers, replay, demo, doctor, config.
 
 Owns words for people: arguments, tables, progress, exit codes. What the commands do is done
 elsewhere. Exit codes: 0 done, 1 not done (the text says what to mend), 2 wrong usage, 78 wrong
@@ -13,8 +13,11 @@ import json
 import logging
 import math
 import os
+import shlex
 import sys
+import textwrap
 import time
+import unicodedata
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -36,6 +39,7 @@ from whodrives.config import Config
 from whodrives.domain import (
     Apply,
     AudioBlock,
+    BusError,
     ConfigError,
     EnrolmentError,
     Event,
@@ -58,22 +62,25 @@ CHECKOUT = Path(__file__).parents[2]
 SYSTEM_CONFIG = Path("/etc/whodrives/whodrives.yaml")
 EX_CONFIG = 78
 INTERRUPTED = 130
+_NOT_CURED_BY_RETRYING = (ConfigError, ModelError, BusError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format="level=%(levelname)s from=%(name)s %(message)s")
     try:
         code: int = options.command(options)
-    except (ConfigError, ModelError) as error:
-        print(f"whodrives: {error}", file=sys.stderr)
-        return EX_CONFIG
+        sys.stdout.flush()
     except WhodrivesError as error:
         print(f"whodrives: {error}", file=sys.stderr)
-        return 1
+        return EX_CONFIG if isinstance(error, _NOT_CURED_BY_RETRYING) else 1
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:
+        # Who read our output has left, as in `| head`; Python would complain at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return code
 
 
@@ -84,7 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="whodrives",
         description="Hears which enrolled driver speaks, and tells the car how to fit itself.",
-        epilog="First steps: whodrives demo; then whodrives doctor; then whodrives enrol NAME.",
+        epilog=_examples(
+            "whodrives demo          a recorded drive on this terminal; nothing to prepare",
+            "whodrives doctor        what this installation lacks",
+            "whodrives enrol Anna    learn a voice from the microphone",
+            "whodrives run           listen and tell the car",
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"whodrives {__version__}")
     parser.add_argument(
@@ -100,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_replay(commands)
     _add_demo(commands)
     _add_doctor(commands)
+    _add_config(commands)
     return parser
 
 
@@ -107,23 +121,47 @@ def _parser() -> argparse.ArgumentParser:
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
 
 
+def _add(
+    commands: _Commands, name: str, what: str, description: str, *examples: str
+) -> argparse.ArgumentParser:
+    """A command whose --help ends in examples that can be typed."""
+    return commands.add_parser(
+        name,
+        help=what,
+        description=textwrap.fill(description, 79),
+        epilog=_examples(*examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _examples(*lines: str) -> str:
+    return "\n  ".join(["examples:", *lines])
+
+
 def _add_run(commands: _Commands) -> None:
-    parser = commands.add_parser(
+    parser = _add(
+        commands,
         "run",
-        help="listen and tell the car",
-        description="Listen to the configured source and publish who speaks. SIGHUP reads the "
-        "profiles again; SIGTERM ends it.",
+        "listen and tell the car",
+        "Listen to the configured source and publish who speaks. SIGHUP reads the profiles again; "
+        "SIGTERM ends it. A microphone or a broker that is away is waited for.",
+        "whodrives run",
+        "arecord -t raw -f S16_LE -r 16000 -c 1 | whodrives --config pipe.yaml run",
+        '    where pipe.yaml says: sound: {source: "-"}',
     )
     parser.set_defaults(command=_run)
 
 
 def _add_enrol(commands: _Commands) -> None:
-    parser = commands.add_parser(
+    parser = _add(
+        commands,
         "enrol",
-        help="learn a driver's voice",
-        description=f"Learn a voice from {ENOUGH_S:.0f} s of speech (at least {LEAST_S:.0f} s), "
-        "in any words and language: from the microphone, or from recordings of this one person.",
-        epilog="Then: whodrives drivers preferences NAME --set PATH=VALUE",
+        "learn a driver's voice",
+        f"Learn a voice from {ENOUGH_S:.0f} s of speech (at least {LEAST_S:.0f} s), in any words "
+        "and language: from the microphone, or from recordings of this one person.",
+        "whodrives enrol Anna",
+        "whodrives enrol Anna monday.wav tuesday.flac",
+        "whodrives enrol Anna --replace       with a new microphone, or after years",
     )
     parser.add_argument("name", help="what the driver is called; stays in the sealed store")
     parser.add_argument("files", nargs="*", type=Path, help="recordings; none: the microphone")
@@ -132,42 +170,102 @@ def _add_enrol(commands: _Commands) -> None:
 
 
 def _add_drivers(commands: _Commands) -> None:
-    parser = commands.add_parser(
+    parser = _add(
+        commands,
         "drivers",
-        help="list, show, rename, forget; preferences",
-        description="Look after the enrolled drivers. WHO is a name or an id.",
+        "list, show, rename, forget; preferences",
+        "Look after the enrolled drivers; without an action, list them. WHO is a name or an id.",
+        "whodrives drivers",
+        "whodrives drivers show Anna",
+        "whodrives drivers forget d-0123abcd",
     )
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="everybody who is enrolled")
+    parser.set_defaults(command=_list)
+    actions = parser.add_subparsers(metavar="ACTION")
+    _add_list(actions)
+    _add_show(actions)
+    _add_rename(actions)
+    _add_forget(actions)
+    _add_preferences(actions)
+
+
+def _add_list(actions: _Commands) -> None:
+    listing = _add(
+        actions,
+        "list",
+        "everybody who is enrolled",
+        "List everybody who is enrolled, and say which profiles cannot be used.",
+        "whodrives drivers list",
+    )
     listing.set_defaults(command=_list)
-    show = actions.add_parser("show", help="one driver and the preferences")
-    show.add_argument("who")
-    show.set_defaults(command=_show)
-    rename = actions.add_parser("rename", help="call a driver something else")
-    rename.add_argument("who")
-    rename.add_argument("name")
-    rename.set_defaults(command=_rename)
-    forget = actions.add_parser("forget", help="erase voice and preferences for ever")
-    forget.add_argument("who")
-    forget.set_defaults(command=_forget)
-    preferences = actions.add_parser(
-        "preferences",
-        help="print or change where seat and mirrors go",
-        description="Without options: print them as YAML. Paths and units are VSS's.",
+
+
+def _add_show(actions: _Commands) -> None:
+    show = _add(
+        actions,
+        "show",
+        "one driver and the preferences",
+        "Show one driver's id, enrolment and preferences.",
+        "whodrives drivers show Anna",
     )
-    preferences.add_argument("who")
+    show.add_argument("who", metavar="WHO")
+    show.set_defaults(command=_show)
+
+
+def _add_rename(actions: _Commands) -> None:
+    rename = _add(
+        actions,
+        "rename",
+        "call a driver something else",
+        "Give a driver another name; id, voice and preferences stay.",
+        'whodrives drivers rename Anna "Anna B."',
+    )
+    rename.add_argument("who", metavar="WHO")
+    rename.add_argument("name", metavar="NAME")
+    rename.set_defaults(command=_rename)
+
+
+def _add_forget(actions: _Commands) -> None:
+    forget = _add(
+        actions,
+        "forget",
+        "erase voice and preferences for ever",
+        "Erase a driver's voice and preferences for ever; there is no way back.",
+        "whodrives drivers forget Anna",
+    )
+    forget.add_argument("who", metavar="WHO")
+    forget.set_defaults(command=_forget)
+
+
+def _add_preferences(actions: _Commands) -> None:
+    preferences = _add(
+        actions,
+        "preferences",
+        "print or change where seat and mirrors go",
+        "Without options, print them as YAML. --file replaces all of them, --set changes some. "
+        "Paths and units are those of the COVESA Vehicle Signal Specification (VSS) 6.0.",
+        "whodrives drivers preferences Anna > anna.yaml",
+        "whodrives drivers preferences Anna --file anna.yaml",
+        "whodrives drivers preferences Anna --set \\",
+        "    Vehicle.Cabin.Seat.Row1.DriverSide.Position=120 \\",
+        "    Vehicle.Body.Mirrors.DriverSide.Tilt=-5",
+    )
+    preferences.add_argument("who", metavar="WHO")
     preferences.add_argument("--set", nargs="+", metavar="PATH=VALUE", default=[], dest="changes")
     preferences.add_argument("--file", type=Path, help="YAML with all of them, 'path: value'")
     preferences.set_defaults(command=_preferences)
 
 
 def _add_replay(commands: _Commands) -> None:
-    parser = commands.add_parser(
+    parser = _add(
+        commands,
         "replay",
-        help="a recording to events, as JSON lines",
-        description="What the daemon would have said of a recording, as fast as it can be read; "
-        "the same bytes every time. Times count from the start of the recording, as if it "
-        "had begun at 1970-01-01T00:00:00Z.",
+        "a recording to events, as JSON lines",
+        "What the daemon would have said of a recording, as fast as it can be read; the same "
+        "bytes every time. Times count from the start of the recording, as if it had begun at "
+        "1970-01-01T00:00:00Z.",
+        "whodrives replay drive.wav",
+        "whodrives replay drive.wav --vehicle car.jsonl",
+        '    where car.jsonl has: {"at_s": 0, "signals": {"Vehicle.Speed": 0}}',
     )
     parser.add_argument("file", type=Path, help="WAV, FLAC, Ogg Opus, ... of 16 kHz or more")
     parser.add_argument(
@@ -181,23 +279,43 @@ def _add_replay(commands: _Commands) -> None:
 
 
 def _add_demo(commands: _Commands) -> None:
-    parser = commands.add_parser(
+    parser = _add(
+        commands,
         "demo",
-        help="a recorded drive, live on this terminal",
-        description="Play a recorded drive of about a minute to a real daemon, with a real broker "
-        "and a simulated seat. Needs a checkout and mosquitto; no microphone.",
+        "a recorded drive, live on this terminal",
+        "Play a recorded drive of about a minute to a real daemon, with a real broker and a "
+        "simulated seat. Needs a checkout and mosquitto; no microphone.",
+        "whodrives demo",
+        "whodrives demo --picture drive.svg",
     )
     parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="save the last screen")
     parser.set_defaults(command=_demo)
 
 
 def _add_doctor(commands: _Commands) -> None:
-    parser = commands.add_parser(
+    parser = _add(
+        commands,
         "doctor",
-        help="what is wrong, and how to mend it",
-        description="Check models, profiles, microphone, level and broker; one line each.",
+        "what is wrong, and how to mend it",
+        "Check models, profiles, microphone, level and broker; one line each. Exits 1 when "
+        "something is to be mended. Speak while it listens.",
+        "whodrives doctor",
+        "sudo -u whodrives whodrives doctor     with the rights of the service",
     )
     parser.set_defaults(command=_doctor)
+
+
+def _add_config(commands: _Commands) -> None:
+    parser = _add(
+        commands,
+        "config",
+        "the configuration that is in force",
+        "Print every setting with its meaning and the value in force, defaults included, as a "
+        "file that --config takes.",
+        "whodrives config > whodrives.yaml",
+        "whodrives --config whodrives.yaml config",
+    )
+    parser.set_defaults(command=_config)
 
 
 # --- configuration --------------------------------------------------------------------------------
@@ -210,12 +328,7 @@ def load_config(path: Path | None) -> Config:
         ConfigError: the file cannot be read or has mistakes.
     """
     path = path or (SYSTEM_CONFIG if SYSTEM_CONFIG.exists() else None)
-    if path is None:
-        return _laptop()
-    try:
-        return config.parse(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}; give a readable YAML file") from error
+    return config.parse(_read(path, ConfigError), str(path)) if path else _laptop()
 
 
 def _laptop() -> Config:
@@ -249,6 +362,11 @@ def _doctor(options: argparse.Namespace) -> int:
     return 0 if examine(load_config(options.config), Console()) else 1
 
 
+def _config(options: argparse.Namespace) -> int:
+    print(config.render(load_config(options.config)), end="")
+    return 0
+
+
 def _enrol(options: argparse.Namespace) -> int:
     settings = load_config(options.config)
     store = open_store(settings)
@@ -267,16 +385,22 @@ def _enrol(options: argparse.Namespace) -> int:
     if enrolled.speech_s < ENOUGH_S:
         print(f"{ENOUGH_S:.0f} s would make a stronger profile: enrol again with --replace.")
     if not stored.profile.preferences:
-        print(f"Next: whodrives drivers preferences {stored.name} --set PATH=VALUE")
+        who = shlex.quote(stored.name)
+        print(f"Next: whodrives drivers preferences {who} --set PATH=VALUE")
     print("A running daemon takes it in after: systemctl reload whodrives (or SIGHUP)")
     return 0
 
 
 def _refuse_namesake(store: ProfileStore, name: str, *, replace: bool) -> None:
     """Say so before anybody has spoken for twenty seconds."""
-    taken = any(stored.name.casefold() == name.casefold() for stored in store.load().profiles)
+    taken = any(_folded(stored.name) == _folded(name) for stored in store.load().profiles)
     if taken and not replace:
-        raise EnrolmentError(f"{name} is enrolled already; take another name, or give --replace")
+        raise ProfileError(f"{name} is enrolled already; take another name, or give --replace")
+
+
+def _folded(name: str) -> str:
+    """The same for two ways to type one name."""
+    return unicodedata.normalize("NFC", name).strip().casefold()
 
 
 def enrol_files(enrolment: Enrolment, files: Sequence[Path]) -> Enrolled:
@@ -381,12 +505,13 @@ def _show(options: argparse.Namespace) -> int:
 
 def _find(store: ProfileStore, who: str) -> StoredProfile:
     """The usable profile of this name or id."""
-    profiles = store.load().profiles
-    for stored in profiles:
-        if who.casefold() in (stored.name.casefold(), stored.profile.id):
+    loaded = store.load()
+    for stored in loaded.profiles:
+        if _folded(who) in (_folded(stored.name), stored.profile.id):
             return stored
-    names = ", ".join(stored.name for stored in profiles) or "nobody"
-    raise ProfileError(f"no driver is called {who}; enrolled: {names}")
+    names = ", ".join(stored.name for stored in loaded.profiles) or "nobody"
+    unusable = "".join(f"\n  cannot be used: {problem}" for problem in loaded.problems)
+    raise ProfileError(f"no driver is called {who}; enrolled: {names}{unusable}")
 
 
 def _rename(options: argparse.Namespace) -> int:
@@ -409,9 +534,10 @@ def _preferences(options: argparse.Namespace) -> int:
     if options.file or options.changes:
         wanted = dict(stored.profile.preferences)
         if options.file:
-            wanted = _preferences_text(_read(options.file), str(options.file), settings)
+            text = _read(options.file, ProfileError)
+            wanted = _preferences_text(text, str(options.file), settings)
         if options.changes:
-            lines = "\n".join(change.replace("=", ": ", 1) for change in options.changes)
+            lines = "\n".join(_preference_line(change) for change in options.changes)
             wanted |= _preferences_text(lines, "--set", settings)
         stored = store.set_preferences(options.who, wanted)
     print(config.render_preferences(stored.profile.preferences), end="")
@@ -422,11 +548,21 @@ def _preferences_text(text: str, name: str, settings: Config) -> dict[str, float
     return config.parse_preferences(text, name, settings.vehicle.signals)
 
 
-def _read(path: Path) -> str:
+def _preference_line(change: str) -> str:
+    path, equals, value = change.partition("=")
+    if not equals:
+        raise ProfileError(f"--set {change}: is not PATH=VALUE; give for example {path}=10")
+    return f"{path}: {value}"
+
+
+def _read(path: Path, mistake: type[WhodrivesError]) -> str:
+    """The file's text; raises `mistake` if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}; give a readable text file") from error
+    except OSError as error:
+        raise mistake(f"{path}: {error.strerror}; give a file that can be read") from error
+    except UnicodeDecodeError as error:
+        raise mistake(f"{path}: is not text in UTF-8; save it as UTF-8") from error
 
 
 # --- replay ---------------------------------------------------------------------------------------
@@ -435,7 +571,7 @@ HOLD_S = 0.5
 """A recorded vehicle value is repeated this often, as a car on the bus would."""
 
 LONGEST_S = 3600.0
-"""The last recorded vehicle state holds for an hour."""
+"""The last recorded vehicle state holds for an hour; so may any other."""
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -468,14 +604,18 @@ def recorded_vehicle(path: Path, vehicle: str) -> list[Input]:
     The last line holds for LONGEST_S.
 
     Raises:
-        ConfigError: a line is wrong; the text names it.
+        PayloadError: a line is wrong; the text names it.
     """
-    lines = [_vehicle_line(path, n, text) for n, text in enumerate(_read(path).splitlines(), 1)]
+    texts = _read(path, PayloadError).splitlines()
+    lines = [_vehicle_line(path, number, text) for number, text in enumerate(texts, 1)]
     ends = [at_s for at_s, _ in lines[1:]] + [lines[-1][0] + LONGEST_S] if lines else []
     decoder = bus.Decoder(vehicle)
     news: list[Input] = []
     signals: dict[str, object] = {}
     for number, ((at_s, changes), end_s) in enumerate(zip(lines, ends, strict=True), 1):
+        if not 0.0 <= end_s - at_s <= LONGEST_S:
+            said = f"the next line is {end_s - at_s:.1f} s later; give 0 to {LONGEST_S:.0f} s"
+            raise PayloadError(f"{path}:{number}: at_s: {said}")
         signals |= changes
         for repeat in range(math.ceil((end_s - at_s) / HOLD_S)):
             then_s = at_s + repeat * HOLD_S
@@ -486,9 +626,12 @@ def recorded_vehicle(path: Path, vehicle: str) -> list[Input]:
 def _vehicle_line(path: Path, number: int, text: str) -> tuple[float, dict[str, object]]:
     try:
         line = json.loads(text)
-        return float(line["at_s"]), dict(line["signals"])
+        at_s = float(line["at_s"])
+        if not 0.0 <= at_s < math.inf:
+            raise ValueError("at_s is no number from 0")  # noqa: TRY301 (said as the others are)
+        return at_s, dict(line["signals"])
     except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(
+        raise PayloadError(
             f'{path}:{number}: {error!r}; give {{"at_s": SECONDS, "signals": {{PATH: VALUE}}}}'
         ) from error
 
@@ -503,7 +646,7 @@ def _vehicle_report(
     try:
         report = decoder.decode(topic, json.dumps(body).encode(), at_s, at_s)
     except PayloadError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise PayloadError(f"{where}: {error}") from error
     if not isinstance(report, VehicleReport):
-        raise ConfigError(f"{where}: says nothing of the vehicle")
+        raise PayloadError(f"{where}: says nothing of the vehicle; give signals of docs/mqtt.md")
     return report

@@ -49,7 +49,8 @@ def examine(config: Config, console: Console) -> bool:
     well = True
     for finding in findings(config):
         sign = Text("✓", "bold green") if finding.well else Text("✗", "bold red")
-        console.print(sign, Text(f"{finding.what}:", "bold"), Text(finding.found))
+        said = (sign, Text(f"{finding.what}:", "bold"), Text(finding.found))
+        console.print(*said, soft_wrap=True)
         well = well and finding.well
     console.print("All is well." if well else "Mend what is marked ✗, from the top.")
     return well
@@ -59,11 +60,13 @@ def findings(config: Config) -> Iterator[Finding]:
     """Look at one thing after another."""
     yield from _checked("models", lambda: _models(config))
     yield from _checked("profiles", lambda: _profiles(config))
+    yield from _permissions(Path(config.profiles.directory), Path(config.profiles.key_file))
     yield from _checked("sound", lambda: _sound(config))
     yield from _checked("broker", lambda: _broker(config))
 
 
 def _checked(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of a check; the error that ends it is one of them."""
     try:
         yield from check()
     except WhodrivesError as error:
@@ -95,6 +98,25 @@ def _profiles(config: Config) -> Iterator[Finding]:
         yield Finding("profiles", well=bool(stored.profile.preferences), found=found)
 
 
+def _permissions(directory: Path, key_file: Path) -> Iterator[Finding]:
+    """What others may read, or what belongs to another user than the rest, as sudo leaves it."""
+    files = [directory, *sorted(directory.glob("*.profile")), key_file]
+    there = {path: path.stat() for path in files if os.access(path, os.F_OK)}
+    open_to_others = [path for path, status in there.items() if status.st_mode & 0o077]
+    if open_to_others:
+        paths = " ".join(map(str, open_to_others))
+        mend = f"run: chmod go= {paths}"
+        yield Finding("permissions", well=False, found=f"others may read or write; {mend}")
+    owners = sorted({status.st_uid for status in there.values()})
+    if len(owners) > 1:
+        said = f"profiles and key belong to different users ({', '.join(map(str, owners))})"
+        mend = f"run: chown -R USER {directory} {key_file}, with the USER that runs whodrives"
+        yield Finding("permissions", well=False, found=f"{said}; {mend}")
+    if there and not open_to_others and len(owners) == 1:
+        found = "only their owner can read profiles and key"
+        yield Finding("permissions", well=True, found=found)
+
+
 def _sound(config: Config) -> Iterator[Finding]:
     source = config.sound.source
     if source == PIPE:
@@ -109,6 +131,8 @@ def _sound(config: Config) -> Iterator[Finding]:
 def _microphone(device: str | int | None) -> Iterator[Finding]:
     found = devices()
     yield Finding("microphones", well=bool(found), found=_listed(found))
+    if not found:
+        return
     heard = _listen(device)
     measured = level(heard)
     said = f"level {measured.rms_dbfs:.0f} dBFS, peak {measured.peak_dbfs:.0f} dBFS"
@@ -151,7 +175,8 @@ def _listen(device: str | int | None) -> Floats:
 
 
 def _broker(config: Config) -> Iterator[Finding]:
-    where = f"{config.mqtt.host}:{config.mqtt.port}"
+    host, port = config.mqtt.address
+    where = f"{host}:{port}"
     refusal = probe(config.mqtt, BROKER_S)
     if refusal is None:
         yield Finding("broker", well=True, found=f"{where} lets us in")

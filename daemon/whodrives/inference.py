@@ -6,6 +6,8 @@ never know who is speaking: it turns samples into numbers and remembers nobody.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import json
 from collections.abc import Mapping
@@ -69,8 +71,8 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not a number that was measured")
 
 
-def read_model(manifest: Manifest) -> bytes:
-    """Return the model file's bytes; raises ModelError when they are not the manifest's."""
+def check_model(manifest: Manifest) -> None:
+    """Raise ModelError when the model file's bytes are not the manifest's."""
     try:
         data = manifest.model.read_bytes()
     except OSError as error:
@@ -83,19 +85,26 @@ def read_model(manifest: Manifest) -> bytes:
             f"{manifest.model} has sha256 {actual}, but {manifest.path.name} pins "
             f"{manifest.sha256}; delete it and build it again with: make models"
         )
-    return data
 
 
 def open_session(manifest: Manifest) -> onnxruntime.InferenceSession:
     """Load a checked model for one thread; raises ModelError when the runtime cannot."""
+    check_model(manifest)
     try:
-        return onnxruntime.InferenceSession(
-            read_model(manifest), _session_options(), providers=["CPUExecutionProvider"]
+        # By its path: given bytes, the runtime keeps them beside what it made of them.
+        session = onnxruntime.InferenceSession(
+            str(manifest.model), _session_options(), providers=["CPUExecutionProvider"]
         )
     except Exception as error:
-        if isinstance(error, ModelError):
-            raise
         raise ModelError(f"ONNX Runtime cannot load {manifest.model}: {error}") from error
+    _give_back_memory()
+    return session
+
+
+def _give_back_memory() -> None:
+    """Return to the system what loading needed and freed (malloc_trim(3), of glibc alone)."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _session_options() -> onnxruntime.SessionOptions:

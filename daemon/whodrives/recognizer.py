@@ -76,6 +76,11 @@ class Recognizer:
         self._source_reason = "source: not open yet"
         self._health: Health | None = None
 
+    @property
+    def in_utterance(self) -> bool:
+        """Whether somebody's utterance is under way: then a decision may follow from any block."""
+        return self._gate.in_utterance
+
     def step(self, news: Input) -> list[Event]:
         """Take one input; return what follows from it, in order.
 

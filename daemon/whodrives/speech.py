@@ -199,6 +199,11 @@ class SpeechGate:
         """Whether somebody is speaking just now; the hangover after speech still counts."""
         return self._speaking
 
+    @property
+    def in_utterance(self) -> bool:
+        """Whether an utterance is under way: since its onset, until its end is reported."""
+        return self._utterance.blocks > 0
+
     def reset(self) -> None:
         """Forget everything, the noise floor too; an open utterance is dropped unreported."""
         self._floor = _NoiseFloor()

@@ -251,6 +251,7 @@ def delays_ms(lives: Sequence[Run], alone: Alone) -> list[float]:
         1000 * (heard.at_s - life.sent_s[block])
         for life in lives
         for heard, (block, _) in zip(life.came("recognition"), alone.decisions, strict=True)
+        if block < len(life.sent_s)
     ]
 
 

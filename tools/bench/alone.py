@@ -76,7 +76,8 @@ class Alone:
         gate_s: of it, the voice-activity detector.
         encoder_s: of it, the encoder.
         looks: how often the encoder ran.
-        decisions: each recognition with the index of the block after which it came.
+        decisions: each recognition with the index of the block after which it came; one more than
+            the last block's when it took the end of the sound.
     """
 
     cpu_s: float
@@ -104,6 +105,8 @@ def listen(
         events = recognizer.step(block)
         decisions += ((index, event) for event in events if isinstance(event, Recognition))
     cpu_s = time.thread_time() - before_s
+    ended = recognizer.step(SourceState(blocks[-1].at_s, SourceHealth.ENDED))
+    decisions += ((len(blocks), event) for event in ended if isinstance(event, Recognition))
     return Alone(cpu_s, gate.cpu_s, timed.cpu_s, timed.looks, tuple(decisions))
 
 

@@ -23,6 +23,7 @@ from rich.console import Console
 from whodrives import demo
 from whodrives.capture import paced
 from whodrives.domain import AudioBlock
+from whodrives.picture import Car
 
 START_LIMIT_S = 30.0
 REPORT_S = 0.5
@@ -60,7 +61,7 @@ class Subscriber:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def report(self, car: demo.Car) -> None:
+    def report(self, car: Car) -> None:
         """Say what the car does."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         readings = {p: {"value": v, "time": now} for p, v in car.signals.items()}

@@ -1,0 +1,176 @@
+"""The command line as people use it: a program of its own, with a real store and real voices."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from installation import COMMAND, POSITION, Installation
+from whodrives import __version__
+
+TILT = "Vehicle.Body.Mirrors.DriverSide.Tilt"
+STANDING = {
+    "Vehicle.Speed": 0,
+    "Vehicle.Powertrain.Transmission.SelectedGear": 126,
+    "Vehicle.Cabin.Door.Row1.DriverSide.IsOpen": False,
+    "Vehicle.Cabin.Seat.Row1.DriverSide.OccupancyStatus": "OCCUPIED",
+    "Vehicle.LowVoltageSystemState": "ON",
+}
+
+
+def whodrives(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the program without a configuration."""
+    return subprocess.run([*COMMAND, *arguments], check=False, capture_output=True, text=True)
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Installation:
+    """A fresh installation."""
+    return Installation(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def enrolled(tmp_path_factory: pytest.TempPathFactory, voices: Path) -> Installation:
+    """An installation with two drivers, not to be changed."""
+    installation = Installation(tmp_path_factory.mktemp("enrolled"))
+    installation.enrol("Bella", voices / "af_bella", **{POSITION: 120})
+    installation.enrol("George", voices / "bm_george")
+    return installation
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "",
+        "run",
+        "enrol",
+        "drivers",
+        "drivers list",
+        "drivers show",
+        "drivers rename",
+        "drivers forget",
+        "drivers preferences",
+        "replay",
+        "demo",
+        "doctor",
+        "config",
+    ],
+)
+def test_help_teaches_by_example(command: str) -> None:
+    """Every --help ends in a line that can be typed."""
+    done = whodrives(*command.split(), "--help")
+    assert done.returncode == 0
+    assert f"whodrives {command}" in done.stdout.partition("examples:\n")[2]
+
+
+def test_version_is_told() -> None:
+    """--version is what a report of a fault begins with."""
+    assert whodrives("--version").stdout == f"whodrives {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", ["", "drive", "enrol", "drivers fire Anna"])
+def test_wrong_usage_exits_with_2(arguments: str) -> None:
+    """What was not understood does nothing, and usage is shown."""
+    done = whodrives(*arguments.split())
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: whodrives")
+
+
+def test_the_configuration_in_force_can_be_printed_and_used(installed: Installation) -> None:
+    """`config` shows given values and defaults, as a file that means the same."""
+    printed = installed.run("config").stdout
+    values = yaml.safe_load(printed)
+    assert values["mqtt"]["port"] == 1
+    assert values["recognition"] == {"strangers": "1/100"}
+    installed.config.write_text(printed, encoding="utf-8")
+    assert installed.run("config").stdout == printed
+
+
+# --- drivers --------------------------------------------------------------------------------------
+
+
+def test_a_driver_is_enrolled_looked_after_and_forgotten(
+    installed: Installation, voices: Path
+) -> None:
+    """From the first sentence to the erased file, by the commands alone."""
+    assert "whodrives enrol NAME" in installed.run("drivers").stdout
+    driver = installed.enrol("Anna Müller", voices / "af_bella")
+    listed = installed.run("drivers", "list").stdout
+    assert "Anna Müller" in listed
+    assert driver in listed
+    assert installed.run("drivers").stdout == listed
+    assert installed.run("drivers", "rename", "anna müller", "Bo").returncode == 0
+    assert installed.run("drivers", "show", driver).stdout.startswith(f"Bo: {driver}, enrolled")
+    assert installed.run("drivers", "forget", "BO").returncode == 0
+    assert list(installed.stored()) == ["profile-key"]
+
+
+def test_preferences_are_set_printed_and_read_back(installed: Installation, voices: Path) -> None:
+    """What `preferences` prints is a file that --file takes; --set changes one of them."""
+    installed.enrol("Anna", voices / "af_bella", **{POSITION: 120, TILT: -5})
+    printed = installed.run("drivers", "preferences", "Anna").stdout
+    assert yaml.safe_load(printed) == {POSITION: 120, TILT: -5}
+    changed = installed.run("drivers", "preferences", "Anna", "--set", f"{TILT}=7").stdout
+    assert yaml.safe_load(changed) == {POSITION: 120, TILT: 7}
+    (installed.folder / "anna.yaml").write_text(printed, encoding="utf-8")
+    path = installed.folder / "anna.yaml"
+    assert installed.run("drivers", "preferences", "Anna", "--file", path).stdout == printed
+
+
+def test_enrolling_anew_keeps_id_and_preferences(installed: Installation, voices: Path) -> None:
+    """--replace is another voice for the same driver."""
+    driver = installed.enrol("Anna", voices / "af_bella", **{POSITION: 120})
+    before = installed.stored()
+    sentences = [voices / "af_sarah" / f"{n}.opus" for n in (1, 2, 3)]
+    assert installed.run("enrol", "anna", *sentences, "--replace").returncode == 0
+    shown = installed.run("drivers", "show", driver).stdout
+    assert f"{POSITION}: 120" in shown
+    assert installed.stored() != before
+
+
+# --- replay ---------------------------------------------------------------------------------------
+
+
+def test_replay_tells_what_the_daemon_would_have_told(
+    enrolled: Installation, voices: Path, tmp_path: Path
+) -> None:
+    """One JSON object a line, with the topic and payload of the message; no name in it."""
+    car = tmp_path / "car.jsonl"
+    car.write_text(json.dumps({"at_s": 0, "signals": STANDING}) + "\n", encoding="utf-8")
+    done = enrolled.run("replay", voices / "af_bella" / "5.opus", "--vehicle", car)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    said = {line["topic"].removeprefix("whodrives/car/"): line["payload"] for line in lines}
+    assert said["recognition"]["outcome"] == "known"
+    assert said["preferences/apply"]["signals"] == {POSITION: 120}
+    assert said["preferences/apply"]["driver"] == said["recognition"]["driver"]
+    assert "Bella" not in done.stdout
+
+
+def test_replay_gives_the_same_bytes_every_time(enrolled: Installation, voices: Path) -> None:
+    """A recorded drive is a test: two runs cannot be told apart."""
+    recording = voices / "bm_george" / "6.opus"
+    assert enrolled.run("replay", recording).stdout == enrolled.run("replay", recording).stdout
+
+
+def test_a_stranger_is_unknown(enrolled: Installation, voices: Path) -> None:
+    """Somebody who is not enrolled is nobody, and without a car nothing is applied."""
+    done = enrolled.run("replay", voices / "am_onyx" / "1.opus")
+    recognised = [json.loads(line) for line in done.stdout.splitlines() if "recognition" in line]
+    assert [line["payload"]["driver"] for line in recognised] == [None]
+    assert "preferences/apply" not in done.stdout
+
+
+def test_a_reader_that_leaves_is_no_error_of_ours(enrolled: Installation, voices: Path) -> None:
+    """`whodrives replay ... | head` ends without a traceback."""
+    command = enrolled.command("replay", voices / "bm_george" / "6.opus")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == b""
