@@ -27,7 +27,7 @@ import numpy as np
 import paho.mqtt.client as mqtt
 import yaml
 from paho.mqtt.enums import CallbackAPIVersion
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 
 from whodrives.capture import paced, read_file
@@ -350,7 +350,7 @@ class Show:
     def __init__(self, drive: Drive, story: Story, console: Console) -> None:
         self.drive = drive
         self.story = story
-        self.last: Now | None = None
+        self.last: RenderableType = ""
         self._console = console
         self._live: Live | None = None
         self._printed = 0
@@ -370,9 +370,10 @@ class Show:
         """Show this moment, ten times a second at most."""
         if now.at_s - self._drawn_s < FRAME_S:
             return
-        self._drawn_s, self.last = now.at_s, now
+        self._drawn_s = now.at_s
+        self.last = picture(self.story, now)
         if self._live:
-            self._live.update(picture(self.story, now), refresh=True)
+            self._live.update(self.last, refresh=True)
         for at_s, topic, payload in self.story.messages[self._printed :] if not self._live else ():
             self._console.print(
                 f"{at_s:6.1f} s  {topic:20} {payload}", markup=False, soft_wrap=True
@@ -412,7 +413,5 @@ def send(daemon: subprocess.Popen[bytes], samples: Floats) -> None:
 def save(path: Path, show: Show, found: Sequence[Mark]) -> None:
     """Save the last screen and the summary as SVG."""
     console = Console(record=True, width=132, height=42, file=io.StringIO())
-    if show.last:
-        console.print(picture(show.story, show.last))
-    console.print(summary(found))
+    console.print(show.last, summary(found))
     console.save_svg(str(path), title="whodrives demo")

@@ -18,7 +18,7 @@ SAMPLE_RATE_HZ = 16_000
 """Every sample in the core is taken at this rate, mono."""
 
 BLOCK_SAMPLES = 480
-"""Samples in an `AudioBlock`: 30 ms, the longest frame that webrtcvad takes."""
+"""Samples in an `AudioBlock`: 30 ms, the longest frame that usual voice-activity detectors take."""
 
 BLOCK_S = BLOCK_SAMPLES / SAMPLE_RATE_HZ
 

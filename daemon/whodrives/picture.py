@@ -168,7 +168,7 @@ def _voices(story: Story) -> Panel:
         "at",
         "in truth",
         "heard as",
-        "evidence (log-likelihood ratio)",
+        "evidence (llr)",
         "speech",
         "SNR",
     ):
@@ -191,7 +191,7 @@ def _voice_row(story: Story, heard: Heard) -> tuple[RenderableType, ...]:
     )
 
 
-def evidence_bar(llr: float | None, width: int = 10) -> Text:
+def evidence_bar(llr: float | None, width: int = 8) -> Text:
     """The log-likelihood ratio as a bar left (a stranger) or right (the driver) of zero."""
     if llr is None:
         return Text("nobody to compare with", "dim")
@@ -218,7 +218,7 @@ def _seat(story: Story, now: Now) -> Panel:
     for path in sorted(story.position, key=lambda path: (MIRRORS in path, path)):
         limits = now.limits.get(path) or vss.SIGNALS[path].range
         sliders.add_row(*_slider(path, story.position[path], story.target.get(path), limits))
-    drawing = Text("\n".join(seat_drawing(story.position, now.limits)), "bold blue", no_wrap=True)
+    drawing = Text("\n".join(seat_drawing(story.position, now.limits)), "bold blue")
     return Panel(
         Group(driver, drawing, sliders), title="seat and mirrors (ECU)", title_align="left"
     )
@@ -264,6 +264,8 @@ def seat_drawing(position: Mapping[str, float], limits: vss.Limits) -> list[str]
         grid[floor - 1 - step][min(columns - 1, hip + round(2 * step * math.tan(lean)))] = "█"
     for offset in range(1, 7):
         grid[floor][hip + 1 - offset] = "▄"
+    for row in range(floor + 1, rows - 1):
+        grid[row][hip - 2] = "║"
     grid[rows - 1] = list("═" * columns)
     grid[rows - 1][min(columns - 1, max(0, hip - 2))] = "▲"
     return ["".join(row) for row in grid]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from installation import COMMAND, POSITION, Installation
+
 from whodrives import __version__
 
 TILT = "Vehicle.Body.Mirrors.DriverSide.Tilt"

@@ -1,9 +1,10 @@
 """What whodrives is compared with: sherpa-onnx in the usual loop, 3 s of sound every 0.5 s.
 
-    python tools/bench/usual.py MODEL SOUND
+    python tools/bench/usual.py MODEL SOUND [PAUSE]
 
 The same network from the same checkpoint, in float, with sherpa-onnx's own front end. As a program
 it prints one line of JSON, so that its memory and its start are those of a process of its own.
+With a PAUSE in seconds it sleeps between the windows, as it must in real time.
 """
 
 import json
@@ -44,11 +45,11 @@ def write_model(whole: Path, target: Path) -> None:
     onnx.save(model, target)
 
 
-def measure(model: Path, sound: Path) -> dict[str, Any]:
+def measure(model: Path, sound: Path, pause_s: float = 0.0) -> dict[str, Any]:
     """Run this file as a program; what it printed, and its start as seen from here."""
     started_s = time.monotonic()
     done = subprocess.run(
-        [sys.executable, __file__, str(model), str(sound)],
+        [sys.executable, __file__, str(model), str(sound), str(pause_s)],
         check=True,
         capture_output=True,
         text=True,
@@ -64,7 +65,7 @@ def main() -> None:
     import sherpa_onnx  # noqa: PLC0415
     from machine import peak_rss_mb  # noqa: PLC0415
 
-    model, sound = sys.argv[1:]
+    model, sound, *pause = sys.argv[1:]
     settings = sherpa_onnx.SpeakerEmbeddingExtractorConfig(model=model, num_threads=1)
     extractor = sherpa_onnx.SpeakerEmbeddingExtractor(settings)
     ready_at_s = time.monotonic()
@@ -72,6 +73,7 @@ def main() -> None:
     window, hop = int(WINDOW_S * RATE_HZ), int(HOP_S * RATE_HZ)
     spent_s = []
     for end in range(window, len(samples) + 1, hop):
+        time.sleep(float(pause[0]) if pause else 0.0)
         before_s = time.process_time()
         stream = extractor.create_stream()
         stream.accept_waveform(RATE_HZ, samples[end - window : end])

@@ -1,0 +1,433 @@
+"""From what was heard to errors: scores, households, and the daemon's rule over many at once.
+
+Owns the trials. Everybody of a view speaks to households of people of the same view: the stranger
+speaks the household's language into the household's kind of microphone, which is the harder case.
+Household members and strangers are drawn at random, the same ones under every condition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from corpora import ADULT
+from hearing import DURATIONS, Heard, Subject
+from metrics import (
+    Det,
+    Doubles,
+    Trials,
+    counts,
+    eer,
+    fnir_at,
+    interval,
+    min_dcf,
+    miss_at,
+    quantile,
+    resampled,
+    share,
+)
+from numpy.typing import NDArray
+
+from whodrives.decision import LEAST_SPEECH_S
+from whodrives.domain import Calibration, Floats, OperatingPoint
+from whodrives.scoring import accept_llr, centred, log_likelihood_ratio
+
+Indices = NDArray[np.intp]
+
+HOUSEHOLDS = (2, 3, 5)
+DRAWS = 20
+"""Households that each test sound is played to."""
+
+SHOWN_HOUSEHOLD = 3
+FPIRS = (0.01, 0.001)
+PROMISES: tuple[tuple[OperatingPoint, float], ...] = (("1/100", 0.01), ("1/1000", 0.001))
+FEWEST_FOR_1000 = 20
+"""With fewer people a rate of one in a thousand cannot be told from nought."""
+
+LEAST_PEOPLE = 4
+SEED = 20261123
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """People who are judged together: a corpus, or its adults or children."""
+
+    name: str
+    subjects: tuple[Subject, ...]
+
+
+def views(subjects: Sequence[Subject]) -> list[View]:
+    """Each corpus of LEAST_PEOPLE or more, and its adults and children where ages are known."""
+    found = []
+    for corpus in sorted({subject.person.corpus for subject in subjects}):
+        mine = [subject for subject in subjects if subject.person.corpus == corpus]
+        aged = [(s, s.person.age) for s in mine if s.person.age is not None]
+        found += [
+            View(corpus, tuple(mine)),
+            View(f"{corpus}, adults", tuple(s for s, age in aged if age >= ADULT)),
+            View(f"{corpus}, children", tuple(s for s, age in aged if age < ADULT)),
+        ]
+    return [view for view in found if len(view.subjects) >= LEAST_PEOPLE]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Cosines of a view's sounds with its voices, under one condition and one enrolment.
+
+    Attributes:
+        people: number of people; `speaker` and `voice` count them from 0.
+        speaker: who speaks in each sound: (U,).
+        voice: whose profile each column is: (V,).
+        seconds: after 1 to 5 s of speech: (U, 5, V), NaN where there was less.
+        looks: at each look: (L, V); a sound without a look has one of NaN.
+        look_sound: the sound of each look: (L,), ascending.
+        look_utterance: the utterance of each look, counted over all sounds: (L,), ascending.
+        look_speech_s: seconds of speech in its utterance so far: (L,).
+        look_total_s: seconds of speech in its sound so far: (L,).
+    """
+
+    people: int
+    speaker: Indices
+    voice: Indices
+    seconds: Doubles
+    looks: Doubles
+    look_sound: Indices
+    look_utterance: Indices
+    look_speech_s: Doubles
+    look_total_s: Doubles
+
+
+def scores(
+    view: View, condition: str, enrolment: str, calibration: Calibration | None
+) -> Scores:
+    """Compare every sound of the view with every voice enrolled in it."""
+    subjects = view.subjects
+    voice = np.array([i for i, s in enumerate(subjects) if enrolment in s.centres], np.intp)
+    centres = [_relative(subjects[i].centres[enrolment], calibration) for i in voice]
+    bank = np.stack(centres).astype(np.float64)
+    said = [(i, heard) for i, s in enumerate(subjects) for heard in s.sounds[condition]]
+    seconds = np.full((len(said), DURATIONS[-1], len(voice)), np.nan)
+    for row, (_, heard) in enumerate(said):
+        for second, vector in enumerate(heard.seconds):
+            seconds[row, second] = bank @ _relative(vector, calibration)
+    rows = [row for number, (_, heard) in enumerate(said) for row in _look_rows(number, heard)]
+    utterance = np.cumsum([0, *(a[:2] != b[:2] for a, b in zip(rows, rows[1:], strict=False))])
+    nothing = np.full(len(voice), np.nan)
+    looks = [nothing if v is None else bank @ _relative(v, calibration) for *_, v in rows]
+    return Scores(
+        people=len(subjects),
+        speaker=np.array([i for i, _ in said], np.intp),
+        voice=voice,
+        seconds=seconds,
+        looks=np.stack(looks),
+        look_sound=np.array([row[0] for row in rows], np.intp),
+        look_utterance=utterance.astype(np.intp),
+        look_speech_s=np.array([row[2] for row in rows]),
+        look_total_s=np.array([row[3] for row in rows]),
+    )
+
+
+def _relative(vector: Floats, calibration: Calibration | None) -> Floats:
+    return vector if calibration is None else centred(vector, calibration)
+
+
+_Row = tuple[int, int, float, float, Floats | None]
+
+
+def _look_rows(number: int, heard: Heard) -> list[_Row]:
+    """Sound, utterance, speech in each so far, and the utterance's voice, for each look."""
+    rows: list[_Row] = []
+    before_s = 0.0
+    for k, utterance in enumerate(heard.utterance):
+        if k and utterance != heard.utterance[k - 1]:
+            before_s += float(heard.speech_s[k - 1])
+        speech_s = float(heard.speech_s[k])
+        rows.append((number, int(utterance), speech_s, before_s + speech_s, heard.voices[k]))
+    return rows or [(number, 0, 0.0, 0.0, None)]
+
+
+# --- households -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Visits:
+    """Households that hear each sound: columns of `Scores`, shape (U, DRAWS, size).
+
+    `genuine` has the speaker first; `genuine_sounds` says which sounds have one: the speaker may
+    not have been enrolled.
+    """
+
+    genuine: Indices
+    strangers: Indices
+    genuine_sounds: NDArray[np.bool_]
+
+
+def visits(scored: Scores, size: int) -> Visits | None:
+    """Draw the households; None when there are too few people for this size."""
+    if len(scored.voice) <= size:
+        return None
+    rng = np.random.default_rng(SEED)
+    own = scored.speaker[:, None] == scored.voice[None]
+    order = rng.random((len(scored.speaker), DRAWS, len(scored.voice)))
+    strangers = np.argsort(np.where(own[:, None], 2.0, order), axis=2)[:, :, :size]
+    genuine = np.argsort(np.where(own[:, None], -1.0, order), axis=2)[:, :, :size]
+    return Visits(genuine, strangers, own.any(axis=1))
+
+
+def _trial_counts(drawn: Doubles, scored: Scores, members: Indices, sounds: Indices) -> Doubles:
+    """How often each (sound, household) counts in a resample; a genuine speaker counts once."""
+    speaker = np.repeat(scored.speaker[sounds], members.shape[1])
+    people = scored.voice[members[sounds].reshape(len(speaker), -1)]
+    if len(speaker) and people[0, 0] == speaker[0]:
+        people = people[:, 1:]
+    return counts(drawn, speaker, people)
+
+
+# --- embedding against embedding --------------------------------------------------------------------
+
+
+def verification(scored: Scores, seconds: int, drawn: Doubles | None) -> dict[str, Any] | None:
+    """EER, minDCF and their trade-off after so many seconds; None without such trials."""
+    found = pairs(scored, scored, seconds)
+    if found is None:
+        return None
+    trials, target_people, other_people = found
+    det = trials.det()
+    result: dict[str, Any] = {
+        "targets": len(target_people),
+        "nontargets": len(other_people),
+        "eer": eer(det),
+        "min_dcf": min_dcf(det),
+        "miss_at_1_percent": miss_at(det, 0.01),
+    }
+    if drawn is not None:
+        result["eer_interval"] = interval(
+            lambda row: eer(pair_det(trials, target_people, other_people, row)), drawn
+        )
+        result["det"] = _thinned(det)
+    return result
+
+
+def pairs(
+    target: Scores, other: Scores, seconds: int
+) -> tuple[Trials, Indices, Indices] | None:
+    """Trials of own voices from `target` and of others' from `other`, and the people in them.
+
+    Returns:
+        The trials; the person (n,) of each target; speaker and voice (m, 2) of each other.
+    """
+    cosines = target.seconds[:, seconds - 1]
+    own = (target.speaker[:, None] == target.voice[None]) & ~np.isnan(cosines)
+    others = other.seconds[:, seconds - 1]
+    different = (other.speaker[:, None] != other.voice[None]) & ~np.isnan(others)
+    if not own.any() or not different.any():
+        return None
+    row, column = np.nonzero(different)
+    people = np.stack([other.speaker[row], other.voice[column]], axis=1)
+    return Trials(cosines[own], others[different]), target.speaker[np.nonzero(own)[0]], people
+
+
+def pair_det(trials: Trials, target: Indices, other: Indices, drawn: Doubles) -> Det:
+    """Return the trade-off of one resample of the people."""
+    return trials.det(counts(drawn, target), counts(drawn, other))
+
+
+def _thinned(det: Det) -> dict[str, list[float]]:
+    """Some hundred points, evenly over the logarithm of the false accepts."""
+    wanted = np.geomspace(1e-4, 0.5, 80)
+    places = sorted({int(np.argmax(det.false_accept <= rate)) for rate in wanted})
+    return {
+        "false_accept": det.false_accept[places].round(6).tolist(),
+        "miss": det.miss[places].round(6).tolist(),
+    }
+
+
+def identification(
+    scored: Scores, played: Visits, seconds: int, drawn: Doubles | None
+) -> dict[str, Any] | None:
+    """FNIR at each FPIR, the threshold set on these very trials; None without such trials."""
+    cosines = scored.seconds[:, seconds - 1]
+    heard = ~np.isnan(cosines).all(axis=1)
+    strangers, enrolled = np.flatnonzero(heard), np.flatnonzero(heard & played.genuine_sounds)
+    if not len(strangers) or not len(enrolled):
+        return None
+    best = _members(cosines, played.strangers, strangers).max(axis=1)
+    right = _members(cosines, played.genuine, enrolled)
+    genuine = np.where(right[:, 0] >= right[:, 1:].max(axis=1), right[:, 0], -np.inf)
+    result: dict[str, Any] = {"strangers": len(strangers), "genuine": len(enrolled)}
+    for fpir in FPIRS:
+        if fpir >= FPIRS[0] or scored.people >= FEWEST_FOR_1000:
+            result[f"fnir_at_{fpir:g}"] = fnir_at(genuine, best, fpir)
+
+    def resample(row: Doubles) -> float:
+        weights = (
+            _trial_counts(row, scored, played.genuine, enrolled),
+            _trial_counts(row, scored, played.strangers, strangers),
+        )
+        return fnir_at(genuine, best, FPIRS[0], *weights)
+
+    if drawn is not None:
+        result[f"fnir_at_{FPIRS[0]:g}_interval"] = interval(resample, drawn)
+    return result
+
+
+def _members(cosines: Doubles, members: Indices, sounds: Indices) -> Doubles:
+    """Scores of the chosen sounds with their households' members: (sounds * DRAWS, size)."""
+    chosen = np.take_along_axis(cosines[sounds][:, None], members[sounds], axis=2)
+    return chosen.reshape(-1, members.shape[2])
+
+
+# --- through the whole daemon -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What the daemon concludes, for each utterance (G,) in each of the DRAWS households.
+
+    Attributes:
+        sound: the sound of each utterance: (G,).
+        heard: whether there was a look at all: (G,).
+        member: the household's member that is called known, or -1: (G, DRAWS).
+        total_s: seconds of speech in the sound until then; inf for never: (G, DRAWS).
+    """
+
+    sound: Indices
+    heard: NDArray[np.bool_]
+    member: NDArray[np.int64]
+    total_s: Doubles
+
+
+def decide(
+    scored: Scores, members: Indices, calibration: Calibration, promise: OperatingPoint
+) -> Decisions:
+    """Apply `decision.judge` to every look of every utterance in every household.
+
+    The same rule over arrays; `__main__` compares a sample with the recognizer itself.
+    """
+    size = members.shape[2]
+    cosines = np.take_along_axis(scored.looks[:, None], members[scored.look_sound], axis=2)
+    llr, threshold = _as_llr(cosines, scored.look_speech_s, size, calibration, promise)
+    ranked = np.sort(llr, axis=2)
+    clear = ranked[:, :, -1] - ranked[:, :, -2] >= calibration.ambiguity_llr
+    enough = scored.look_speech_s >= LEAST_SPEECH_S
+    passes = clear & (ranked[:, :, -1] >= threshold[:, None]) & enough[:, None]
+    starts = np.flatnonzero(np.diff(scored.look_utterance, prepend=-1))
+    never = len(scored.looks)
+    when = np.where(passes, np.arange(never)[:, None], never)
+    first = np.minimum.reduceat(when, starts, axis=0)
+    best = np.append(np.nan_to_num(llr, nan=-np.inf).argmax(axis=2), np.full((1, DRAWS), -1), 0)
+    total_s = np.append(scored.look_total_s, np.inf)
+    return Decisions(
+        sound=scored.look_sound[starts],
+        heard=scored.look_speech_s[starts] > 0,
+        member=np.take_along_axis(best, first, axis=0),
+        total_s=total_s[first],
+    )
+
+
+def _as_llr(
+    cosines: Doubles,
+    speech_s: Doubles,
+    size: int,
+    calibration: Calibration,
+    promise: OperatingPoint,
+) -> tuple[Doubles, Doubles]:
+    """Cosines (L, ...) as llr, and the threshold (L,), through `scoring`'s own functions."""
+    at = [log_likelihood_ratio(0.0, float(s), calibration) for s in speech_s]
+    slope = [log_likelihood_ratio(1.0, float(s), calibration) for s in speech_s]
+    offset = np.array(at)[:, None, None]
+    llr = cosines * (np.array(slope)[:, None, None] - offset) + offset
+    threshold = [accept_llr(float(s), size, calibration, promise) for s in speech_s]
+    return llr, np.array(threshold)
+
+
+def promised(
+    scored: Scores,
+    played: Visits,
+    calibration: Calibration,
+    promise: OperatingPoint,
+    drawn: Doubles | None,
+) -> dict[str, Any]:
+    """Realised rates with the shipped thresholds, per utterance as the gate cuts them."""
+    strangers = decide(scored, played.strangers, calibration, promise)
+    genuine = decide(scored, played.genuine, calibration, promise)
+    judged = np.flatnonzero(strangers.heard)
+    own = np.flatnonzero(played.genuine_sounds[genuine.sound])
+    taken = (strangers.member[judged] >= 0).ravel()
+    missed = (genuine.member[own] != 0).ravel()
+    right_s = np.where(genuine.member[own] == 0, genuine.total_s[own], np.inf)
+    sounds, starts = np.unique(genuine.sound[own], return_index=True)
+    until_s = np.minimum.reduceat(right_s, starts, axis=0).ravel() if len(sounds) else right_s
+    result: dict[str, Any] = {
+        "strangers": len(judged),
+        "genuine": len(own),
+        "fpir": share(taken),
+        "fnir": share(missed),
+        "misidentified": share((genuine.member[own] > 0).ravel()),
+        "not_heard": share(~genuine.heard[own]),
+        "speech_until_decision_s": {
+            name: _finite(quantile(until_s.ravel(), at))
+            for name, at in (("median", 0.5), ("95_percent", 0.95))
+        },
+        "never_decided": share(np.isinf(until_s).ravel()),
+    }
+    if drawn is not None:
+        result["fpir_interval"] = interval(
+            lambda row: share(
+                taken, _trial_counts(row, scored, played.strangers, strangers.sound[judged])
+            ),
+            drawn,
+        )
+        result["fnir_interval"] = interval(
+            lambda row: share(
+                missed, _trial_counts(row, scored, played.genuine, genuine.sound[own])
+            ),
+            drawn,
+        )
+    return result
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+# --- everything about one condition -----------------------------------------------------------------
+
+
+def judged(
+    view: View, condition: str, enrolment: str, calibration: Calibration
+) -> dict[str, Any]:
+    """Every figure of a view under one test condition and one enrolment condition."""
+    scored = scores(view, condition, enrolment, calibration)
+    drawn = resampled(scored.people, SEED)
+    daemon: dict[str, Any] = {}
+    known: dict[str, Any] = {}
+    for size in HOUSEHOLDS:
+        played = visits(scored, size)
+        if played is None:
+            continue
+        shown = drawn if size == SHOWN_HOUSEHOLD else None
+        known[str(size)] = {
+            f"{seconds} s": identification(scored, played, seconds, shown) for seconds in DURATIONS
+        }
+        daemon[str(size)] = {
+            promise: promised(scored, played, calibration, promise, shown)
+            for promise, _ in PROMISES
+        }
+    return {
+        "view": view.name,
+        "condition": condition,
+        "enrolment": enrolment,
+        "people": scored.people,
+        "enrolled": len(scored.voice),
+        "sounds": len(scored.speaker),
+        "verification": {
+            f"{seconds} s": verification(scored, seconds, drawn if seconds in {2, 3} else None)
+            for seconds in DURATIONS
+        },
+        "identification": known,
+        "daemon": daemon,
+    }
