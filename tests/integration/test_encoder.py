@@ -89,7 +89,7 @@ def kaldi_log_mel(samples: Floats) -> Floats:
     bank.accept_waveform(16_000, samples.tolist())
     bank.input_finished()
     log_mel = np.stack([bank.get_frame(frame) for frame in range(bank.num_frames_ready)]).T
-    return log_mel - log_mel.mean(axis=1, keepdims=True)
+    return np.asarray(log_mel - log_mel.mean(axis=1, keepdims=True))
 
 
 # --- the file -------------------------------------------------------------------------------------
@@ -338,7 +338,7 @@ class PlainCampplus:
         mean, variance = (self.weights[f"{name}.running_{item}"] for item in ("mean", "var"))
         axes = (-1, *[1] * (x.ndim - 1))
         scale = scale / np.sqrt(variance.astype(float) + 1e-5)
-        return (x - mean.reshape(axes)) * scale.reshape(axes) + shift.reshape(axes)
+        return np.asarray((x - mean.reshape(axes)) * scale.reshape(axes) + shift.reshape(axes))
 
     def conv2d(self, x: Doubles, name: str, stride: int = 1) -> Doubles:
         """Same padding; `stride` along the first image axis, the mel bands."""
@@ -376,7 +376,7 @@ class PlainCampplus:
         context = relu(self.conv1d(context, f"{name}.cam_layer.linear1"))
         mask = self.conv1d(context, f"{name}.cam_layer.linear2")
         local = self.conv1d(x, f"{name}.cam_layer.linear_local", dilation=dilation)
-        return local / (1 + np.exp(-mask))
+        return np.asarray(local / (1 + np.exp(-mask)))
 
 
 def relu(x: Doubles) -> Doubles:

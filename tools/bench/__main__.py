@@ -109,15 +109,16 @@ def bench(effort: Effort) -> Result:
     with tempfile.TemporaryDirectory(prefix="whodrives-bench-") as temporary:
         folder = Path(temporary)
         with stage(folder) as scene:
-            blocks = as_piped(read_file(scene.drive.sound), effort.drive_s)
-            alone, speech = hear_alone(scene, blocks, effort.passes)
+            blocks = [b for b in read_file(scene.drive.sound) if b.at_s <= effort.drive_s]
+            piped = [as_piped(block) for block in blocks]
+            alone, speech = hear_alone(scene, piped, effort.passes)
             lives = [say(f"drive {n + 1}", run(scene, blocks)) for n in range(effort.drives)]
             idle_lives = {
                 name: say(name, run(scene, sound))
                 for name, sound in idle_sounds(effort.idle_s).items()
             }
             steps = [start_steps(scene.config) for _ in range(effort.steps)]
-            usual = hear_usual(scene, blocks)
+            usual = hear_usual(scene, piped)
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "name": short_name(machine),
@@ -126,7 +127,7 @@ def bench(effort: Effort) -> Result:
         "drive": drive_result(lives, alone[0], speech),
         "idle": {name: idle_result(life) for name, life in idle_lives.items()},
         "start": start_result([*lives, *idle_lives.values()], steps),
-        "alone": alone_result(alone, blocks, speech),
+        "alone": alone_result(alone, piped, speech),
         "sherpa_onnx": usual,
     }
     return result | {"ratios": ratios(result)}
@@ -142,15 +143,10 @@ def say(what: str, life: Run) -> Run:
 # --- the sound ------------------------------------------------------------------------------------
 
 
-def as_piped(blocks: Any, seconds: float) -> list[AudioBlock]:
-    """The blocks as they are behind a pipe of 16-bit samples, `seconds` of them at most."""
-    piped = []
-    for block in blocks:
-        if block.at_s > seconds:
-            break
-        whole = (np.clip(block.samples, -1, 1) * 32767).astype("<i2")
-        piped.append(AudioBlock(block.at_s, whole.astype(np.float32) / np.float32(32768)))
-    return piped
+def as_piped(block: AudioBlock) -> AudioBlock:
+    """The block as the daemon hears it behind a pipe of 16-bit samples."""
+    whole = (np.clip(block.samples, -1, 1) * 32767).astype("<i2")
+    return AudioBlock(block.at_s, whole.astype(np.float32) / np.float32(32768))
 
 
 def idle_sounds(seconds: float) -> dict[str, list[AudioBlock]]:
@@ -160,7 +156,7 @@ def idle_sounds(seconds: float) -> dict[str, list[AudioBlock]]:
     hiss = amplify(white, HISS_LEVEL_DB)
     road = hiss + amplify(road_noise(seconds, ROAD_KMH, seed=1), ROAD_LEVEL_DB)
     sounds = {"digital_silence": np.zeros(count, np.float32), "hiss": hiss, "road_70_kmh": road}
-    return {name: as_piped(cut(sound), seconds) for name, sound in sounds.items()}
+    return {name: cut(sound) for name, sound in sounds.items()}
 
 
 def cut(samples: Floats) -> list[AudioBlock]:

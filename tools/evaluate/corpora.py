@@ -22,8 +22,8 @@ from whodrives.domain import BLOCK_SAMPLES, SAMPLE_RATE_HZ, Floats, WhodrivesErr
 ENROL_S = 10.0
 """Speech in an enrolment, at least, by level; whole recordings, so most become 11 to 14 s."""
 
-TEST_BLOCKS = (200, 234)
-"""A test sound lasts 6 to 7 s: an utterance is cut after 6 s of speech."""
+TEST_BLOCKS = (190, 207)
+"""A test sound lasts 5.7 to 6.2 s: about one utterance, which is cut after 6 s of speech."""
 
 EDGE_BLOCKS = 4
 """Blocks kept before and after the speech of a recording: joined ones sound like one utterance."""

@@ -194,18 +194,18 @@ def verification(scored: Scores, seconds: int, drawn: Doubles | None) -> dict[st
     found = pairs(scored, scored, seconds)
     if found is None:
         return None
-    trials, target_people, other_people = found
+    trials, own, others = found
     det = trials.det()
     result: dict[str, Any] = {
-        "targets": len(target_people),
-        "nontargets": len(other_people),
+        "targets": len(own),
+        "nontargets": len(others),
         "eer": eer(det),
         "min_dcf": min_dcf(det),
         "miss_at_1_percent": miss_at(det, 0.01),
     }
     if drawn is not None:
         result["eer_interval"] = interval(
-            lambda row: eer(pair_det(trials, target_people, other_people, row)), drawn
+            lambda row: eer(pair_det(trials, own, others, row)), drawn
         )
         result["det"] = _thinned(det)
     return result
@@ -289,13 +289,13 @@ class Decisions:
 
     Attributes:
         sound: the sound of each utterance: (G,).
-        heard: whether there was a look at all: (G,).
+        judged: whether there was enough speech for a verdict: (G,).
         member: the household's member that is called known, or -1: (G, DRAWS).
         total_s: seconds of speech in the sound until then; inf for never: (G, DRAWS).
     """
 
     sound: Indices
-    heard: NDArray[np.bool_]
+    judged: NDArray[np.bool_]
     member: NDArray[np.int64]
     total_s: Doubles
 
@@ -322,7 +322,7 @@ def decide(
     total_s = np.append(scored.look_total_s, np.inf)
     return Decisions(
         sound=scored.look_sound[starts],
-        heard=scored.look_speech_s[starts] > 0,
+        judged=np.maximum.reduceat(enough, starts),
         member=np.take_along_axis(best, first, axis=0),
         total_s=total_s[first],
     )
@@ -351,28 +351,28 @@ def promised(
     promise: OperatingPoint,
     drawn: Doubles | None,
 ) -> dict[str, Any]:
-    """Realised rates with the shipped thresholds, per utterance as the gate cuts them."""
+    """Realised rates with the shipped thresholds.
+
+    The promise is about utterances, as the gate cuts them; those too short to be judged are left
+    out. FNIR is about whole sounds: 6 s in which the driver is never recognised.
+    """
     strangers = decide(scored, played.strangers, calibration, promise)
-    genuine = decide(scored, played.genuine, calibration, promise)
-    judged = np.flatnonzero(strangers.heard)
-    own = np.flatnonzero(played.genuine_sounds[genuine.sound])
+    judged = np.flatnonzero(strangers.judged)
     taken = (strangers.member[judged] >= 0).ravel()
-    missed = (genuine.member[own] != 0).ravel()
-    right_s = np.where(genuine.member[own] == 0, genuine.total_s[own], np.inf)
-    sounds, starts = np.unique(genuine.sound[own], return_index=True)
-    until_s = np.minimum.reduceat(right_s, starts, axis=0).ravel() if len(sounds) else right_s
+    genuine = decide(scored, played.genuine, calibration, promise)
+    right_s, wrong = _by_sound(genuine)
+    own = np.flatnonzero(played.genuine_sounds)
+    missed = np.isinf(right_s[own]).ravel()
     result: dict[str, Any] = {
-        "strangers": len(judged),
-        "genuine": len(own),
+        "utterances": len(judged),
+        "sounds": len(own),
         "fpir": share(taken),
         "fnir": share(missed),
-        "misidentified": share((genuine.member[own] > 0).ravel()),
-        "not_heard": share(~genuine.heard[own]),
+        "misidentified": share(wrong[own].ravel()),
         "speech_until_decision_s": {
-            name: _finite(quantile(until_s.ravel(), at))
+            name: _finite(quantile(right_s[own].ravel(), at))
             for name, at in (("median", 0.5), ("95_percent", 0.95))
         },
-        "never_decided": share(np.isinf(until_s).ravel()),
     }
     if drawn is not None:
         result["fpir_interval"] = interval(
@@ -382,12 +382,17 @@ def promised(
             drawn,
         )
         result["fnir_interval"] = interval(
-            lambda row: share(
-                missed, _trial_counts(row, scored, played.genuine, genuine.sound[own])
-            ),
-            drawn,
+            lambda row: share(missed, _trial_counts(row, scored, played.genuine, own)), drawn
         )
     return result
+
+
+def _by_sound(genuine: Decisions) -> tuple[Doubles, NDArray[np.bool_]]:
+    """Speech until the right driver is known, inf for never, and whether another ever was."""
+    starts = np.flatnonzero(np.diff(genuine.sound, prepend=-1))
+    right_s = np.where(genuine.member == 0, genuine.total_s, np.inf)
+    wrong = np.logical_or.reduceat(genuine.member > 0, starts, axis=0)
+    return np.minimum.reduceat(right_s, starts, axis=0), wrong
 
 
 def _finite(value: float) -> float | None:
