@@ -57,12 +57,12 @@ log = logging.getLogger(__name__)
 TICK_S = 0.25
 """Longest wait of a turn; bounds how late a stop is noticed while a pipe gives nothing."""
 
-REST_S = 0.1
-"""Pause between turns while nobody speaks: blocks are then taken some four at a time.
+REST_S = 0.2
+"""While nobody speaks, a pipe's sound may gather for so long and is then heard at one go.
 
-Waking costs more than hearing a block, whose 30 ms leave the processor's caches cold; so this
-halves what silence costs (docs/performance.md). No decision comes later for it, because there is no
-rest from the onset of an utterance to its end, and no block is lost: who feeds us holds it.
+Waking costs more than hearing: 30 ms leave the caches cold. This halves what silence costs
+(docs/performance.md). No decision comes later for it: there is no rest between an utterance's onset
+and its end. News of the car ends a rest.
 """
 
 WATCHDOG_S = 1.0
@@ -128,7 +128,7 @@ class _Pipe(FileIO):
 
     Args:
         turn: called again and again while nothing comes.
-        rest: called once when nothing is there yet; may let sound gather.
+        rest: called when nothing is there yet; may take its time.
         take: told that the sound has stopped coming, and that it is back.
 
     Raises:
@@ -256,7 +256,6 @@ class Daemon:
             while True:
                 microphone.tend(time.monotonic())
                 microphone.taken(self._turn(TICK_S))
-                self._rest()
 
     def _play(self, blocks: Iterable[AudioBlock]) -> None:
         """The loop over a file or a pipe; turns are taken while its next block is waited for."""
@@ -278,9 +277,9 @@ class Daemon:
         )
 
     def _rest(self) -> None:
-        """Let sound gather for a moment, unless somebody speaks or something is there to take."""
-        if self._inbox.empty() and not self._recognizer.in_utterance:
-            time.sleep(REST_S)
+        """Let sound gather, unless somebody speaks."""
+        if not self._recognizer.in_utterance:
+            self._turn(REST_S)
 
     def _idle(self, seconds: float) -> None:
         """Take turns for so long, and until the inbox is empty."""

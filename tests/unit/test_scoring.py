@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives.domain import Calibration, CalibrationPoint, Profile
+from whodrives.domain import Calibration, CalibrationPoint, Floats, Profile
 from whodrives.scoring import (
     accept_llr,
     centred,
@@ -36,9 +36,9 @@ def calibration(mean: float = 0.0, household: int = 3) -> Calibration:
     )
 
 
-def axis(index: int) -> np.ndarray:
+def axis(index: int) -> Floats:
     """A unit vector along one axis."""
-    return np.eye(D, dtype=np.float32)[index]
+    return np.asarray(np.eye(D, dtype=np.float32)[index])
 
 
 vectors = st.lists(st.floats(-1, 1, width=32), min_size=D, max_size=D).map(
@@ -47,7 +47,7 @@ vectors = st.lists(st.floats(-1, 1, width=32), min_size=D, max_size=D).map(
 
 
 @given(vectors)
-def test_a_unit_vector_has_length_one_or_is_refused(vector: np.ndarray) -> None:
+def test_a_unit_vector_has_length_one_or_is_refused(vector: Floats) -> None:
     """Nothing in between: a vector without direction raises."""
     try:
         assert np.linalg.norm(unit(vector)) == pytest.approx(1.0, abs=1e-5)
@@ -79,7 +79,10 @@ def test_a_centroid_is_the_mean_direction_of_its_windows() -> None:
 def test_what_all_voices_share_does_not_count() -> None:
     """Two voices that agree only in what the mean voice is too become unlike."""
     shared = calibration(mean=0.3)
-    one, other = unit(shared.mean + 0.5 * axis(0)), unit(shared.mean + 0.5 * axis(1))
+    one, other = (
+        unit(shared.mean + np.float32(0.5) * axis(0)),
+        unit(shared.mean + np.float32(0.5) * axis(1)),
+    )
     assert float(one @ other) > 0.7
     assert float(centred(one, shared) @ centred(other, shared)) < 0.2
 
@@ -113,7 +116,7 @@ def test_the_stricter_promise_needs_more_evidence() -> None:
 def test_the_best_match_comes_first_and_ties_by_id() -> None:
     """The ranking depends on scores and ids, never on who was enrolled first."""
     household = [("c", axis(1)), ("b", axis(0)), ("a", axis(1))]
-    ranked = compare(unit(axis(0) + 0.5 * axis(1)), 1.0, household, calibration())
+    ranked = compare(unit(axis(0) + np.float32(0.5) * axis(1)), 1.0, household, calibration())
     assert [match.driver for match in ranked] == ["b", "a", "c"]
 
 

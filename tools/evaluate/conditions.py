@@ -111,7 +111,9 @@ def _noisy(
 ) -> Floats:
     """Add a piece of one of the noises, from a random place in it."""
     sound = noise(float(rng.choice(choices)))
-    return mix(samples, np.resize(np.roll(sound, -int(rng.integers(len(sound)))), len(samples)), snr_db)
+    return mix(
+        samples, np.resize(np.roll(sound, -int(rng.integers(len(sound)))), len(samples)), snr_db
+    )
 
 
 def _with(noise: Callable[[float], Floats], choices: tuple[float, ...], snr_db: float) -> Treatment:
@@ -145,7 +147,9 @@ def _shaped(samples: Floats, gain: Callable[[NDArray[np.float64]], NDArray[np.fl
 def _telephone(samples: Floats, _rng: np.random.Generator) -> Floats:
     """The band of ITU-T G.712, steep at both ends."""
     low, high = TELEPHONE_HZ
-    return _shaped(samples, lambda hz: 1 / np.sqrt((1 + (low / hz) ** 12) * (1 + (hz / high) ** 24)))
+    return _shaped(
+        samples, lambda hz: 1 / np.sqrt((1 + (low / hz) ** 12) * (1 + (hz / high) ** 24))
+    )
 
 
 def _coded(samples: Floats, rate_hz: int, *, container: str, coding: str, **how: float) -> Floats:
@@ -247,5 +251,3 @@ def enrolled(samples: Floats, condition: str, *names: object) -> Floats:
     """An enrolment recording under a condition, in [-1, 1]."""
     rng = generator("enrolment", condition, *names)
     return np.clip(ENROLMENTS[condition](padded(samples, rng), rng), -1, 1)
-
-

@@ -172,7 +172,9 @@ def _joined(pieces: Sequence[Floats], tests: int) -> Iterator[Floats]:
 def _pieces(sound: Floats) -> list[Floats]:
     if len(sound) <= LONG_BLOCKS * BLOCK_SAMPLES:
         return [sound]
-    return np.split(sound, range(PIECE_BLOCKS * BLOCK_SAMPLES, len(sound), PIECE_BLOCKS * BLOCK_SAMPLES))
+    return np.split(
+        sound, range(PIECE_BLOCKS * BLOCK_SAMPLES, len(sound), PIECE_BLOCKS * BLOCK_SAMPLES)
+    )
 
 
 def speech_s(sound: Floats) -> float:

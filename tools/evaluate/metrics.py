@@ -55,9 +55,7 @@ class Trials:
 
     def det(self, target_weight: Doubles | None = None, weight: Doubles | None = None) -> Det:
         """Return the trade-off, each trial counted by its weight (1 if none is given)."""
-        return Det(
-            self._below(target_weight, target=True), 1 - self._below(weight, target=False)
-        )
+        return Det(self._below(target_weight, target=True), 1 - self._below(weight, target=False))
 
     def _below(self, weight: Doubles | None, *, target: bool) -> Doubles:
         """Share of one kind of trials at or below each distinct score, 0 first."""

@@ -8,6 +8,7 @@ nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections import defaultdict
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from conditions import enrolled, tested
-from corpora import ENROL_S, TEST_BLOCKS, Person, read_sound, speech_s, trimmed
+from corpora import TEST_BLOCKS, Person, read_sound, speech_s, trimmed
 from hearing import Ear, Subject
 from metrics import Doubles, eer, interval, resampled
 from trials import SEED, Scores, View, pair_det, pairs, scores
@@ -58,39 +59,42 @@ def by_condition(view: View, calibration: Calibration) -> list[dict[str, Any]]:
     for nuisance in NUISANCES:
         shared = scores(view, nuisance.shared, nuisance.enrolment, calibration)
         differing = scores(view, nuisance.differing, nuisance.enrolment, calibration)
-        figures = compared(shared, differing, shared, differing)
+        figures = compared((shared, shared), (differing, shared), (differing, differing))
         found.append({"view": view.name, "nuisance": nuisance.name} | figures)
     return found
 
 
 def compared(
-    shared: Scores, differing: Scores, strangers: Scores, differing_strangers: Scores
+    plain: tuple[Scores, Scores],
+    hard: tuple[Scores, Scores],
+    nobody: tuple[Scores, Scores] | None = None,
 ) -> dict[str, Any]:
-    """EER with everybody sharing, with only strangers sharing, with nobody; and the factor.
+    """EER of plain and of hard trials, each (the drivers' scores, the strangers'); their ratio.
 
-    The factor counts at least one error among the drivers' trials on each side: less cannot be
-    told from none.
+    `nobody` are trials in which nobody shares the nuisance with the enrolment: how hard it is in
+    itself. The factor counts at least one error among the drivers' trials on each side, because
+    less cannot be told from none.
     """
-    plain = pairs(shared, strangers, SECONDS)
-    hard = pairs(differing, strangers, SECONDS)
-    neither = pairs(differing, differing_strangers, SECONDS)
-    if plain is None or hard is None or neither is None:
+    easy, difficult = pairs(*plain, SECONDS), pairs(*hard, SECONDS)
+    if easy is None or difficult is None:
         return {"trials": 0}
-    floor = 1 / len(plain[1])
+    floor = 1 / len(difficult[1])
 
     def factor(row: Doubles) -> float:
-        return max(eer(pair_det(*hard, row)), floor) / max(eer(pair_det(*plain, row)), floor)
+        errors = [max(eer(pair_det(*trials, row)), floor) for trials in (difficult, easy)]
+        return errors[0] / errors[1]
 
-    everybody = np.ones(shared.people)
-    return {
-        "trials": len(plain[1]),
-        "people": len(set(plain[1].tolist())),
-        "eer_plain": eer(pair_det(*plain, everybody)),
-        "eer_hard": eer(pair_det(*hard, everybody)),
-        "eer_nobody_shares": eer(pair_det(*neither, everybody)),
-        "factor": factor(everybody),
-        "factor_interval": interval(factor, resampled(shared.people, SEED)),
+    people = plain[0].people
+    result = {
+        "trials": len(difficult[1]),
+        "people": len(set(difficult[1].tolist())),
+        "eer_plain": eer(easy[0].det()),
+        "eer_hard": eer(difficult[0].det()),
+        "factor": factor(np.ones(people)),
+        "factor_interval": interval(factor, resampled(people, SEED)),
     }
+    neither = pairs(*nobody, SECONDS) if nobody else None
+    return result | ({"eer_nobody_shares": eer(neither[0].det())} if neither else {})
 
 
 # --- sentence and language: what was said -----------------------------------------------------------
@@ -128,10 +132,12 @@ def emodb_sayings(people: Sequence[Person]) -> list[Saying]:
 
 
 def by_sentence(said: Sequence[Saying], own: Ear, calibration: Calibration) -> dict[str, Any]:
-    """The stranger says the enrolment's sentences, the driver says others."""
-    texts = _most_shared(said)
-    cut = len(texts) * 2 // 3
-    enrolling, testing = set(texts[:cut]), set(texts[cut:])
+    """The stranger says the enrolment's sentences, the driver says others.
+
+    Two thirds of the sentences that most voices say are for enrolling, the rest for testing.
+    """
+    texts = _most_said(said)
+    enrolling, testing = set(texts[: len(texts) * 2 // 3]), set(texts[len(texts) * 2 // 3 :])
     subjects = []
     for voice, mine in _by_voice(said).items():
         first = [s.path for s in mine if s.text in enrolling]
@@ -139,26 +145,72 @@ def by_sentence(said: Sequence[Saying], own: Ear, calibration: Calibration) -> d
         if first and other:
             subjects.append(_subject(voice, own, first, {"same": first, "other": other}))
     view = View("sentence", tuple(subjects))
-    other_scores = scores(view, "other", "enrolled", calibration)
-    same_scores = scores(view, "same", "enrolled", calibration)
-    # The driver's own trials are of other sentences in both; only the stranger's sentence changes.
-    return compared(other_scores, other_scores, other_scores, other_scores) | _changed(
-        other_scores, same_scores
+    same, other_said = (scores(view, name, "sentences", calibration) for name in ("same", "other"))
+    return compared((other_said, other_said), (other_said, same))
+
+
+def by_language(said: Sequence[Saying], own: Ear, calibration: Calibration) -> dict[str, Any]:
+    """The driver enrolled in English speaks Hindi, the stranger speaks English."""
+    subjects = []
+    for voice, mine in _by_voice(said).items():
+        english = [s.path for s in mine if s.language == "en"]
+        hindi = [s.path for s in mine if s.language == "hi"]
+        enrolling, testing = english[:4], english[4:]
+        if hindi:
+            subjects.append(_subject(voice, own, enrolling, {"en": testing, "hi": hindi}))
+        elif testing:
+            subjects.append(_subject(voice, own, [], {"en": testing, "hi": []}))
+    view = View("language", tuple(subjects))
+    english_said, hindi_said = (
+        scores(view, name, "sentences", calibration) for name in ("en", "hi")
+    )
+    return compared(
+        (english_said, english_said), (hindi_said, english_said), (hindi_said, hindi_said)
     )
 
 
-def _changed(other: Scores, same: Scores) -> dict[str, Any]:
-    plain, hard = pairs(other, other, SECONDS), pairs(other, same, SECONDS)
-    if plain is None or hard is None:
-        return {}
-    floor = 1 / len(plain[1])
+def _by_voice(said: Sequence[Saying]) -> dict[str, list[Saying]]:
+    voices: dict[str, list[Saying]] = defaultdict(list)
+    for saying in said:
+        voices[saying.voice].append(saying)
+    return voices
 
-    def factor(row: Doubles) -> float:
-        return max(eer(pair_det(*hard, row)), floor) / max(eer(pair_det(*plain, row)), floor)
 
-    everybody = np.ones(other.people)
-    return {
-        "eer_hard": eer(pair_det(*hard, everybody)),
-        "factor": factor(everybody),
-        "factor_interval": interval(factor, resampled(other.people, SEED)),
-    }
+def _most_said(said: Sequence[Saying]) -> list[str]:
+    """Sentences by the number of voices that say them, and only those that half of them say."""
+    speakers: dict[str, set[str]] = defaultdict(set)
+    for saying in said:
+        speakers[saying.text].add(saying.voice)
+    least = max(2, len({s.voice for s in said}) // 2)
+    common = [text for text, voices in speakers.items() if len(voices) >= least]
+    return sorted(common, key=lambda text: (-len(speakers[text]), text))
+
+
+def _subject(
+    voice: str, own: Ear, enrolling: Sequence[Path], testing: Mapping[str, Sequence[Path]]
+) -> Subject:
+    """One voice: enrolled from these recordings, tested on sounds of up to 6 s of those."""
+    subject = Subject(Person("sayings", voice, None, ()))
+    enrolment = [read_sound(path) for path in enrolling]
+    if enrolment:
+        sound = enrolled(np.concatenate(enrolment), "clean", voice)
+        with contextlib.suppress(EnrolmentError):
+            subject.centres["sentences"] = centroid(own.enrol(sound))
+    for name, paths in testing.items():
+        subject.sounds[name] = [
+            own.hear(tested(sound, "clean", voice, name, number))
+            for number, sound in enumerate(_sounds(paths))
+        ]
+    return subject
+
+
+def _sounds(paths: Sequence[Path]) -> list[Floats]:
+    """Join recordings to sounds of at least SECONDS and a half of speech each."""
+    sounds: list[Floats] = []
+    waiting: list[Floats] = []
+    for path in paths:
+        waiting.append(trimmed(read_sound(path)))
+        if sum(map(speech_s, waiting)) >= SECONDS + 0.5:
+            sounds.append(np.concatenate(waiting)[: TEST_BLOCKS[1] * BLOCK_SAMPLES])
+            waiting = []
+    return sounds

@@ -100,9 +100,7 @@ class Scores:
     look_total_s: Doubles
 
 
-def scores(
-    view: View, condition: str, enrolment: str, calibration: Calibration | None
-) -> Scores:
+def scores(view: View, condition: str, enrolment: str, calibration: Calibration | None) -> Scores:
     """Compare every sound of the view with every voice enrolled in it."""
     subjects = view.subjects
     voice = np.array([i for i, s in enumerate(subjects) if enrolment in s.centres], np.intp)
@@ -207,13 +205,11 @@ def verification(scored: Scores, seconds: int, drawn: Doubles | None) -> dict[st
         result["eer_interval"] = interval(
             lambda row: eer(pair_det(trials, own, others, row)), drawn
         )
-        result["det"] = _thinned(det)
+        result["det"] = thinned(det)
     return result
 
 
-def pairs(
-    target: Scores, other: Scores, seconds: int
-) -> tuple[Trials, Indices, Indices] | None:
+def pairs(target: Scores, other: Scores, seconds: int) -> tuple[Trials, Indices, Indices] | None:
     """Trials of own voices from `target` and of others' from `other`, and the people in them.
 
     Returns:
@@ -235,8 +231,8 @@ def pair_det(trials: Trials, target: Indices, other: Indices, drawn: Doubles) ->
     return trials.det(counts(drawn, target), counts(drawn, other))
 
 
-def _thinned(det: Det) -> dict[str, list[float]]:
-    """Some hundred points, evenly over the logarithm of the false accepts."""
+def thinned(det: Det) -> dict[str, list[float]]:
+    """Return some hundred points, evenly over the logarithm of the false accepts."""
     wanted = np.geomspace(1e-4, 0.5, 80)
     places = sorted({int(np.argmax(det.false_accept <= rate)) for rate in wanted})
     return {
@@ -402,9 +398,7 @@ def _finite(value: float) -> float | None:
 # --- everything about one condition -----------------------------------------------------------------
 
 
-def judged(
-    view: View, condition: str, enrolment: str, calibration: Calibration
-) -> dict[str, Any]:
+def judged(view: View, condition: str, enrolment: str, calibration: Calibration) -> dict[str, Any]:
     """Every figure of a view under one test condition and one enrolment condition."""
     scored = scores(view, condition, enrolment, calibration)
     drawn = resampled(scored.people, SEED)

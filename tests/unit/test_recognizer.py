@@ -1,0 +1,197 @@
+"""The order of the stages, with a toy gate and a toy encoder: each voice is one tone."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from whodrives.decision import Policy
+from whodrives.domain import (
+    BLOCK_S,
+    BLOCK_SAMPLES,
+    AudioBlock,
+    Calibration,
+    CalibrationPoint,
+    Event,
+    Floats,
+    Health,
+    Household,
+    Input,
+    Outcome,
+    Profile,
+    Recognition,
+    SourceHealth,
+    SourceState,
+)
+from whodrives.recognizer import Recognizer
+
+ENCODER = "e" * 64
+VOICES = {"anna": 0, "ben": 1, "stranger": 2}
+
+
+class LoudIsSpeech:
+    """A voice-activity detector for silence and tones."""
+
+    def probability(self, samples: Floats) -> float:
+        """One for anything that is not silent."""
+        return float(np.abs(samples).max() > 0.01)
+
+    def reset(self) -> None:
+        """Nothing is remembered."""
+
+
+class LevelIsVoice:
+    """An encoder for which a voice is its level: 0.1, 0.2 and 0.3 are three people."""
+
+    fingerprint = ENCODER
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def embed(self, samples: Floats) -> Floats:
+        """The axis that belongs to the loudest sample."""
+        self.calls += 1
+        return np.asarray(np.eye(4, dtype=np.float32)[round(float(samples.max()) * 10) - 1])
+
+
+def policy(encoder: str = ENCODER) -> Policy:
+    """A cosine of one is known from the first second on."""
+    point = CalibrationPoint(1.0, 20.0, -10.0, {"1/100": 5.0, "1/1000": 7.0})
+    return Policy(Calibration(encoder, np.zeros(4, np.float32), (point,), 3.0, 2), "1/100")
+
+
+def household(*names: str) -> Household:
+    """These people, enrolled."""
+    return Household(
+        0.0,
+        tuple(Profile(n, np.eye(4, dtype=np.float32)[[VOICES[n]]], ENCODER, 20.0) for n in names),
+    )
+
+
+class Drive:
+    """A recognizer and the clock of what it hears."""
+
+    def __init__(self, *names: str) -> None:
+        self.encoder = LevelIsVoice()
+        self.recognizer = Recognizer(LoudIsSpeech(), self.encoder, policy())
+        self.at_s = 0.0
+        self.events: list[Event] = []
+        self.take(household(*names))
+        self.take(SourceState(0.0, SourceHealth.OPEN))
+
+    def take(self, news: Input) -> list[Event]:
+        """One input."""
+        events = self.recognizer.step(news)
+        self.events += events
+        return events
+
+    def hear(self, who: str | None, seconds: float, *, gap: bool = False) -> None:
+        """Somebody speaks, or nobody does; `gap` says sound was lost before it."""
+        level = 0.0 if who is None else 0.1 * (VOICES[who] + 1)
+        for number in range(round(seconds / BLOCK_S)):
+            self.at_s += BLOCK_S
+            samples = np.full(BLOCK_SAMPLES, level, np.float32)
+            self.take(AudioBlock(self.at_s, samples, gap=gap and number == 0))
+
+    def outcomes(self) -> list[tuple[Outcome, str | None]]:
+        """What was concluded, in order."""
+        verdicts = [event.verdict for event in self.events if isinstance(event, Recognition)]
+        return [(verdict.outcome, verdict.driver) for verdict in verdicts]
+
+    def health(self) -> Health:
+        """The latest."""
+        return [event for event in self.events if isinstance(event, Health)][-1]
+
+
+def test_a_known_driver_is_reported_while_still_speaking() -> None:
+    """The verdict comes after the first second of speech, once, and not again at the end."""
+    drive = Drive("anna", "ben")
+    drive.hear("anna", 1.2)
+    assert drive.outcomes() == [(Outcome.KNOWN, "anna")]
+    drive.hear("anna", 2.0)
+    drive.hear(None, 1.0)
+    assert len(drive.outcomes()) == 1
+
+
+def test_a_judged_utterance_costs_no_more_embeddings() -> None:
+    """After the verdict the rest of the utterance is not encoded."""
+    drive = Drive("anna")
+    drive.hear("anna", 5.0)
+    assert drive.encoder.calls == 1
+
+
+def test_an_unknown_voice_is_reported_when_it_pauses() -> None:
+    """One event for the whole utterance, naming nobody."""
+    drive = Drive("anna", "ben")
+    drive.hear("stranger", 3.0)
+    assert drive.outcomes() == []
+    drive.hear(None, 1.0)
+    assert drive.outcomes() == [(Outcome.UNKNOWN, None)]
+
+
+def test_a_cough_is_not_reported() -> None:
+    """Less than half a second of sound is no utterance."""
+    drive = Drive("anna")
+    drive.hear("stranger", 0.3)
+    drive.hear(None, 1.0)
+    assert drive.outcomes() == []
+
+
+def test_lost_sound_discards_the_utterance_it_tears() -> None:
+    """What was heard before a gap and after it is never judged together."""
+    drive = Drive("anna")
+    drive.hear("anna", 0.9)
+    drive.hear("anna", 0.9, gap=True)
+    drive.hear(None, 1.0)
+    assert (Outcome.KNOWN, "anna") not in drive.outcomes()
+
+
+def test_a_lost_microphone_ends_what_was_being_said_unjudged() -> None:
+    """The device goes in mid-utterance; what comes after its return stands alone."""
+    drive = Drive("anna")
+    drive.hear("anna", 0.9)
+    drive.take(SourceState(drive.at_s, SourceHealth.LOST, "unplugged"))
+    assert drive.health().reasons == ("source: unplugged",)
+    drive.take(SourceState(drive.at_s, SourceHealth.OPEN))
+    assert drive.health().reasons == ()
+    drive.hear("anna", 0.3)
+    drive.hear(None, 1.0)
+    assert drive.outcomes() == []
+
+
+def test_the_end_of_a_recording_judges_what_was_being_said() -> None:
+    """A file that ends in mid-word still gets its verdict."""
+    drive = Drive("anna")
+    drive.hear("stranger", 1.5)
+    drive.take(SourceState(drive.at_s, SourceHealth.ENDED, "over"))
+    assert drive.outcomes() == [(Outcome.UNKNOWN, None)]
+
+
+def test_a_forgotten_driver_is_a_stranger_from_then_on() -> None:
+    """A new household replaces the old one at once."""
+    drive = Drive("anna", "ben")
+    drive.take(replace(household("ben"), at_s=drive.at_s))
+    drive.hear("anna", 1.5)
+    drive.hear(None, 1.0)
+    assert drive.outcomes() == [(Outcome.UNKNOWN, None)]
+
+
+def test_a_household_of_nobody_is_degraded_and_says_so() -> None:
+    """`status` names the reason until somebody is enrolled."""
+    drive = Drive()
+    assert drive.health().reasons == ("profiles: no driver is enrolled",)
+    drive.take(household("anna"))
+    assert drive.health().reasons == ()
+
+
+def test_a_bad_profile_is_named_in_the_health() -> None:
+    """The store's sentence reaches `status` as it is."""
+    drive = Drive("anna")
+    drive.take(replace(household("anna"), problems=("profile d-1: cut short",)))
+    assert drive.health().reasons == ("profile d-1: cut short",)
+
+
+def test_another_encoders_calibration_is_refused() -> None:
+    """Thresholds of one encoder file mean nothing for another."""
+    with pytest.raises(ValueError, match="another encoder"):
+        Recognizer(LoudIsSpeech(), LevelIsVoice(), policy("f" * 64))
