@@ -108,6 +108,9 @@ class Recognizer:
             calibration = self._policy.calibration
             self._voices = tuple((p.id, centred(centroid(p), calibration)) for p in news.profiles)
             self._problems = news.problems
+            # Evidence about the old household says nothing of the new one.
+            self._gate.reset()
+            self._utterance = _Utterance()
         return list(self._trip.step(news))
 
     def _source_changed(self, news: SourceState) -> list[Event]:

@@ -1,6 +1,7 @@
 """The command line as people use it: a program of its own, with a real store and real voices."""
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from installation import COMMAND, POSITION, Installation
 
+from conftest import VirtualMicrophone
 from whodrives import __version__
 
 TILT = "Vehicle.Body.Mirrors.DriverSide.Tilt"
@@ -174,3 +176,45 @@ def test_a_reader_that_leaves_is_no_error_of_ours(enrolled: Installation, voices
         assert running.stderr is not None
         running.stdout.close()
         assert running.stderr.read() == b""
+
+
+# --- the microphone -------------------------------------------------------------------------------
+
+
+def test_a_voice_is_learned_from_the_microphone(
+    installed: Installation, virtual_microphone: VirtualMicrophone, voices: Path
+) -> None:
+    """Who speaks is enrolled; Ctrl-C ends it early, and then more is said to be better."""
+    installed.configure(sound={"device": "pulse"})
+    with subprocess.Popen(
+        installed.command("enrol", "Anna"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=virtual_microphone.environment,
+        text=True,
+    ) as running:
+        assert running.stderr is not None
+        assert "Speak freely" in running.stderr.readline()
+        for number in (1, 2, 3):
+            virtual_microphone.play(voices / "af_bella" / f"{number}.opus")
+        running.send_signal(signal.SIGINT)
+        told, _ = running.communicate()
+    assert running.returncode == 0, told
+    assert told.startswith("Anna is enrolled as d-")
+    assert "enrol again with --replace" in told
+    known = installed.run("replay", voices / "af_bella" / "5.opus").stdout
+    assert '"outcome": "known"' in known
+
+
+def test_a_doctor_hears_whether_the_microphone_is_muted(
+    installed: Installation, virtual_microphone: VirtualMicrophone, voices: Path
+) -> None:
+    """Silence is a fault with a mend; speech has a level, and the devices are listed."""
+    installed.configure(sound={"device": "pulse"})
+    muted = installed.run("doctor", env=virtual_microphone.environment).stdout
+    assert "pulse" in muted.partition("✓ microphones: ")[2]
+    assert "nearly silent; unmute it or raise the gain" in muted
+    speaking = virtual_microphone.play(voices / "af_bella" / "5.opus", wait=False)
+    heard = installed.run("doctor", env=virtual_microphone.environment).stdout
+    speaking.wait()
+    assert "✓ level: level -" in heard

@@ -176,6 +176,16 @@ def test_a_forgotten_driver_is_a_stranger_from_then_on() -> None:
     assert drive.outcomes() == [(Outcome.UNKNOWN, None)]
 
 
+def test_what_was_said_before_a_change_of_household_is_not_judged_after_it() -> None:
+    """The utterance under way is dropped: its evidence may name somebody who is gone."""
+    drive = Drive("anna", "ben")
+    drive.hear("anna", 0.9)
+    drive.take(replace(household("ben"), at_s=drive.at_s))
+    drive.hear("anna", 0.3)
+    drive.hear(None, 1.0)
+    assert drive.outcomes() == []
+
+
 def test_a_household_of_nobody_is_degraded_and_says_so() -> None:
     """`status` names the reason until somebody is enrolled."""
     drive = Drive()

@@ -15,64 +15,52 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import random
 import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import baselines  # noqa: E402 - beside this file; it needs the path above
-import conditions  # noqa: E402
-import report  # noqa: E402
-import shortcuts  # noqa: E402
-from corpora import Person, material, read_people, read_sound, read_trials  # noqa: E402
-from hearing import DURATIONS, Plan, Subject, blocks, ear, hear_person  # noqa: E402
-from metrics import Trials, counts, eer, interval, min_dcf, resampled  # noqa: E402
-from trials import (  # noqa: E402
-    PROMISES,
+import baselines
+import conditions
+import report
+import shortcuts
+from corpora import Person, read_people, read_trials
+from drill import drill
+from hearing import DURATIONS, Plan, Subject, ear, hear_person
+from lists import verified
+from metrics import resampled
+from trials import (
     SEED,
     SHOWN_HOUSEHOLD,
     Scores,
     View,
-    decide,
+    corpora,
     identification,
     judged,
     scores,
-    thinned,
     verification,
     views,
     visits,
 )
 
-from whodrives.decision import Policy  # noqa: E402
-from whodrives.domain import (  # noqa: E402
-    Calibration,
-    Household,
-    Outcome,
-    Profile,
-    Recognition,
-    WhodrivesError,
-)
-from whodrives.inference import load_calibration, load_encoder, load_gate  # noqa: E402
-from whodrives.recognizer import Recognizer  # noqa: E402
-from whodrives.scoring import centred, centroid  # noqa: E402
-from whodrives.service import replay  # noqa: E402
+from whodrives.domain import Calibration, WhodrivesError
+from whodrives.inference import load_calibration
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"
 ACROSS = ("clean", "car 5 dB", "cabin", "cheap microphone")
-"""Test conditions that the noisier enrolments are judged under."""
+"""Test conditions that the other enrolments are judged under."""
 
 SMALL_TESTS = ("clean", "car 5 dB", "cabin")
 REPLAYED = 40
@@ -80,6 +68,8 @@ SOUNDS_OF_ALL = 80
 """Test sounds of a corpus, about; but 4 to 10 of a person."""
 
 Result = dict[str, Any]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +137,10 @@ def _measured(options: argparse.Namespace) -> Result:
         "machine": baselines.machine(),
     }
     if options.corpus.is_file():
-        result |= listed(options)
+        asked = read_trials(options.corpus, options.root)
+        base = options.root or options.corpus.parent
+        result["trials"] = verified(asked, base, ear(options.models), calibration)
+        _show(result["trials"])
     else:
         with ProcessPoolExecutor(options.processes) as pool:
             result |= _people_measured(options, calibration, pool)
@@ -171,13 +164,13 @@ def _people_measured(
     seen = views(subjects)
     if not options.shortcuts:
         result["results"] = _judged(seen, effort, calibration, pool)
-        result["replayed"] = replayed(subjects, plans[0], calibration, effort.replayed)
+        result["replayed"] = asdict(drill(subjects, plans[0], calibration, effort.replayed))
         for line in report.table(result["results"]):
             print(line)
     if effort.baselines and not options.no_baselines:
         result |= _baselines(people, plans, seen, calibration, pool)
     if not options.small:
-        result["shortcuts"] = _shortcuts(seen, options, calibration, pool)
+        result["shortcuts"] = _shortcuts(seen, options.models, calibration)
         _show(result["shortcuts"])
     return result
 
@@ -188,7 +181,7 @@ def _plan(models: Path, people: Sequence[Person], person: Person, effort: Effort
     return Plan(models, effort.tests, effort.enrolments, sounds)
 
 
-def _watched(subjects: Iterable[Any], count: int) -> Iterable[Any]:
+def _watched(subjects: Iterable[T], count: int) -> Iterator[T]:
     """Show that it goes on."""
     for number, subject in enumerate(subjects, start=1):
         print(f"\r{number} of {count} people heard", end="", file=sys.stderr, flush=True)
@@ -234,61 +227,7 @@ def _judged(
     return list(pool.map(judged, views_, conditions_, enrolments, repeat(calibration)))
 
 
-# --- the recognizer itself --------------------------------------------------------------------------
-
-
-def replayed(
-    subjects: Sequence[Subject], plan: Plan, calibration: Calibration, count: int
-) -> Result:
-    """Play a sample of sounds to real recognizers, and compare with what the trials concluded."""
-    dice = random.Random(SEED)  # noqa: S311 - chooses a sample, guards nothing
-    agreed = asked = 0
-    for view in [view for view in views(subjects) if "," not in view.name]:
-        scored = scores(view, plan.tests[-1], "clean", calibration)
-        played = visits(scored, SHOWN_HOUSEHOLD)
-        if played is None:
-            continue
-        for members in (played.genuine, played.strangers):
-            found = decide(scored, members, calibration, PROMISES[0][0])
-            for sound in dice.sample(range(len(scored.speaker)), min(count // 2, len(members))):
-                household = [int(scored.voice[column]) for column in members[sound, 0]]
-                concluded = [
-                    int(member) for member in found.member[found.sound == sound, 0] if member >= 0
-                ]
-                heard = _replay(view, scored, sound, household, plan, calibration)
-                asked, agreed = asked + 1, agreed + (heard == concluded)
-    return {"asked": asked, "agreed": agreed}
-
-
-def _replay(
-    view: View,
-    scored: Scores,
-    sound: int,
-    household: Sequence[int],
-    plan: Plan,
-    calibration: Calibration,
-) -> list[int]:
-    """Members that the daemon's own replay calls known, in order."""
-    speaker = view.subjects[int(scored.speaker[sound])].person
-    number = int(np.count_nonzero(scored.speaker[:sound] == scored.speaker[sound]))
-    heard = conditions.tested(
-        material(speaker, plan.sounds).tests[number], plan.tests[-1], speaker.name, number
-    )
-    recognizer = Recognizer(
-        load_gate(plan.models), load_encoder(plan.models), Policy(calibration, PROMISES[0][0])
-    )
-    profiles = tuple(
-        Profile(str(i), view.subjects[person].centres["clean"][None], calibration.encoder, 10.0)
-        for i, person in enumerate(household)
-    )
-    return [
-        int(event.verdict.driver or 0)
-        for event in replay(recognizer, Household(0.0, profiles), blocks(heard), ())
-        if isinstance(event, Recognition) and event.verdict.outcome is Outcome.KNOWN
-    ]
-
-
-# --- others, and shortcuts ----------------------------------------------------------------------------
+# --- others, and shortcuts ------------------------------------------------------------------------
 
 
 def _baselines(
@@ -309,10 +248,7 @@ def _baselines(
         heard = pool.map(baselines.hear_baselines, people, plans, repeat(names), repeat(folder))
         found: list[Mapping[str, Subject]] = list(_watched(heard, len(people)))
     entries = [
-        entry
-        for view in seen
-        if "," not in view.name
-        for entry in _compared(view, found, names, calibration)
+        entry for view in corpora(seen) for entry in _compared(view, found, names, calibration)
     ]
     _show(entries)
     return {"baselines": entries, "baselines_missing": missing}
@@ -357,15 +293,12 @@ def _by_duration(view: str, name: str, condition: str, scored: Scores) -> list[R
     return entries
 
 
-def _shortcuts(
-    seen: Sequence[View], options: argparse.Namespace, calibration: Calibration, pool: Executor
-) -> list[Result]:
-    corpora = [view for view in seen if "," not in view.name]
-    found = [entry for view in corpora for entry in shortcuts.by_condition(view, calibration)]
-    own = ear(options.models)
+def _shortcuts(seen: Sequence[View], models: Path, calibration: Calibration) -> list[Result]:
+    found = [entry for view in corpora(seen) for entry in shortcuts.by_condition(view, calibration)]
+    own = ear(models)
     said = shortcuts.sayings(conditions.VOICES)
     english = [saying for saying in said if saying.language == "en"]
-    people = [subject.person for view in corpora for subject in view.subjects]
+    people = [subject.person for view in corpora(seen) for subject in view.subjects]
     actors = shortcuts.emodb_sayings(people)
     jobs = [("synthetic voices", "sentence", shortcuts.by_sentence, english)]
     jobs += [("emodb", "sentence", shortcuts.by_sentence, actors)] if actors else []
@@ -381,60 +314,7 @@ def _show(entries: Sequence[Result]) -> None:
         print("  ".join(f"{figure:>18}" for figure in line))
 
 
-# --- trial lists --------------------------------------------------------------------------------------
-
-
-def listed(options: argparse.Namespace) -> Result:
-    """Verify every pair of a trial list: all of the first file, 1 to 5 s and all of the second.
-
-    People are taken to be the first folders of the paths, as in VoxCeleb, for the intervals only.
-    """
-    own, mean = ear(options.models), load_calibration(options.models)
-    asked = read_trials(options.corpus, options.root)
-    voices = {
-        path: own.hear(read_sound(path))
-        for path in dict.fromkeys(p for t in asked for p in (t.enrolment, t.test))
-    }
-    usable = [t for t in asked if len(voices[t.enrolment].seconds)]
-    names = sorted({p.parent.name for t in usable for p in (t.enrolment, t.test)})
-    drawn = resampled(len(names), SEED)
-    found: Result = {}
-    for seconds in DURATIONS:
-        kept = [t for t in usable if len(voices[t.test].seconds) >= seconds]
-        same = np.array([t.same for t in kept], bool)
-        if same.all() or not same.any():
-            continue
-        cosines = np.array(
-            [
-                float(
-                    centred(voices[t.enrolment].seconds[-1], mean)
-                    @ centred(voices[t.test].seconds[seconds - 1], mean)
-                )
-                for t in kept
-            ]
-        )
-        who = np.array(
-            [[names.index(p.parent.name) for p in (t.enrolment, t.test)] for t in kept], np.intp
-        )
-        trials = Trials(cosines[same], cosines[~same])
-        det = trials.det()
-        found[f"{seconds} s"] = {
-            "targets": int(same.sum()),
-            "nontargets": int((~same).sum()),
-            "eer": eer(det),
-            "min_dcf": min_dcf(det),
-            "eer_interval": interval(
-                lambda row, trials=trials, who=who, same=same: eer(
-                    trials.det(counts(row, who[same][:, 0]), counts(row, who[~same]))
-                ),
-                drawn,
-            ),
-            "det": thinned(det),
-        }
-    return {"trials": [{"speech": name} | figures for name, figures in found.items()]}
-
-
-# --- writing ------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 def _write(result: Result, out: Path) -> None:
@@ -448,7 +328,7 @@ def _write(result: Result, out: Path) -> None:
             draw(result["results"], out / name)
             pictures.append(name)
     if "trials" in result:
-        report.list_picture({e["speech"]: e for e in result["trials"]}, out / "det.png")
+        report.list_picture(result["trials"], out / "det.png")
         pictures.append("det.png")
     (out / "result.json").write_text(
         json.dumps(_rounded(result), indent=1, allow_nan=False) + "\n", encoding="utf-8"

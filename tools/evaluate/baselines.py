@@ -32,6 +32,7 @@ Embed: TypeAlias = Callable[[Sequence[Floats]], Floats]
 
 TOOLS = Path(__file__).resolve().parents[1]
 FLOAT, SHERPA, RESEMBLYZER = "float", "sherpa-onnx", "Resemblyzer"
+ALL = (FLOAT, SHERPA, RESEMBLYZER)
 CONDITIONS = ("clean", "car 5 dB", "car 0 dB", "broadband 5 dB")
 RESEMBLYZER_LEVEL = 10 ** (-30 / 20)
 """Its own preparation raises quieter recordings to -30 dBFS."""

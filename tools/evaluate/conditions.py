@@ -92,9 +92,8 @@ def _talker(number: int) -> Floats:
 
 @cache
 def _babble(_: float) -> Floats:
-    return np.sum(
-        [np.roll(_talker(n), 3 * n * SAMPLE_RATE_HZ) for n in range(BABBLERS)], axis=0
-    ).astype(np.float32)
+    voices = [np.roll(_talker(n), 3 * n * SAMPLE_RATE_HZ) for n in range(BABBLERS)]
+    return np.asarray(np.sum(voices, axis=0), np.float32)
 
 
 @cache
@@ -111,9 +110,8 @@ def _noisy(
 ) -> Floats:
     """Add a piece of one of the noises, from a random place in it."""
     sound = noise(float(rng.choice(choices)))
-    return mix(
-        samples, np.resize(np.roll(sound, -int(rng.integers(len(sound)))), len(samples)), snr_db
-    )
+    piece = np.roll(sound, -int(rng.integers(len(sound))))
+    return mix(samples, np.resize(piece, len(samples)), snr_db)
 
 
 def _with(noise: Callable[[float], Floats], choices: tuple[float, ...], snr_db: float) -> Treatment:
@@ -124,7 +122,7 @@ def _car(snr_db: float) -> Treatment:
     return _with(_road, SPEEDS_KMH, snr_db)
 
 
-# --- rooms and channels -----------------------------------------------------------------------------
+# --- rooms and channels ---------------------------------------------------------------------------
 
 
 def _cabin(samples: Floats, rng: np.random.Generator) -> Floats:
@@ -242,7 +240,7 @@ def generator(*names: object) -> np.random.Generator:
 
 
 def tested(samples: Floats, condition: str, *names: object) -> Floats:
-    """A test sound under a condition, in [-1, 1]; noise is there before and after the speech too."""
+    """A test sound under a condition, in [-1, 1]; the noise lasts longer than the speech."""
     rng = generator(condition, *names)
     return np.clip(TESTS[condition](padded(samples, rng), rng), -1, 1)
 

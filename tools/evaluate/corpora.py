@@ -25,6 +25,9 @@ ENROL_S = 10.0
 TEST_BLOCKS = (190, 207)
 """A test sound lasts 5.7 to 6.2 s: about one utterance, which is cut after 6 s of speech."""
 
+SHORT_BLOCKS = 100
+"""Somebody with little material has one test sound of at least 3 s."""
+
 EDGE_BLOCKS = 4
 """Blocks kept before and after the speech of a recording: joined ones sound like one utterance."""
 
@@ -158,7 +161,10 @@ def material(person: Person, tests: int) -> Material:
 
 
 def _joined(pieces: Sequence[Floats], tests: int) -> Iterator[Floats]:
-    """Join pieces to sounds that are long enough; what is too long is cut off."""
+    """Join pieces to sounds that are long enough; what is too long is cut off.
+
+    Only if there is no such sound, what there is makes one, if it is not much too short.
+    """
     least, most = (count * BLOCK_SAMPLES for count in TEST_BLOCKS)
     waiting: list[Floats] = []
     made = 0
@@ -167,6 +173,8 @@ def _joined(pieces: Sequence[Floats], tests: int) -> Iterator[Floats]:
         if sum(map(len, waiting)) >= least and made < tests:
             yield np.concatenate(waiting)[:most]
             waiting, made = [], made + 1
+    if not made and sum(map(len, waiting)) >= SHORT_BLOCKS * BLOCK_SAMPLES:
+        yield np.concatenate(waiting)
 
 
 def _pieces(sound: Floats) -> list[Floats]:

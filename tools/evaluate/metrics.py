@@ -50,7 +50,7 @@ class Trials:
         self._order = np.argsort(scores, kind="stable")
         ranked = scores[self._order]
         # Equal scores fall on the same side of every threshold.
-        self._ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # noqa: FBT003
+        self._ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
         self._split = len(target)
 
     def det(self, target_weight: Doubles | None = None, weight: Doubles | None = None) -> Det:
@@ -97,10 +97,10 @@ def threshold_at(stranger: Doubles, fpir: float, weight: Doubles | None = None) 
     order = np.argsort(-stranger, kind="stable")
     ranked = stranger[order]
     counted = np.ones(len(ranked)) if weight is None else weight[order]
-    last = np.append(ranked[1:] != ranked[:-1], True)  # noqa: FBT003 - the lowest ends a run
+    last = np.append(ranked[1:] != ranked[:-1], True)
     above = (np.cumsum(counted) - counted) / max(counted.sum(), 1e-12)
     # The weight strictly above a score is the weight before the first of its equals.
-    first = np.append(True, ranked[1:] != ranked[:-1])  # noqa: FBT003
+    first = np.append(True, ranked[1:] != ranked[:-1])
     exceeding = above[first]
     values = ranked[last]
     return float(values[np.flatnonzero(exceeding <= fpir + 1e-12)[-1]])

@@ -12,9 +12,9 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 
-import matplotlib.pyplot as plt  # noqa: E402 - after the choice of the drawing program
-import numpy as np  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
 
 Result = Mapping[str, Any]
 
@@ -26,6 +26,12 @@ DET_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 COLUMNS = (
     "1 s", "2 s", "3 s", "5 s", "FPIR at 1 %", "from", "to", "FNIR", "median s", "95 % s"
 )  # fmt: skip
+
+
+STYLE = (
+    "body{font:14px sans-serif;margin:2em} td{padding:0 .6em;text-align:right}"
+    " td:first-child{text-align:left} img{max-width:100%}"
+)
 
 
 def percent(value: float | None) -> str:
@@ -79,7 +85,9 @@ def calibration_picture(results: Sequence[Result], target: Path) -> None:
     """Realised against promised FPIR: each view and condition, both promises."""
     views = _views(results)
     height = 0.16 * len(results) / max(len(views), 1) + 2
-    figure, axes = plt.subplots(1, len(views), figsize=(3.4 * len(views), height + 2), sharex=True)
+    figure, axes = plt.subplots(
+        1, len(views), figsize=(max(8, 3.4 * len(views)), height + 2), sharex=True
+    )
     for axis, view in zip(np.atleast_1d(axes), views, strict=True):
         _calibration_axis(axis, [entry for entry in results if entry["view"] == view], view)
     figure.suptitle("Strangers taken for a driver: realised against promised (95 % intervals)")
@@ -114,36 +122,37 @@ def _calibration_axis(axis: Axes, entries: Sequence[Result], view: str) -> None:
 def det_picture(results: Sequence[Result], target: Path) -> None:
     """DET curves after 2 s of speech, on normal-deviate axes (Martin et al., 1997)."""
     views = _views(results)
-    figure, axes = plt.subplots(1, len(views), figsize=(3.6 * len(views), 4))
+    figure, axes = plt.subplots(1, len(views), figsize=(max(8, 3.6 * len(views)), 4))
     for axis, view in zip(np.atleast_1d(axes), views, strict=True):
         for entry in results:
             shown = entry["condition"] in DET_CONDITIONS and entry["enrolment"] == "clean"
-            if entry["view"] == view and shown:
-                _det_curve(axis, entry)
-        ticks = [_deviate(rate) for rate in DET_TICKS]
-        labels = [f"{100 * rate:g}" for rate in DET_TICKS]
-        axis.set_xticks(ticks, labels, fontsize=6)
-        axis.set_yticks(ticks, labels, fontsize=6)
-        axis.set_xlabel("false accepts, percent")
-        axis.set_ylabel("misses, percent")
+            verification = entry["verification"].get("2 s")
+            if entry["view"] == view and shown and verification:
+                _det_curve(axis, verification, entry["condition"])
+        _det_axes(axis)
         axis.set_title(view, fontsize=8)
-        axis.grid(visible=True, alpha=0.3)
-        axis.legend(fontsize=6)
     figure.suptitle("Detection error trade-off after 2 s of speech")
     figure.tight_layout()
     figure.savefig(target, dpi=100)
     plt.close(figure)
 
 
-def _det_curve(axis: Axes, entry: Result) -> None:
-    verification = entry["verification"].get("2 s") or {}
-    det = verification.get("det")
-    if det is None:
-        return
+def _det_axes(axis: Axes) -> None:
+    ticks = [_deviate(rate) for rate in DET_TICKS]
+    labels = [f"{100 * rate:g}" for rate in DET_TICKS]
+    axis.set_xticks(ticks, labels, fontsize=6)
+    axis.set_yticks(ticks, labels, fontsize=6)
+    axis.set_xlabel("false accepts, percent")
+    axis.set_ylabel("misses, percent")
+    axis.grid(visible=True, alpha=0.3)
+    axis.legend(fontsize=6)
+
+
+def _det_curve(axis: Axes, figures: Result, name: str) -> None:
     least = 0.0005
-    x = [_deviate(max(rate, least)) for rate in det["false_accept"]]
-    y = [_deviate(min(max(rate, least), 0.5)) for rate in det["miss"]]
-    axis.plot(x, y, label=f"{entry['condition']} (EER {percent(verification['eer'])})")
+    x = [_deviate(max(rate, least)) for rate in figures["det"]["false_accept"]]
+    y = [_deviate(min(max(rate, least), 0.5)) for rate in figures["det"]["miss"]]
+    axis.plot(x, y, label=f"{name} (EER {percent(figures['eer'])})")
 
 
 def _deviate(rate: float) -> float:
@@ -180,18 +189,12 @@ def condition_picture(results: Sequence[Result], target: Path) -> None:
     plt.close(figure)
 
 
-def list_picture(results: Mapping[str, Result], target: Path) -> None:
+def list_picture(entries: Sequence[Result], target: Path) -> None:
     """DET curves of a trial list, one per duration."""
-    figure, axis = plt.subplots(figsize=(4.5, 4.5))
-    for duration, found in results.items():
-        _det_curve(axis, {"condition": duration, "verification": {"2 s": found}})
-    ticks = [_deviate(rate) for rate in DET_TICKS]
-    labels = [f"{100 * rate:g}" for rate in DET_TICKS]
-    axis.set_xticks(ticks, labels)
-    axis.set_yticks(ticks, labels)
-    axis.set_xlabel("false accepts, percent")
-    axis.set_ylabel("misses, percent")
-    axis.legend()
+    figure, axis = plt.subplots(figsize=(5, 5))
+    for entry in entries:
+        _det_curve(axis, entry, f"{entry['speech_s']} s")
+    _det_axes(axis)
     figure.savefig(target, dpi=100)
     plt.close(figure)
 
@@ -206,8 +209,7 @@ def page(result: Result, pictures: Sequence[str]) -> str:
     }
     parts = [
         "<!doctype html><meta charset=utf-8><title>How well whodrives recognises</title>",
-        "<style>body{font:14px sans-serif;margin:2em}td{padding:0 .6em;text-align:right}"
-        "td:first-child{text-align:left}img{max-width:100%}</style>",
+        f"<style>{STYLE}</style>",
         "<h1>How well whodrives recognises</h1>",
         *(f"<p>{html.escape(str(k))}: {html.escape(str(v))}</p>" for k, v in facts.items()),
         *(f'<p><img src="{html.escape(name)}" alt="{html.escape(name)}"></p>' for name in pictures),
@@ -217,18 +219,15 @@ def page(result: Result, pictures: Sequence[str]) -> str:
             "<h2>FNIR % at FPIR 1 % by seconds of speech, 3 enrolled; then the whole daemon"
             " at the promise of 1 %</h2>"
         )
-        parts.append(
-            _html_table(
-                ["view, condition, enrolment", *COLUMNS],
-                [
-                    [f"{e['view']}, {e['condition']}, {e['enrolment']}", *row(e)]
-                    for e in result["results"]
-                ],
-            )
-        )
-    for key in ("baselines", "shortcuts", "trials"):
-        if result.get(key):
-            parts.append(f"<h2>{key}</h2>{_html_table(*flat_table(result[key]))}")
+        figures = [
+            [f"{e['view']}, {e['condition']}, {e['enrolment']}", *row(e)] for e in result["results"]
+        ]
+        parts.append(_html_table(["view, condition, enrolment", *COLUMNS], figures))
+    parts.extend(
+        f"<h2>{key}</h2>{_html_table(*flat_table(result[key]))}"
+        for key in ("baselines", "shortcuts", "trials")
+        if result.get(key)
+    )
     return "\n".join(parts) + "\n"
 
 

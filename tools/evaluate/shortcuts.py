@@ -97,7 +97,7 @@ def compared(
     return result | ({"eer_nobody_shares": eer(neither[0].det())} if neither else {})
 
 
-# --- sentence and language: what was said -----------------------------------------------------------
+# --- sentence and language: what was said ---------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

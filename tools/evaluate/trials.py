@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,11 @@ def views(subjects: Sequence[Subject]) -> list[View]:
     return [view for view in found if len(view.subjects) >= LEAST_PEOPLE]
 
 
+def corpora(seen: Sequence[View]) -> list[View]:
+    """Return the views that are whole corpora."""
+    return [view for view in seen if view.name == view.subjects[0].person.corpus]
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """Cosines of a view's sounds with its voices, under one condition and one enrolment.
@@ -112,7 +118,7 @@ def scores(view: View, condition: str, enrolment: str, calibration: Calibration 
         for second, vector in enumerate(heard.seconds):
             seconds[row, second] = bank @ _relative(vector, calibration)
     rows = [row for number, (_, heard) in enumerate(said) for row in _look_rows(number, heard)]
-    utterance = np.cumsum([0, *(a[:2] != b[:2] for a, b in zip(rows, rows[1:], strict=False))])
+    utterance = np.cumsum([0, *(a[:2] != b[:2] for a, b in pairwise(rows))])
     nothing = np.full(len(voice), np.nan)
     looks = [nothing if v is None else bank @ _relative(v, calibration) for *_, v in rows]
     return Scores(
@@ -179,12 +185,12 @@ def _trial_counts(drawn: Doubles, scored: Scores, members: Indices, sounds: Indi
     """How often each (sound, household) counts in a resample; a genuine speaker counts once."""
     speaker = np.repeat(scored.speaker[sounds], members.shape[1])
     people = scored.voice[members[sounds].reshape(len(speaker), -1)]
-    if len(speaker) and people[0, 0] == speaker[0]:
-        people = people[:, 1:]
-    return counts(drawn, speaker, people)
+    others = np.where(people == speaker[:, None], 1.0, drawn[people])
+    repeated: Doubles = drawn[speaker] * others.prod(axis=1)
+    return repeated
 
 
-# --- embedding against embedding --------------------------------------------------------------------
+# --- embedding against embedding ------------------------------------------------------------------
 
 
 def verification(scored: Scores, seconds: int, drawn: Doubles | None) -> dict[str, Any] | None:
@@ -276,7 +282,7 @@ def _members(cosines: Doubles, members: Indices, sounds: Indices) -> Doubles:
     return chosen.reshape(-1, members.shape[2])
 
 
-# --- through the whole daemon -----------------------------------------------------------------------
+# --- through the whole daemon ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,7 +401,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-# --- everything about one condition -----------------------------------------------------------------
+# --- everything about one condition ---------------------------------------------------------------
 
 
 def judged(view: View, condition: str, enrolment: str, calibration: Calibration) -> dict[str, Any]:
