@@ -20,4 +20,4 @@ check:  ## the quick part of that: types, style, layers
 	tools/setup test && .venv/bin/pytest tests/unit/test_house_rules.py
 
 bench:  ## measure this machine
-	.venv/bin/python tools/bench
+	tools/setup test && .venv/bin/python tools/bench

@@ -315,7 +315,8 @@ def play(console: Console, picture_file: Path | None = None) -> bool:
         stage.callback(audience.close)
         ecu = ("--host", "127.0.0.1", "--port", str(port), "--vehicle", VEHICLE)
         tool = (sys.executable, str(ROOT / "tools/ecu.py"))
-        stage.enter_context(process(*tool, *ecu, stderr=subprocess.DEVNULL))
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        stage.enter_context(process(*tool, *ecu, **quiet))
         log = stage.enter_context((folder / "daemon.log").open("wb"))
         command = (sys.executable, "-m", "whodrives", "--config", str(config), "run")
         daemon = stage.enter_context(process(*command, stdin=subprocess.PIPE, stderr=log))

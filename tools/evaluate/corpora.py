@@ -25,8 +25,8 @@ ENROL_S = 10.0
 TEST_BLOCKS = (190, 207)
 """A test sound lasts 5.7 to 6.2 s: about one utterance, which is cut after 6 s of speech."""
 
-SHORT_BLOCKS = 100
-"""Somebody with little material has one test sound of at least 3 s."""
+SHORT_BLOCKS = 60
+"""Somebody with little material has one test sound of at least 1.8 s."""
 
 EDGE_BLOCKS = 4
 """Blocks kept before and after the speech of a recording: joined ones sound like one utterance."""

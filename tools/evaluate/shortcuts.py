@@ -13,7 +13,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from whodrives.domain import BLOCK_SAMPLES, Calibration, EnrolmentError, Floats
 from whodrives.scoring import centroid
 
 SECONDS = 2
+ENROLLING_OF_SIX = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,21 +133,31 @@ def emodb_sayings(people: Sequence[Person]) -> list[Saying]:
 
 
 def by_sentence(said: Sequence[Saying], own: Ear, calibration: Calibration) -> dict[str, Any]:
-    """The stranger says the enrolment's sentences, the driver says others.
+    """The stranger says the driver's enrolment sentences, the driver says others.
 
-    Two thirds of the sentences that most voices say are for enrolling, the rest for testing.
+    Four of every six sentences are for enrolling, the others for testing. Only strangers who say
+    at least half of what the driver enrolled with are compared.
     """
-    texts = _most_said(said)
-    enrolling, testing = set(texts[: len(texts) * 2 // 3]), set(texts[len(texts) * 2 // 3 :])
-    subjects = []
+    places = {text: place for place, text in enumerate(dict.fromkeys(s.text for s in said))}
+    subjects, texts = [], []
     for voice, mine in _by_voice(said).items():
-        first = [s.path for s in mine if s.text in enrolling]
-        other = [s.path for s in mine if s.text in testing]
-        if first and other:
-            subjects.append(_subject(voice, own, first, {"same": first, "other": other}))
+        first = [s for s in mine if places[s.text] % 6 < ENROLLING_OF_SIX]
+        others = [s.path for s in mine if places[s.text] % 6 >= ENROLLING_OF_SIX]
+        same = [s.path for s in first]
+        subjects.append(_subject(voice, own, same, {"same": same, "other": others}))
+        texts.append({s.text for s in first})
     view = View("sentence", tuple(subjects))
-    same, other_said = (scores(view, name, "sentences", calibration) for name in ("same", "other"))
-    return compared((other_said, other_said), (other_said, same))
+    same_said, other_said = (
+        _among(scores(view, name, "sentences", calibration), texts) for name in ("same", "other")
+    )
+    return compared((other_said, other_said), (other_said, same_said))
+
+
+def _among(scored: Scores, texts: Sequence[set[str]]) -> Scores:
+    """Leave only the trials of people who say the same sentences."""
+    alike = np.array([[2 * len(a & b) >= len(b) for b in texts] for a in texts])
+    among = alike[scored.speaker][:, scored.voice]
+    return replace(scored, seconds=np.where(among[:, None], scored.seconds, np.nan))
 
 
 def by_language(said: Sequence[Saying], own: Ear, calibration: Calibration) -> dict[str, Any]:
@@ -176,16 +187,6 @@ def _by_voice(said: Sequence[Saying]) -> dict[str, list[Saying]]:
     return voices
 
 
-def _most_said(said: Sequence[Saying]) -> list[str]:
-    """Sentences by the number of voices that say them, and only those that half of them say."""
-    speakers: dict[str, set[str]] = defaultdict(set)
-    for saying in said:
-        speakers[saying.text].add(saying.voice)
-    least = max(2, len({s.voice for s in said}) // 2)
-    common = [text for text, voices in speakers.items() if len(voices) >= least]
-    return sorted(common, key=lambda text: (-len(speakers[text]), text))
-
-
 def _subject(
     voice: str, own: Ear, enrolling: Sequence[Path], testing: Mapping[str, Sequence[Path]]
 ) -> Subject:
@@ -205,12 +206,12 @@ def _subject(
 
 
 def _sounds(paths: Sequence[Path]) -> list[Floats]:
-    """Join recordings to sounds of at least SECONDS and a half of speech each."""
+    """Join recordings to sounds that hold SECONDS of speech, and a little more for the gate."""
     sounds: list[Floats] = []
     waiting: list[Floats] = []
     for path in paths:
         waiting.append(trimmed(read_sound(path)))
-        if sum(map(speech_s, waiting)) >= SECONDS + 0.5:
+        if sum(map(speech_s, waiting)) >= SECONDS + 0.3:
             sounds.append(np.concatenate(waiting)[: TEST_BLOCKS[1] * BLOCK_SAMPLES])
             waiting = []
     return sounds

@@ -71,7 +71,15 @@ def views(subjects: Sequence[Subject]) -> list[View]:
             View(f"{corpus}, adults", tuple(s for s, age in aged if age >= ADULT)),
             View(f"{corpus}, children", tuple(s for s, age in aged if age < ADULT)),
         ]
-    return [view for view in found if len(view.subjects) >= LEAST_PEOPLE]
+    return [view for view in found if len(view.subjects) >= LEAST_PEOPLE and _is_usable(view)]
+
+
+def _is_usable(view: View) -> bool:
+    """Whether in each condition at least two people are enrolled and somebody is tested."""
+    subjects = view.subjects
+    names = {name for subject in subjects for name in (*subject.centres, *subject.refusals)}
+    enrolled = [sum(name in subject.centres for subject in subjects) for name in names]
+    return min(enrolled, default=0) > 1 and any(any(s.sounds.values()) for s in subjects)
 
 
 def corpora(seen: Sequence[View]) -> list[View]:
@@ -107,12 +115,18 @@ class Scores:
 
 
 def scores(view: View, condition: str, enrolment: str, calibration: Calibration | None) -> Scores:
-    """Compare every sound of the view with every voice enrolled in it."""
+    """Compare every sound of the view with every voice enrolled in it.
+
+    Raises:
+        ValueError: nobody is enrolled, or nobody speaks.
+    """
     subjects = view.subjects
     voice = np.array([i for i, s in enumerate(subjects) if enrolment in s.centres], np.intp)
     centres = [_relative(subjects[i].centres[enrolment], calibration) for i in voice]
-    bank = np.stack(centres).astype(np.float64)
+    bank = np.array(centres, np.float64).reshape(len(voice), -1)
     said = [(i, heard) for i, s in enumerate(subjects) for heard in s.sounds[condition]]
+    if not len(voice) or not said:
+        raise ValueError(f"{view.name}, {condition}, {enrolment}: nobody to compare")
     seconds = np.full((len(said), DURATIONS[-1], len(voice)), np.nan)
     for row, (_, heard) in enumerate(said):
         for second, vector in enumerate(heard.seconds):
