@@ -43,6 +43,7 @@ from whodrives.domain import (
     SourceHealth,
     SourceState,
     Tick,
+    VehicleReport,
 )
 from whodrives.inference import (
     load_calibration,
@@ -57,12 +58,13 @@ log = logging.getLogger(__name__)
 TICK_S = 0.25
 """Longest wait of a turn; bounds how late a stop is noticed while a pipe gives nothing."""
 
-REST_S = 0.2
-"""While nobody speaks, a pipe's sound may gather for so long and is then heard at one go.
+QUIET_REST_S = 0.2
+SPEECH_REST_S = 0.06
+"""So long sound gathers before it is heard at one go, while nobody speaks and while somebody does.
 
-Waking costs more than hearing: 30 ms leave the caches cold. This halves what silence costs
-(docs/performance.md). No decision comes later for it: there is no rest between an utterance's onset
-and its end. News of the car ends a rest.
+Waking costs more than hearing: 30 ms leave the caches cold (docs/performance.md). The price is that
+a decision may come so much later; the longer rest delays none, as an utterance is a second old
+before anything is decided.
 """
 
 WATCHDOG_S = 1.0
@@ -82,6 +84,15 @@ class _StopError(Exception):
 
 
 _Item: TypeAlias = Input | _Reload
+
+
+def news_first(items: Sequence[_Item]) -> list[_Item]:
+    """The items with what the car and the broker said before the sound, else in their order.
+
+    Sound and news gather together; a decision must not rest on an older state of the car than the
+    newest that has arrived.
+    """
+    return sorted(items, key=lambda item: not isinstance(item, VehicleReport | LinkState))
 
 
 def load_recognizer(config: Config) -> Recognizer:
@@ -255,7 +266,12 @@ class Daemon:
         with contextlib.closing(microphone):
             while True:
                 microphone.tend(time.monotonic())
-                microphone.taken(self._turn(TICK_S))
+                if self._inbox.empty():
+                    time.sleep(self._rest_s())
+                self._care()
+                for item in news_first(self._gathered()):
+                    self._take(item)
+                    microphone.taken(item)
 
     def _play(self, blocks: Iterable[AudioBlock]) -> None:
         """The loop over a file or a pipe; turns are taken while its next block is waited for."""
@@ -277,9 +293,11 @@ class Daemon:
         )
 
     def _rest(self) -> None:
-        """Let sound gather, unless somebody speaks."""
-        if not self._recognizer.in_utterance:
-            self._turn(REST_S)
+        """Let a pipe's sound gather; news of the car ends it."""
+        self._turn(self._rest_s())
+
+    def _rest_s(self) -> float:
+        return SPEECH_REST_S if self._recognizer.in_utterance else QUIET_REST_S
 
     def _idle(self, seconds: float) -> None:
         """Take turns for so long, and until the inbox is empty."""
@@ -290,19 +308,30 @@ class Daemon:
             if left_s <= 0.0 and self._inbox.empty():
                 return
 
-    def _turn(self, wait_s: float) -> _Item:
+    def _turn(self, wait_s: float) -> None:
         """Care for bus and watchdog; then take one input, or the passing of `wait_s`."""
-        now_s = time.monotonic()
-        self._bus.poll(now_s)
-        self._feed_watchdog(now_s)
+        self._care()
         try:
             item = self._inbox.get(timeout=wait_s)
         except Empty:
             item = Tick(time.monotonic())
+        self._take(item)
+
+    def _gathered(self) -> list[_Item]:
+        """All that is in the inbox; the passing of time if there is nothing."""
+        items: list[_Item] = []
+        with contextlib.suppress(Empty):
+            while True:
+                items.append(self._inbox.get_nowait())
+        return items or [Tick(time.monotonic())]
+
+    def _care(self) -> None:
+        """Keep bus and watchdog going, and stop if told to."""
+        now_s = time.monotonic()
+        self._bus.poll(now_s)
+        self._feed_watchdog(now_s)
         if self._told_to_stop:
             raise _StopError(self._told_to_stop)
-        self._take(item)
-        return item
 
     def _take(self, item: _Item) -> None:
         """One input in, its events out."""

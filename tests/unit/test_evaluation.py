@@ -25,9 +25,9 @@ from whodrives.scoring import centred, compare
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "evaluate"
 sys.path.insert(0, str(TOOL))  # a program, not a package
-metrics, conditions, corpora, hearing, trials = (
+metrics, conditions, corpora, hearing, trials, shortcuts = (
     importlib.import_module(name)
-    for name in ("metrics", "conditions", "corpora", "hearing", "trials")
+    for name in ("metrics", "conditions", "corpora", "hearing", "trials", "shortcuts")
 )
 
 SCORES = arrays.arrays(
@@ -392,3 +392,36 @@ def test_far_voices_are_told_apart_and_equal_ones_are_not() -> None:
     alike = trials.View("c", tuple(subjects(spread=50.0)))
     mixed = trials.judged(alike, "clean", "clean", known)
     assert 0.2 < mixed["verification"]["1 s"]["eer"] < 0.8
+
+
+# --- shortcuts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("strength", "factors"), [(0.0, (0.5, 1.5)), (3.0, (2.0, 100.0))])
+def test_whoever_goes_by_the_microphone_is_found_out(
+    strength: float, factors: tuple[float, float]
+) -> None:
+    """If embeddings hold the microphone, strangers on the driver's own one cause more errors."""
+    rng = np.random.default_rng(6)
+    microphone = strength * unit(rng.normal(size=VOICE_SIZE))
+    people = subjects(spread=0.9)
+    for subject in people:
+        own = subject.centres["clean"]  # type: ignore[attr-defined]
+        subject.centres["clean"] = unit(own + microphone)  # type: ignore[attr-defined]
+        subject.sounds = {  # type: ignore[attr-defined]
+            "same": [_heard(own + microphone, rng, 0.9) for _ in range(3)],
+            "other": [_heard(own, rng, 0.9) for _ in range(3)],
+        }
+    view = trials.View("c", tuple(people))
+    same, other = (trials.scores(view, name, "clean", None) for name in ("same", "other"))
+    found = shortcuts.compared((same, same), (other, same), (other, other))
+    assert factors[0] <= found["factor"] <= factors[1]
+
+
+def test_the_sentence_is_compared_only_with_people_who_say_it() -> None:
+    """Trials of a stranger whose sentences the driver did not enrol with are left out."""
+    scored = trials.scores(trials.View("c", tuple(subjects())), "clean", "clean", None)
+    texts = [{"a", "b"} if person < 3 else {"c"} for person in range(PEOPLE)]
+    among = shortcuts._among(scored, texts)
+    alike = (scored.speaker[:, None] < 3) == (scored.voice[None] < 3)
+    assert (np.isnan(among.seconds[:, 0]) == ~alike).all()

@@ -43,6 +43,7 @@ DRAWS = 20
 """Households that each test sound is played to."""
 
 SHOWN_HOUSEHOLD = 3
+SHOWN_SECONDS = 2
 FPIRS = (0.01, 0.001)
 PROMISES: tuple[tuple[OperatingPoint, float], ...] = (("1/100", 0.01), ("1/1000", 0.001))
 FEWEST_FOR_1000 = 20
@@ -225,6 +226,7 @@ def verification(scored: Scores, seconds: int, drawn: Doubles | None) -> dict[st
         result["eer_interval"] = interval(
             lambda row: eer(pair_det(trials, own, others, row)), drawn
         )
+    if drawn is not None and seconds == SHOWN_SECONDS:
         result["det"] = thinned(det)
     return result
 
@@ -252,8 +254,8 @@ def pair_det(trials: Trials, target: Indices, other: Indices, drawn: Doubles) ->
 
 
 def thinned(det: Det) -> dict[str, list[float]]:
-    """Return some hundred points, evenly over the logarithm of the false accepts."""
-    wanted = np.geomspace(1e-4, 0.5, 80)
+    """Return up to fifty points, evenly over the logarithm of the false accepts."""
+    wanted = np.geomspace(1e-4, 0.5, 50)
     places = sorted({int(np.argmax(det.false_accept <= rate)) for rate in wanted})
     return {
         "false_accept": det.false_accept[places].round(6).tolist(),
