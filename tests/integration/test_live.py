@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import paho.mqtt.client as mqtt
@@ -41,7 +41,7 @@ class Car:
     signals: dict[str, Any] = field(default_factory=lambda: dict(STANDING))
     heard: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
-    def __enter__(self) -> "Car":
+    def __enter__(self) -> Self:
         """Connect and begin to report."""
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
         self._client.on_message = self._hear
@@ -146,12 +146,11 @@ def test_the_right_person_sets_the_car_up_and_a_stranger_does_not(
     daemon: Callable[[], None],
     virtual_microphone: VirtualMicrophone,
     human_prompts: Prompts,
-    tmp_path: Path,
 ) -> None:
     """Real people through a real microphone: the stranger is unknown, the driver is served once."""
     english, french = human_prompts("en", 14), human_prompts("fr", 10)
-    allison = home.enrol("Allison", written(tmp_path, "en", english[:8]), 90)
-    home.enrol("June", written(tmp_path, "fr", french), 200)
+    allison = home.enrol("Allison", written(home.config.parent, "en", english[:8]), 90)
+    home.enrol("June", written(home.config.parent, "fr", french), 200)
     daemon()
 
     for sound in human_prompts("it", 3):

@@ -16,6 +16,8 @@ BIN = Path(sys.executable).parent
         ["mypy", "daemon/whodrives"],
         ["mypy", "tests"],
         ["mypy", "tools/build_models"],
+        ["mypy", "tools/bench"],
+        ["mypy", "tools/evaluate"],
         ["mypy", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tools").glob("*.py"))],
         ["lint-imports"],
     ],
