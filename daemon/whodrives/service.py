@@ -103,7 +103,9 @@ def load_recognizer(config: Config) -> Recognizer:
     """
     models = Path(config.models.directory)
     policy = Policy(load_calibration(models), config.recognition.strangers)
-    return Recognizer(load_gate(models), load_encoder(models), policy)
+    # Loading the encoder is the peak of the daemon's memory: the less is there before, the better.
+    encoder = load_encoder(models)
+    return Recognizer(load_gate(models), encoder, policy)
 
 
 def open_store(config: Config) -> ProfileStore:
