@@ -34,7 +34,7 @@ from rich.table import Table
 from rich.text import Text
 
 from whodrives import __version__, bus, config, service
-from whodrives.capture import Microphone, read_file
+from whodrives.capture import Microphone, read_file, read_pipe
 from whodrives.config import Config
 from whodrives.domain import (
     Apply,
@@ -267,7 +267,9 @@ def _add_replay(commands: _Commands) -> None:
         "whodrives replay drive.wav --vehicle car.jsonl",
         '    where car.jsonl has: {"at_s": 0, "signals": {"Vehicle.Speed": 0}}',
     )
-    parser.add_argument("file", type=Path, help="WAV, FLAC, Ogg Opus, ... of 16 kHz or more")
+    parser.add_argument(
+        "file", type=Path, help="WAV, FLAC, Ogg Opus, ... of 16 kHz or more; - for raw PCM"
+    )
     parser.add_argument(
         "--vehicle",
         type=Path,
@@ -576,7 +578,7 @@ LONGEST_S = 3600.0
 
 def _replay(options: argparse.Namespace) -> int:
     settings = load_config(options.config)
-    blocks = read_file(options.file)
+    blocks = _recording(str(options.file), settings)
     house = household(open_store(settings), 0.0)
     for problem in house.problems:
         print(f"whodrives: {problem}", file=sys.stderr)
@@ -584,6 +586,14 @@ def _replay(options: argparse.Namespace) -> int:
     for number, event in enumerate(service.replay(load_recognizer(settings), house, blocks, news)):
         print(json_line(event, settings.vehicle.id, number), flush=True)
     return 0
+
+
+def _recording(name: str, settings: Config) -> Iterator[AudioBlock]:
+    """The blocks of a file, or of raw PCM on standard input."""
+    if name == config.PIPE:
+        sound = settings.sound
+        return read_pipe(sys.stdin.buffer, sound.rate_hz, sound.channels)
+    return read_file(Path(name))
 
 
 def json_line(event: Event, vehicle: str, number: int) -> str:

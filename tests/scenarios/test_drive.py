@@ -124,6 +124,15 @@ def test_replay_prints_the_same_bytes_twice(drive: Drive, tmp_path: Path) -> Non
     assert first.count(b"recognition") >= 9
 
 
+def test_replay_of_a_pipe_prints_what_the_file_gives(drive: Drive, tmp_path: Path) -> None:
+    """The same samples as raw PCM on standard input lead to the same bytes."""
+    command = [sys.executable, "-m", "whodrives", "--config", str(settings(tmp_path)), "replay"]
+    sound, _ = soundfile.read(drive.sound, dtype="int16")
+    piped = subprocess.run([*command, "-"], input=sound.tobytes(), capture_output=True, check=True)
+    filed = subprocess.run([*command, str(drive.sound)], capture_output=True, check=True)
+    assert piped.stdout == filed.stdout
+
+
 def settings(folder: Path) -> Path:
     """A configuration with nobody enrolled and this checkout's models."""
     path = folder / "whodrives.yaml"
