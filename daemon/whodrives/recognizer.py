@@ -77,9 +77,9 @@ class Recognizer:
         self._health: Health | None = None
 
     @property
-    def in_utterance(self) -> bool:
-        """Whether somebody's utterance is under way: then a decision may follow from any block."""
-        return self._gate.in_utterance
+    def awaits_verdict(self) -> bool:
+        """Whether an utterance is under way and not judged: any block may decide it."""
+        return self._gate.in_utterance and not self._utterance.judged
 
     def step(self, news: Input) -> list[Event]:
         """Take one input; return what follows from it, in order.

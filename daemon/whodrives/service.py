@@ -60,7 +60,7 @@ TICK_S = 0.25
 
 QUIET_REST_S = 0.2
 SPEECH_REST_S = 0.06
-"""So long sound gathers before it is heard at one go, while nobody speaks and while somebody does.
+"""So long sound gathers before it is heard at one go: while no verdict is near, and while one is.
 
 Waking costs more than hearing: 30 ms leave the caches cold (docs/performance.md). The price is that
 a decision may come so much later; the longer rest delays none, as an utterance is a second old
@@ -299,7 +299,7 @@ class Daemon:
         self._turn(self._rest_s())
 
     def _rest_s(self) -> float:
-        return SPEECH_REST_S if self._recognizer.in_utterance else QUIET_REST_S
+        return SPEECH_REST_S if self._recognizer.awaits_verdict else QUIET_REST_S
 
     def _idle(self, seconds: float) -> None:
         """Take turns for so long, and until the inbox is empty."""
