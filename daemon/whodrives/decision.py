@@ -2,8 +2,8 @@
 
 Owns the rule. Every look at an utterance is another chance for a stranger to be taken for a
 driver, so the thresholds, which the calibration brings, share one error budget between all looks
-of an utterance (alpha spending; Lan and DeMets, "Discrete sequential boundaries for clinical
-trials", 1983). Knows nothing of audio or of the car.
+of an utterance (Pocock, "Group sequential methods in the design and analysis of clinical trials",
+1977). Knows nothing of audio or of the car.
 """
 
 from __future__ import annotations
