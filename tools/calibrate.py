@@ -24,24 +24,20 @@ The realised false accepts per corpus and noise are printed, and kept in the man
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
+from corpus import blocks, rows
 from scene import mix, road_noise
 
 from whodrives.domain import (
-    BLOCK_S,
-    BLOCK_SAMPLES,
     SAMPLE_RATE_HZ,
-    AudioBlock,
     Calibration,
     Look,
     UtteranceEnd,
@@ -95,13 +91,6 @@ class Voice:
 # --- sound to embeddings --------------------------------------------------------------------------
 
 
-def blocks(samples: np.ndarray) -> Iterator[AudioBlock]:
-    """Cut float32 samples (n,) into blocks; an incomplete last one is left out."""
-    for index in range(samples.size // BLOCK_SAMPLES):
-        part = samples[index * BLOCK_SAMPLES : (index + 1) * BLOCK_SAMPLES]
-        yield AudioBlock((index + 1) * BLOCK_S, np.ascontiguousarray(part, np.float32))
-
-
 class Ear:
     """Gate and encoder of the models folder, as the daemon uses them."""
 
@@ -142,10 +131,8 @@ class Ear:
 def files(corpus: Path, role: str) -> dict[tuple[str, str], list[Path]]:
     """Files of each (corpus, group) with this role, in a fixed shuffled order."""
     found: dict[tuple[str, str], list[Path]] = defaultdict(list)
-    with (corpus / "manifest.tsv").open(encoding="utf-8") as table:
-        for row in csv.DictReader(table, delimiter="\t"):
-            if row["role"] == role:
-                found[row["corpus"], row["group"]].append(corpus / row["path"])
+    for row in rows(corpus, role):
+        found[row["corpus"], row["group"]].append(corpus / row["path"])
     rng = np.random.default_rng(SEED)
     return {key: [paths[i] for i in rng.permutation(len(paths))] for key, paths in found.items()}
 
@@ -473,9 +460,9 @@ def checked(
 
 def show(rates: dict[str, dict[str, dict[str, float]]]) -> None:
     """Print realised rates as a table."""
-    for name, rows in rates.items():
+    for name, realised in rates.items():
         print(f"promise {name}; percent")
-        for key, row in rows.items():
+        for key, row in realised.items():
             print(f"  {key:18}", "  ".join(f"{k} {v:6.2f}" for k, v in row.items()))
 
 

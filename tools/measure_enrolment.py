@@ -14,13 +14,13 @@ give the second person so much of the time.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import soxr
+from corpus import rows
 
 from whodrives.capture import read_file
 from whodrives.domain import BLOCK_S, BLOCK_SAMPLES, SAMPLE_RATE_HZ, AudioBlock, Floats
@@ -57,10 +57,8 @@ def main() -> None:
 def recordings(corpus: Path, role: str) -> list[list[Path]]:
     """The recordings of each person of the role."""
     people: dict[str, list[Path]] = {}
-    with (corpus / "manifest.tsv").open(encoding="utf-8") as manifest:
-        for row in csv.DictReader(manifest, delimiter="\t"):
-            if row["role"] == role:
-                people.setdefault(row["group"], []).append(corpus / row["path"])
+    for row in rows(corpus, role):
+        people.setdefault(row["group"], []).append(corpus / row["path"])
     return [people[group] for group in sorted(people)]
 
 

@@ -20,7 +20,6 @@ a recording that comes through. False looks are looks (0.5 s of speech and more)
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import os
@@ -34,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import webrtcvad
+from corpus import rows
 from numpy.typing import NDArray
 from scene import (
     HISS_LEVEL_DB,
@@ -170,10 +170,9 @@ class Stream:
 
 def _recordings(corpus: Path, role: str) -> list[list[str]]:
     """Paths of the role's recordings, a list for each corpus."""
-    with (corpus / "manifest.tsv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file, delimiter="\t") if row["role"] == role]
-    names = sorted({row["corpus"] for row in rows})
-    return [[row["path"] for row in rows if row["corpus"] == name] for name in names]
+    found = rows(corpus, role)
+    names = sorted({row["corpus"] for row in found})
+    return [[row["path"] for row in found if row["corpus"] == name] for name in names]
 
 
 def _clear(samples: Floats) -> bool:

@@ -17,7 +17,6 @@ import shlex
 import sys
 import textwrap
 import time
-import unicodedata
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -55,7 +54,7 @@ from whodrives.domain import (
 )
 from whodrives.enrolment import ENOUGH_S, LEAST_S, Enrolled, Enrolment, Progress
 from whodrives.inference import load_encoder, load_gate
-from whodrives.profiles import ProfileStore, StoredProfile
+from whodrives.profiles import ProfileStore, StoredProfile, folded
 from whodrives.service import Daemon, household, load_recognizer, open_store
 
 CHECKOUT = Path(__file__).parents[2]
@@ -395,14 +394,9 @@ def _enrol(options: argparse.Namespace) -> int:
 
 def _refuse_namesake(store: ProfileStore, name: str, *, replace: bool) -> None:
     """Say so before anybody has spoken for twenty seconds."""
-    taken = any(_folded(stored.name) == _folded(name) for stored in store.load().profiles)
+    taken = any(folded(stored.name) == folded(name) for stored in store.load().profiles)
     if taken and not replace:
         raise ProfileError(f"{name} is enrolled already; take another name, or give --replace")
-
-
-def _folded(name: str) -> str:
-    """The same for two ways to type one name."""
-    return unicodedata.normalize("NFC", name).strip().casefold()
 
 
 def enrol_files(enrolment: Enrolment, files: Sequence[Path]) -> Enrolled:
@@ -509,7 +503,7 @@ def _find(store: ProfileStore, who: str) -> StoredProfile:
     """The usable profile of this name or id."""
     loaded = store.load()
     for stored in loaded.profiles:
-        if _folded(who) in (_folded(stored.name), stored.profile.id):
+        if folded(who) in (folded(stored.name), stored.profile.id):
             return stored
     names = ", ".join(stored.name for stored in loaded.profiles) or "nobody"
     unusable = "".join(f"\n  cannot be used: {problem}" for problem in loaded.problems)

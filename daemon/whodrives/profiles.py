@@ -107,7 +107,7 @@ class ProfileStore:
             except ProfileError as error:
                 problems.append(str(error))
             else:
-                profiles[_folded(stored.name)] = stored
+                profiles[folded(stored.name)] = stored
                 problems.extend(left_out)
         return Loaded(tuple(profiles.values()), tuple(problems))
 
@@ -225,11 +225,11 @@ class ProfileStore:
 
     def _find(self, who: str) -> StoredProfile | None:
         """The driver of this name or id, of any encoder."""
-        wanted = _folded(who)
+        wanted = folded(who)
         for path, key in self._paths_with_key():
             with suppress(ProfileError):
                 stored = self._read(path, key)
-                if wanted in (_folded(stored.name), stored.profile.id):
+                if wanted in (folded(stored.name), stored.profile.id):
                     return stored
         return None
 
@@ -332,14 +332,14 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _folded(name: str) -> str:
-    """The same for names that differ in case only."""
+def folded(name: str) -> str:
+    """The same for names that differ in case, surrounding blanks or Unicode form only."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).strip().casefold())
 
 
 def _refuse_namesake(stored: StoredProfile, others: Mapping[str, StoredProfile]) -> None:
     """Two files of one driver can come from a backup; each would make the other ambiguous."""
-    if other := others.get(_folded(stored.name)):
+    if other := others.get(folded(stored.name)):
         raise ProfileError(
             f"profile {stored.profile.id}: its driver's name is that of {other.profile.id}; "
             "forget one of the two"

@@ -50,8 +50,7 @@ def log_likelihood_ratio(cosine: float, speech_s: float, calibration: Calibratio
     Between two calibrated durations slope and offset are interpolated linearly; outside them the
     nearest calibrated duration holds.
     """
-    slope = _between(calibration, speech_s, [p.slope for p in calibration.points])
-    offset = _between(calibration, speech_s, [p.offset for p in calibration.points])
+    slope, offset = _line(speech_s, calibration)
     return slope * cosine + offset
 
 
@@ -75,17 +74,22 @@ def compare(
 
     Equal scores are ordered by id, so that the ranking never depends on the order of enrolment.
     """
+    slope, offset = _line(speech_s, calibration)
     cosines = [(driver, float(np.dot(voice, centre))) for driver, centre in profiles]
-    matches = [
-        Match(driver, cosine, log_likelihood_ratio(cosine, speech_s, calibration))
-        for driver, cosine in cosines
-    ]
+    matches = [Match(driver, cosine, slope * cosine + offset) for driver, cosine in cosines]
     return tuple(sorted(matches, key=lambda match: (-match.llr, match.driver)))
 
 
 def probability(llr: float) -> float:
     """Probability of the same person at even prior odds, in [0, 1], from a natural-log ratio."""
     return 1.0 / (1.0 + math.exp(-max(-700.0, min(700.0, llr))))
+
+
+def _line(speech_s: float, calibration: Calibration) -> tuple[float, float]:
+    """Slope and offset that hold after so much speech."""
+    slope = _between(calibration, speech_s, [p.slope for p in calibration.points])
+    offset = _between(calibration, speech_s, [p.offset for p in calibration.points])
+    return slope, offset
 
 
 def _between(calibration: Calibration, speech_s: float, values: Sequence[float]) -> float:

@@ -1,7 +1,7 @@
 """A real PortAudio on a real sound server: what is played is heard, and accidents are survived."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import sounddevice
 
-from conftest import VirtualMicrophone
+from conftest import Prompts, VirtualMicrophone
 from whodrives.capture import STALL_S, Microphone, devices, read_file
 from whodrives.domain import (
     BLOCK_S,
@@ -23,7 +23,6 @@ from whodrives.domain import (
     SourceState,
 )
 
-Prompts = Callable[..., list[Floats]]
 PATIENCE_S = 20.0
 
 

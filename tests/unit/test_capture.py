@@ -3,7 +3,7 @@
 import io
 import time
 import tracemalloc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from conftest import Prompts
 from whodrives import capture
 from whodrives.capture import (
     BACKLOG_BLOCKS,
@@ -39,8 +40,6 @@ from whodrives.domain import (
     SourceHealth,
     SourceState,
 )
-
-Prompts = Callable[..., list[Floats]]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ import numpy as np
 import onnxruntime
 from conditions import enrolled, tested
 from corpora import Person, material
-from hearing import DURATIONS, WHOLE_LOOK_S, Heard, Plan, Subject, blocks, ear
+from corpus import blocks
+from hearing import DURATIONS, WHOLE_LOOK_S, Heard, Plan, Subject, ear
 
 from whodrives.domain import BLOCK_S, BLOCK_SAMPLES, SAMPLE_RATE_HZ, Floats, Look
 from whodrives.enrolment import WINDOW_S

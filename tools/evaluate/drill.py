@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from conditions import tested
 from corpora import Person, material
-from hearing import Plan, Subject, blocks
+from corpus import blocks
+from hearing import Plan, Subject
 from trials import PROMISES, SEED, SHOWN_HOUSEHOLD, View, corpora, decide, scores, views, visits
 
 from whodrives.decision import Policy

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from conditions import enrolled, tested
 from corpora import Material, Person, material
+from corpus import blocks
 from numpy.typing import NDArray
 
 from whodrives.domain import (
     BLOCK_S,
     BLOCK_SAMPLES,
-    AudioBlock,
     EnrolmentError,
     Floats,
     Look,
@@ -71,12 +71,6 @@ class Subject:
     speech_s: dict[str, float] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
     sounds: dict[str, list[Heard]] = field(default_factory=dict)
-
-
-def blocks(samples: Floats) -> Iterator[AudioBlock]:
-    """Cut samples (n,) into blocks; an incomplete last one is left out."""
-    for end in range(BLOCK_SAMPLES, len(samples) + 1, BLOCK_SAMPLES):
-        yield AudioBlock(end / BLOCK_SAMPLES * BLOCK_S, samples[end - BLOCK_SAMPLES : end])
 
 
 class Ear:
