@@ -100,6 +100,8 @@ class VehicleState:
         door_open: Vehicle.Cabin.Door.Row1.DriverSide.IsOpen.
         seat_occupied: the driver's seat, from OccupancyStatus.
         ignition_on: LowVoltageSystemState is ACC, ON or START.
+        seat_switch: somebody works one of the driver's seat's switches (Seat...Switch.*).
+        key: Vehicle.Occupant.Row1.DriverSide.Identifier.Subject: which key opened the car.
     """
 
     speed_kmh: Reading[float] | None = None
@@ -108,6 +110,8 @@ class VehicleState:
     door_open: Reading[bool] | None = None
     seat_occupied: Reading[bool] | None = None
     ignition_on: Reading[bool] | None = None
+    seat_switch: Reading[bool] | None = None
+    key: Reading[str] | None = None
 
     def updated(self, news: VehicleState) -> VehicleState:
         """This state with every reading that `news` brings and that is not older than ours."""
@@ -161,6 +165,101 @@ class Listen:
 
 
 @dataclass(frozen=True, slots=True)
+class Choose:
+    """Somebody chose the driver by hand on the head unit; None: none of the enrolled drives."""
+
+    at_s: float
+    driver: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The head unit says stop: whatever was asked for, and whatever still waits."""
+
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """The head unit says that the present position is what the driver prefers.
+
+    `command` names this command alone; its `CommandResult` carries it.
+    """
+
+    at_s: float
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The head unit says that an enrolled driver be erased."""
+
+    at_s: float
+    command: str
+    driver: str
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the ECU says that seat, wheel and mirrors are; `at_s` is when that was true.
+
+    `signals`: VSS path to value, in the path's unit, in the newest VSS that we know.
+    """
+
+    at_s: float
+    signals: Mapping[str, float]
+
+
+class AnswerStatus(StrEnum):
+    """What an ECU says of a request; the last three are final for what was accepted."""
+
+    ACCEPTED = "accepted"
+    COMPLETED = "completed"
+    REJECTED = "rejected"
+    ABORTED = "aborted"
+
+
+MANUAL = "manual"
+"""The reason of an answer that says: a person used a switch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An ECU says what became of a request.
+
+    Attributes:
+        at_s: when it reached us.
+        request: the `Apply.request` it speaks of.
+        status: what became of it.
+        reason: why, for REJECTED and ABORTED: a code such as MANUAL or a condition's name; else
+            empty.
+    """
+
+    at_s: float
+    request: str
+    status: AnswerStatus
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The first input of a daemon's life.
+
+    Attributes:
+        at_s: when it began.
+        session: unlike every other daemon's; request ids are made from it.
+        remembered: what the daemon before this one remembered of its trip, if it died in this
+            start of the machine.
+        gone_s: seconds since that daemon was last known to be alive.
+    """
+
+    at_s: float
+    session: str
+    remembered: TripMemory | None = None
+    gone_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Household:
     """The enrolled drivers, anew: somebody was enrolled, renamed or forgotten.
 
@@ -179,7 +278,22 @@ class Tick:
     at_s: float
 
 
-Input: TypeAlias = AudioBlock | VehicleReport | SourceState | LinkState | Listen | Household | Tick
+Input: TypeAlias = (
+    AudioBlock
+    | VehicleReport
+    | SourceState
+    | LinkState
+    | Listen
+    | Choose
+    | Cancel
+    | Save
+    | Forget
+    | Position
+    | Answer
+    | Begin
+    | Household
+    | Tick
+)
 
 
 # --- speech and evidence --------------------------------------------------------------------------
@@ -227,6 +341,7 @@ class Profile:
         encoder: sha256 of the encoder file that made them; others cannot be compared.
         speech_s: seconds of speech they were made from.
         preferences: VSS path to value, in the path's unit.
+        key: the key fob that is this driver's, as `VehicleState.key` names it; None for none.
     """
 
     id: str
@@ -234,6 +349,7 @@ class Profile:
     encoder: str
     speech_s: float
     preferences: Mapping[str, float] = field(default_factory=dict)
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,11 +416,27 @@ class Recognition:
 
 
 class Delivery(StrEnum):
-    """What became of the driver's preferences in this trip."""
+    """What became of the driver's preferences in this trip.
+
+    With two requests (seat, mirrors) the one that is least far is shown.
+    """
 
     NONE = "none"
     WAITING = "waiting"
     REQUESTED = "requested"
+    ACCEPTED = "accepted"
+    COMPLETED = "completed"
+    REJECTED = "rejected"
+    ABORTED = "aborted"
+    UNANSWERED = "unanswered"
+
+
+class SettledBy(StrEnum):
+    """What settled the driver of a trip."""
+
+    VOICE = "voice"
+    KEY = "key"
+    HAND = "hand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,8 +447,10 @@ class DriverState:
         at_s: when this became so.
         driver: the settled driver's id, or None for unknown.
         since_s: when the driver was settled; None while unknown.
-        probability: of the recognition that settled it; None while unknown.
+        probability: of the recognition that settled it; None while unknown, or not by voice.
+        settled_by: what settled it; None while nothing did.
         delivery: what became of the preferences.
+        reason: why, for REJECTED and ABORTED: the ECU's words; else empty.
         waiting_for: the conditions that hold them back (names of the interlock's rules).
         trip_open: whether a trip is under way; when it is not, the retained topic is cleared.
     """
@@ -325,18 +459,113 @@ class DriverState:
     driver: str | None = None
     since_s: float | None = None
     probability: float | None = None
+    settled_by: SettledBy | None = None
     delivery: Delivery = Delivery.NONE
+    reason: str = ""
     waiting_for: tuple[str, ...] = ()
     trip_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Ask the ECUs to move to this driver's preferences, now or not at all."""
+    """Ask the ECUs to move to this driver's preferences, now or not at all.
+
+    `request` is a UUID in its text form: the idempotency key. A request that nobody answered is
+    made again under the same one, with a new `at_s`; whoever acted on it does not act again.
+    """
 
     at_s: float
+    request: str
     driver: str
     signals: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Tell the ECUs to stop what a request started, and to refuse it if it still arrives."""
+
+    at_s: float
+    request: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prefer:
+    """Keep `signals` (VSS path to value) as the driver's preferences, for the command `command`."""
+
+    at_s: float
+    command: str
+    driver: str
+    signals: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Erase:
+    """Erase a driver from the store, for the command `command`."""
+
+    at_s: float
+    command: str
+    driver: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """What became of a head unit's command; `reason` says why it was not done (empty: done)."""
+
+    at_s: float
+    command: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMemory:
+    """A request that was made in this trip: its id, the groups that it moves, and how far it is."""
+
+    request: str
+    groups: tuple[str, ...]
+    delivery: Delivery
+    reason: str
+    asked_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TripMemory:
+    """All of a trip that must outlive a daemon that dies; plain values, fit for JSON.
+
+    Attributes:
+        session: of the daemon that began to make request ids.
+        serial: number of request ids that were made from it.
+        trip_open: whether a trip is under way.
+        settled: whether it is decided who drives; `driver` None then means nobody enrolled.
+        driver, since_s, probability, settled_by: as in `DriverState`.
+        wanted: groups that still wait for the car, since `wanted_since_s`.
+        requests: what was asked for in this trip.
+        touched: groups that a person has moved by hand in this trip.
+    """
+
+    session: str
+    serial: int
+    trip_open: bool
+    settled: bool
+    driver: str | None
+    since_s: float
+    probability: float | None
+    settled_by: SettledBy | None
+    wanted: tuple[str, ...]
+    wanted_since_s: float
+    requests: tuple[RequestMemory, ...]
+    touched: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Keep this of the trip, so that a daemon that dies asks for nothing twice.
+
+    It comes before the events that it makes safe to send.
+    """
+
+    at_s: float
+    memory: TripMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +576,17 @@ class Health:
     reasons: tuple[str, ...] = ()
 
 
-Event: TypeAlias = Recognition | DriverState | Apply | Health
+Event: TypeAlias = (
+    Recognition
+    | DriverState
+    | Apply
+    | Withdraw
+    | Prefer
+    | Erase
+    | CommandResult
+    | Remember
+    | Health
+)
 
 
 # --- what the core needs from the models ----------------------------------------------------------
