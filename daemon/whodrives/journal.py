@@ -78,7 +78,7 @@ class Journal:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(msgspec.json.encode(sheet, enc_hook=dict))
+                file.write(_encoded(sheet))
             _stamp(temporary)
             temporary.replace(self._path)
         except OSError as error:
@@ -104,8 +104,8 @@ class Journal:
         sheet = msgspec.json.decode(data, type=_Sheet)
         if not self._boot or sheet.boot != self._boot:
             return None, 0.0
-        if sheet.schema != _SCHEMA or gone_s < 0.0:
-            raise ValueError("of another format or time")
+        if sheet.schema != _SCHEMA or _encoded(sheet) != data or gone_s < 0.0:
+            raise ValueError("not as we write it")
         _check(sheet.memory)
         return sheet.memory, gone_s
 
@@ -119,6 +119,11 @@ class Journal:
         if reason and not self._failed:
             self._failed = True
             log.warning("event=journal_failed reason=%r", reason)
+
+
+def _encoded(sheet: _Sheet) -> bytes:
+    # The hook is for mappings that are not dicts.
+    return msgspec.json.encode(sheet, enc_hook=dict)
 
 
 def _check(memory: TripMemory) -> None:
