@@ -15,10 +15,11 @@ PAGE = Path(__file__).parents[1] / "docs" / "trip.md"
 
 _HEAD = """# The trip
 
-Generated from `TABLE` in `daemon/whodrives/trip.py` by `tools/trip_diagram.py`: this is what the daemon
-obeys, row by row. A trip is *closed*, *open* (nobody has been settled), *settled* (one of the household
-drives), or *vacant* (nobody who is enrolled drives, and no voice takes the place unasked). What is asked of
-the ECUs meanwhile, and how often, is in the docstring of `daemon/whodrives/outbox.py`.
+Generated from `TABLE` in `daemon/whodrives/trip.py` by `tools/trip_diagram.py`: this is what the
+daemon obeys, row by row. A trip is *closed*, *open* (nobody has been settled), *settled* (one of
+the household drives), or *vacant* (nobody who is enrolled drives, and no voice takes the place
+unasked). What is asked of the ECUs meanwhile, and how often, is in the docstring of
+`daemon/whodrives/outbox.py`.
 """
 
 _STATES = {
@@ -34,9 +35,9 @@ def page() -> str:
     diagram = "\n".join(_diagram())
     table = "\n".join(_table())
     notes = (
-        "The first row that fits is taken, after every input. A value of the car that is missing or "
-        "stale is not\nknown, and neither opens nor closes a trip. What is refused is answered on "
-        "`command/result` with that reason;\nwhat is withdrawn, on `preferences/cancel`."
+        "The first row that fits is taken. A value of the car that is missing or stale is not\n"
+        "known, and neither opens nor closes a trip. What is refused is answered on\n"
+        "`command/result` with that reason; what is withdrawn, on `preferences/cancel`."
     )
     return f"{_HEAD}\n```mermaid\n{diagram}\n```\n\n{notes}\n\n{table}\n"
 

@@ -805,7 +805,7 @@ def test_ecu_accepts_and_completes() -> None:
     drive.says(ANN)
     for status in (AnswerStatus.ACCEPTED, AnswerStatus.COMPLETED):
         drive.answers(status)
-        assert drive.state.delivery == status
+        assert drive.state.delivery is Delivery(status.value)
     drive.answers(AnswerStatus.ABORTED, "late")
     assert (drive.state.delivery, drive.state.reason) == (Delivery.COMPLETED, "")
     drive.wait(WANTED_S + 10)
@@ -838,9 +838,9 @@ def test_ecu_rejects_what_passes(reason: str) -> None:
     first, second = drive.applied
     assert second == replace(first, at_s=second.at_s)
     assert second.at_s - first.at_s >= REPEAT_S
-    assert drive.state.delivery is Delivery.REQUESTED
+    assert drive.shown == (ANN, Delivery.REQUESTED, ())
     drive.answers(AnswerStatus.COMPLETED)
-    assert drive.state.delivery is Delivery.COMPLETED
+    assert drive.shown == (ANN, Delivery.COMPLETED, ())
 
 
 def test_ecu_aborts() -> None:
@@ -868,9 +868,9 @@ def test_ecu_is_silent() -> None:
     sent = [a.at_s for a in drive.applied]
     assert all(b - a >= REPEAT_S for a, b in itertools.pairwise(sent))
     assert len(sent) == 1 + WANTED_S // REPEAT_S
-    assert drive.state.delivery is Delivery.UNANSWERED
+    assert drive.shown == (ANN, Delivery.UNANSWERED, ())
     drive.answers(AnswerStatus.COMPLETED)
-    assert drive.state.delivery is Delivery.COMPLETED
+    assert drive.shown == (ANN, Delivery.COMPLETED, ())
 
 
 def test_a_silent_request_is_not_repeated_on_the_road() -> None:
