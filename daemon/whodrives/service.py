@@ -156,10 +156,10 @@ def household(store: ProfileStore, at_s: float) -> Household:
 def open_journal(config: Config) -> Journal:
     """Where this configuration's daemon remembers its trip: in systemd's runtime directory.
 
-    A daemon that a person started keeps it beside the profiles.
+    A daemon that a person started keeps it beside the profiles' key.
     """
     given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    folder = Path(given) if given else Path(config.profiles.directory)
+    folder = Path(given) if given else Path(config.profiles.key_file).parent
     return Journal(folder / f"trip-{config.vehicle.id}.json")
 
 
