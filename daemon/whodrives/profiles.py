@@ -44,6 +44,7 @@ _HEADER_BYTES = len(_MAGIC) + 1 + _KEY_ID_BYTES + _ENCODER_BYTES
 _KEY_BYTES = 32
 _MOST_BYTES = 4 * 1024 * 1024  # hundreds of times a usual profile
 _MOST_NAME_CHARACTERS = 64
+_MOST_FOB_CHARACTERS = 128
 _UNIT_LENGTH_TOLERANCE = 1e-3
 _ID = re.compile(r"d-[0-9a-f]{8}")
 _JOINERS = {ord("\u200c"): None, ord("\u200d"): None}  # invisible, but spelling in some scripts
@@ -58,11 +59,14 @@ class StoredProfile:
         name: what the driver is called; never published, never logged.
         profile: what recognition needs.
         enrolled_at: ISO 8601 date, UTC.
+        previous: the preferences before the last change, VSS path to value; None before there
+            was one.
     """
 
     name: str
     profile: Profile
     enrolled_at: str
+    previous: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,7 @@ class ProfileStore:
         *,
         replace: bool = False,
     ) -> StoredProfile:
-        """Enrol a driver; or, with `replace`, enrol anew one who keeps id and preferences.
+        """Enrol a driver; or, with `replace`, enrol anew one who keeps id, key and preferences.
 
         Args:
             name: 1 to 64 printable characters, unlike every other name in more than case.
@@ -137,12 +141,14 @@ class ProfileStore:
                 raise ProfileError(
                     f"{name} is enrolled already; take another name, or say that it be replaced"
                 )
-            kept = old.profile.preferences if old else {}
-            wanted = kept if preferences is None else self._checked(preferences)
+            wanted = None if preferences is None else self._checked(preferences)
+            kept = old.profile.preferences if old else wanted or {}
             driver = old.profile.id if old else self._new_id()
+            fob = old.profile.key if old else None
             voice = _voice(embeddings)
-            profile = Profile(driver, voice, self._encoder, float(speech_s), wanted)
-            return self._write(StoredProfile(name, profile, _today()), key)
+            profile = Profile(driver, voice, self._encoder, float(speech_s), kept, fob)
+            stored = StoredProfile(name, profile, _today(), old.previous if old else None)
+            return self._write(stored if wanted is None else _preferring(stored, wanted), key)
 
     def rename(self, who: str, name: str) -> StoredProfile:
         """Call the driver `name`; the id stays."""
@@ -155,12 +161,49 @@ class ProfileStore:
             return self._write(dataclasses.replace(old, name=name), self._key())
 
     def set_preferences(self, who: str, preferences: Mapping[str, float]) -> StoredProfile:
-        """Replace the driver's preferences, VSS path to value, by these."""
+        """Replace the driver's preferences, VSS path to value, by these; keep the ones before."""
         wanted = self._checked(preferences)
         with self._writing():
+            return self._write(_preferring(self._require(who), wanted), self._key())
+
+    def adjust_preferences(self, who: str, changes: Mapping[str, float]) -> StoredProfile:
+        """Replace those of the driver's preferences that are in `changes`; keep the ones before."""
+        changes = self._checked(changes)
+        with self._writing():
             old = self._require(who)
-            profile = dataclasses.replace(old.profile, preferences=wanted)
+            wanted = {**old.profile.preferences, **changes}
+            return self._write(_preferring(old, wanted), self._key())
+
+    def bring_back_preferences(self, who: str) -> StoredProfile:
+        """Swap the driver's preferences with the ones before the last change."""
+        with self._writing():
+            old = self._require(who)
+            if old.previous is None:
+                raise ProfileError(
+                    f"{who}: the preferences were never changed; there is nothing to bring back"
+                )
+            return self._write(_preferring(old, self._checked(old.previous)), self._key())
+
+    def set_key(self, who: str, fob: str | None) -> StoredProfile:
+        """Say which key fob is the driver's, by the id that the car gives it; None for none.
+
+        No two drivers have one key.
+        """
+        fob = None if fob is None else _checked_fob(fob)
+        with self._writing():
+            old = self._require(who)
+            owner = self._owner(fob)
+            if owner not in (None, old.profile.id):
+                raise ProfileError(
+                    f"this key is {owner}'s; take it away first: `whodrives drivers key {owner} "
+                    "--clear`"
+                )
+            profile = dataclasses.replace(old.profile, key=fob)
             return self._write(dataclasses.replace(old, profile=profile), self._key())
+
+    def holds(self, driver: str) -> bool:
+        """Whether there is a profile of this id, readable or not."""
+        return bool(_ID.fullmatch(driver)) and self._path(driver) in self._paths()
 
     def forget(self, who: str) -> None:
         """Remove the driver's file; by id even one that cannot be read.
@@ -231,6 +274,14 @@ class ProfileStore:
                 stored = self._read(path, key)
                 if wanted in (folded(stored.name), stored.profile.id):
                     return stored
+        return None
+
+    def _owner(self, fob: str | None) -> str | None:
+        """The id of the driver who has this key."""
+        for path, key in self._paths_with_key() if fob else ():
+            with suppress(ProfileError):
+                if (profile := self._read(path, key).profile).key == fob:
+                    return profile.id
         return None
 
     def _require(self, who: str) -> StoredProfile:
@@ -337,6 +388,25 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).strip().casefold())
 
 
+def _checked_fob(fob: str) -> str:
+    """The key fob's id without surrounding blanks; ProfileError if it cannot be one."""
+    fob = fob.strip()
+    if not fob or not fob.isprintable() or len(fob) > _MOST_FOB_CHARACTERS:
+        raise ProfileError(
+            f"a key's id is 1 to {_MOST_FOB_CHARACTERS} printable characters; give what the car "
+            "says in Vehicle.Occupant.Row1.DriverSide.Identifier.Subject"
+        )
+    return fob
+
+
+def _preferring(stored: StoredProfile, wanted: Mapping[str, float]) -> StoredProfile:
+    """The profile with these preferences, and with the ones before if they were others."""
+    if dict(wanted) == dict(stored.profile.preferences):
+        return stored
+    profile = dataclasses.replace(stored.profile, preferences=wanted)
+    return dataclasses.replace(stored, profile=profile, previous=stored.profile.preferences)
+
+
 def _refuse_namesake(stored: StoredProfile, others: Mapping[str, StoredProfile]) -> None:
     """Two files of one driver can come from a backup; each would make the other ambiguous."""
     if other := others.get(folded(stored.name)):
@@ -411,6 +481,8 @@ def _payload(stored: StoredProfile) -> bytes:
         "enrolled_at": stored.enrolled_at,
         "speech_s": profile.speech_s,
         "preferences": dict(profile.preferences),
+        "previous": None if stored.previous is None else dict(stored.previous),
+        "key": profile.key,
         "shape": profile.embeddings.shape,
     }
     text = json.dumps(facts, allow_nan=False).encode()
@@ -421,18 +493,28 @@ def _stored(driver: str, encoder: str, payload: bytes) -> StoredProfile:
     """The payload's profile; any of the usual errors if it is not one, however it came about."""
     text, _, raw = payload.partition(b"\n")
     facts = json.loads(text)
-    preferences = {str(path): float(value) for path, value in facts["preferences"].items()}
+    preferences = _numbers(facts["preferences"])
+    # Profiles that were made before there were such things do not hold them.
+    before, fob = facts.get("previous"), facts.get("key")
+    previous = None if before is None else _numbers(before)
     profile = Profile(
         id=driver,
         embeddings=_voice(np.frombuffer(raw, dtype="<f4").reshape(facts["shape"])),
         encoder=encoder,
         speech_s=float(facts["speech_s"]),
-        preferences=MappingProxyType(preferences),
+        preferences=preferences,
+        key=None if fob is None else _checked_fob(fob),
     )
-    if not all(map(vss.is_number, (profile.speech_s, *preferences.values()))):
+    if not all(
+        map(vss.is_number, (profile.speech_s, *preferences.values(), *(previous or {}).values()))
+    ):
         raise ValueError("a number that is not finite")
     enrolled_at = date.fromisoformat(facts["enrolled_at"]).isoformat()
-    return StoredProfile(_checked_name(facts["name"]), profile, enrolled_at)
+    return StoredProfile(_checked_name(facts["name"]), profile, enrolled_at, previous)
+
+
+def _numbers(facts: Mapping[str, float]) -> Mapping[str, float]:
+    return MappingProxyType({str(path): float(value) for path, value in facts.items()})
 
 
 def _voice(embeddings: Floats) -> Floats:
