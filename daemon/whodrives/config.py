@@ -188,6 +188,24 @@ def _choice(options: Sequence[str]) -> _Leaf:
 
 
 @dataclass(frozen=True, slots=True)
+class _Version:
+    """One of some version numbers, with or without quotes: YAML takes a bare 6.0 for a number."""
+
+    options: Sequence[str]
+
+    @property
+    def want(self) -> str:
+        """All of them."""
+        return " or ".join(self.options)
+
+    def read(self, sheet: _Sheet, node: yaml.Node, path: str) -> Any:
+        if isinstance(node, yaml.ScalarNode) and node.value in self.options:
+            return node.value
+        sheet.wrong(node, path, f"{_shown(node)} is wrong; give {self.want}")
+        return _BAD
+
+
+@dataclass(frozen=True, slots=True)
 class _Section:
     """A mapping whose keys are the fields of a dataclass."""
 
@@ -309,6 +327,14 @@ class Vehicle:
         metadata=_knob(
             _text("1 to 64 of a-z, 0-9 and -", r"[a-z0-9-]{1,64}"),
             "The car's name in every topic, whodrives/<id>/...",
+        ),
+    )
+    vss: vss.Version = field(
+        default="6.0",
+        metadata=_knob(
+            _Version(vss.VERSIONS),
+            "The version of COVESA's Vehicle Signal Specification that the car's ECUs speak. All "
+            "else here and in the profiles is named as in 6.0 and translated on its way.",
         ),
     )
     signals: vss.Limits = field(

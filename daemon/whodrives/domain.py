@@ -57,7 +57,7 @@ class BusError(WhodrivesError):
 
 
 class PayloadError(WhodrivesError):
-    """A message from outside does not say what the contract asks; it names topic and field."""
+    """A message does not say what the contract asks; the text names topic and field."""
 
 
 # --- inputs: everything that can influence the output ---------------------------------------------
@@ -100,7 +100,7 @@ class VehicleState:
         door_open: Vehicle.Cabin.Door.Row1.DriverSide.IsOpen.
         seat_occupied: the driver's seat, from OccupancyStatus.
         ignition_on: LowVoltageSystemState is ACC, ON or START.
-        seat_switch: somebody works one of the driver's seat's switches (Seat...Switch.*).
+        seat_switch: somebody works one of the driver's seat's switches (`vss.SEAT_SWITCHES`).
         key: Vehicle.Occupant.Row1.DriverSide.Identifier.Subject: which key opened the car.
     """
 
@@ -159,9 +159,13 @@ class LinkState:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """The head unit asks who is speaking now: the next known voice may become the driver."""
+    """The head unit asks who is speaking now: the next known voice may become the driver.
+
+    `command` names this command alone; its `CommandResult` carries it. None: nobody waits for one.
+    """
 
     at_s: float
+    command: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +173,7 @@ class Choose:
     """Somebody chose the driver by hand on the head unit; None: none of the enrolled drives."""
 
     at_s: float
+    command: str
     driver: str | None
 
 
@@ -177,6 +182,7 @@ class Cancel:
     """The head unit says stop: whatever was asked for, and whatever still waits."""
 
     at_s: float
+    command: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +209,12 @@ class Forget:
 class Position:
     """Where the ECU says that seat, wheel and mirrors are; `at_s` is when that was true.
 
+    `moving`: whether any of them is on its way.
     `signals`: VSS path to value, in the path's unit, in the newest VSS that we know.
     """
 
     at_s: float
+    moving: bool
     signals: Mapping[str, float]
 
 

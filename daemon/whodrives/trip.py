@@ -97,6 +97,7 @@ class Trip:
         self._settled: _Settled | None = None
         self._listen_until_s = float("-inf")
         self._shown = DriverState(self._now_s)
+        self._serial = 0
 
     def step(self, news: Input) -> tuple[TripEvent, ...]:
         """Take one input; return what follows from it. Sound only tells the time."""
@@ -207,7 +208,11 @@ class Trip:
         if not signals:
             return ()
         self._settled = replace(settled, wanted=settled.wanted - ready, asked=True)
-        return (Apply(self._now_s, settled.driver, MappingProxyType(signals)),)
+        return (Apply(self._now_s, self._request(), settled.driver, MappingProxyType(signals)),)
+
+    def _request(self) -> str:
+        self._serial += 1
+        return f"00000000-0000-8000-8000-{self._serial:012x}"
 
     def _state(self) -> DriverState:
         settled = self._settled
