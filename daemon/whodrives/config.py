@@ -28,6 +28,7 @@ from whodrives.domain import (
     ProfileError,
     WhodrivesError,
 )
+from whodrives.vss import Limits, Version
 
 MICROPHONE = "microphone"
 """The sound source that is a device; any other is a path, or `PIPE`."""
@@ -329,7 +330,7 @@ class Vehicle:
             "The car's name in every topic, whodrives/<id>/...",
         ),
     )
-    vss: vss.Version = field(
+    vss: Version = field(
         default="6.0",
         metadata=_knob(
             _Version(vss.VERSIONS),
@@ -337,7 +338,7 @@ class Vehicle:
             "else here and in the profiles is named as in 6.0 and translated on its way.",
         ),
     )
-    signals: vss.Limits = field(
+    signals: Limits = field(
         default_factory=_usual_limits,
         metadata=_knob(
             _Limits(),

@@ -226,7 +226,7 @@ class Daemon:
         self._recording = None if config.sound.source == MICROPHONE else self._recorded()
         self._recognizer = load_recognizer(config)
         self._store = open_store(config)
-        self._bus = Bus(config.mqtt, config.vehicle.id, self._inbox.put)
+        self._bus = Bus(config.mqtt, config.vehicle, self._inbox.put)
         self._told_to_stop = ""
         self._fed_s = float("-inf")
 

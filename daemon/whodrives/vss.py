@@ -141,8 +141,8 @@ class _Former:
     sign: int = 1
 
 
-# From the catalogues of 4.0 and 5.1 and the vspec sources of 5.0 and 6.0. 5.x keeps the names of 4.x
-# beside the new ones and calls them deprecated; 6.0 does the same with Pan.
+# From the catalogues of 4.0 and 5.1 and the vspec sources of 5.0 and 6.0. 5.x keeps the names of
+# 4.x beside the new ones and calls them deprecated; 6.0 does the same with Pan.
 _FORMER: Mapping[str, _Former] = MappingProxyType(
     {
         f"{_SEAT}.Backrest.LumbarSupport": _Former(f"{_SEAT}.Backrest.Lumbar.Support", "4.2"),
@@ -217,9 +217,7 @@ _BOLSTER = {"MoreSupport": "MoreSideBolsterSupport", "LessSupport": "LessSideBol
 def _switches() -> tuple[str, ...]:
     """The switches' paths: since 5.0 beside what they move, up to 5.1 in a branch of their own."""
     new = [f"{branch}Is{name}SwitchEngaged" for branch, names in _SWITCH_ROWS for name in names]
-    new += [
-        f"Backrest.Is{name}SwitchEngaged" for name in (*_LUMBAR.values(), *_BOLSTER.values())
-    ]
+    new += [f"Backrest.Is{name}SwitchEngaged" for name in (*_LUMBAR.values(), *_BOLSTER.values())]
     old = [f"Switch.{branch}Is{name}Engaged" for branch, names in _SWITCH_ROWS for name in names]
     old += [f"Switch.Backrest.Lumbar.Is{name}Engaged" for name in _LUMBAR]
     old += [f"Switch.Backrest.SideBolster.Is{name}Engaged" for name in _BOLSTER]
