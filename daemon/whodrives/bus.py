@@ -57,6 +57,7 @@ from whodrives.domain import (
     Input,
     LinkState,
     PayloadError,
+    Stray,
 )
 
 log = logging.getLogger(__name__)
@@ -262,6 +263,11 @@ class _Inbox:
         self._bad_topics.add(topic)
         log.log(level, "event=payload_refused error=%r", str(error))
 
+    def stray(self) -> None:
+        """Count a result that spoke of no request of this trip."""
+        with self._lock:
+            self._counters.refused += 1
+
     def acknowledged(
         self, _client: Client, _data: Any, _mid: int, code: ReasonCode, _p: Any
     ) -> None:
@@ -355,6 +361,8 @@ class Bus:
             self._status = event
         elif isinstance(event, DriverState):
             self._driver = event
+        elif isinstance(event, Stray):
+            self._inbox.stray()
         try:
             message = encode(event, self._vehicle, _epoch_s())
         except PayloadError as error:

@@ -46,6 +46,7 @@ from whodrives.domain import (
     Remember,
     Save,
     SettledBy,
+    Stray,
     VehicleReport,
     VehicleState,
     Withdraw,
@@ -599,8 +600,22 @@ def root(vehicle: str) -> str:
 @cache
 def schema_of(payload: type[Struct]) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a payload's type."""
-    found: dict[str, Any] = msgspec.json.schema(payload)
+    found: dict[str, Any] = _brief(msgspec.json.schema(payload))
     return found
+
+
+def _brief(node: Any) -> Any:
+    """The schema with no more than the first paragraph of each docstring."""
+    if isinstance(node, list):
+        return [_brief(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: " ".join(value.partition("\n\n")[0].split())
+        if key == "description" and isinstance(value, str)
+        else _brief(value)
+        for key, value in node.items()
+    }
 
 
 def schema(topic: Topic) -> dict[str, Any]:
@@ -683,7 +698,7 @@ def encode(event: Event, vehicle: Vehicle, epoch_s: float) -> Message | None:
             name, body = "preferences/cancel", _cancel(event, when)
         case CommandResult():
             name, body = "command/result", _command_result(event, when)
-        case Prefer() | Erase() | Remember():
+        case Prefer() | Erase() | Stray() | Remember():
             return None
     return _message(name, vehicle.id, body)
 
@@ -868,7 +883,7 @@ class Decoder:
         self._root = root(vehicle) + "/"
         self._secure = secure
         self._latest: dict[str, Reading[Any]] = {}
-        self._position_at_s = -math.inf
+        self._position_s = -math.inf
         self._obeyed: dict[str, float] = {}
 
     @property
@@ -936,15 +951,16 @@ class Decoder:
 
     def _position(self, payload: bytes, now: _Now) -> Position | None:
         body = read(now.topic, payload, PositionPayload)
-        at_s = now.at_s - now.age_s("time", body.time)
-        if at_s < self._position_at_s:
+        true_s = now.at_s - now.age_s("time", body.time)
+        if true_s < self._position_s:
             self.replayed += 1
             return None
-        self._position_at_s = at_s
+        self._position_s = true_s
         # An older name gives way to the newest one's value, if a car says both.
         said = sorted(body.signals.items(), key=lambda item: item[0] in vss.SIGNALS)
         known = dict(ours for path, value in said if (ours := vss.newest(path, value)))
-        return Position(at_s, body.moving, {path: _whole(path, v) for path, v in known.items()})
+        signals = {path: _whole(path, value) for path, value in known.items()}
+        return Position(now.at_s, true_s, body.moving, signals)
 
     def _commanded(self, name: str, payload: bytes, now: _Now) -> Incoming | None:
         plain = _object(now.topic, payload)
@@ -1077,12 +1093,16 @@ def _object(topic: str, payload: bytes) -> dict[str, Any]:
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise PayloadError(f"{topic}: {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are read")
     try:
+        text = payload.decode()
         body = json.loads(
-            payload.decode(),
+            text,
             object_pairs_hook=_no_twins,
             parse_constant=_no_constant,
-            parse_float=_finite,
+            parse_float=_number,
+            parse_int=_number,
         )
+        if "\\u" in text:  # Half a character can be escaped, but neither logged nor passed on.
+            json.dumps(body, ensure_ascii=False).encode()
     except RecursionError:
         raise PayloadError(f"{topic}: nested too deeply; see docs/mqtt.md") from None
     except ValueError as error:
@@ -1103,11 +1123,12 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _finite(text: str) -> float:
+def _number(text: str) -> Number:
+    """A number that a float can hold; 1.0 and 1 are the same one."""
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number")
-    return value
+        raise ValueError(f"{text[:20]} is no finite number")
+    return int(text) if text.lstrip("-").isdigit() else int(value) if value.is_integer() else value
 
 
 def _typed(topic: str, body: object, kind: type[Any]) -> Any:
@@ -1118,13 +1139,23 @@ def _typed(topic: str, body: object, kind: type[Any]) -> Any:
         field = place.removesuffix("`").removeprefix("$").removeprefix(".").replace("[...]", "")
     if missing := re.fullmatch("Object missing required field `(.*)`", problem):
         field, problem = ".".join(filter(None, (field, missing[1]))), "missing"
-    mend = _mend(kind, field)
-    said = f"{_shown(problem)}; give {mend}" if mend else f"{_shown(problem)}; see docs/mqtt.md"
-    raise PayloadError(f"{topic}: {field or 'payload'}: {said}")
+    for pattern, words in _IN_OUR_WORDS:
+        problem = re.sub(pattern, words, problem, flags=re.DOTALL)
+    raise PayloadError(
+        f"{topic}: {field or 'payload'}: {_shown(problem)}; give {_mend(kind, field)}"
+    )
+
+
+_IN_OUR_WORDS = (
+    ("^Expected `str` matching .*", "not of the right form"),
+    ("^Expected", "expected"),
+    ("^Invalid enum value (.*)", r"\1 is not known"),
+    ("^Invalid RFC3339 .*", "no time"),
+)
 
 
 def _mend(kind: type[Struct], field: str) -> str:
-    """What the schema says of a field; empty if it says nothing."""
+    """What the schema says of a field."""
     whole = schema_of(kind)
     node = _resolved(whole, whole)
     while field:
@@ -1134,7 +1165,9 @@ def _mend(kind: type[Struct], field: str) -> str:
             break
         node = _resolved(whole, names[name])
         field = field[len(name) + 1 :]
-    return str(node.get("description", "")) if "$ref" not in node else ""
+    if node.get("required"):
+        return f"a JSON object with {', '.join(node['required'])}"
+    return str(node.get("description", "what docs/mqtt.md says"))
 
 
 def _resolved(whole: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -161,7 +161,7 @@ class LinkState:
 class Listen:
     """The head unit asks who is speaking now: the next known voice may become the driver.
 
-    `command` names this command alone; its `CommandResult` carries it. None: nobody waits for one.
+    `command` names this command alone, and its `CommandResult` carries it; None: no answer is asked.
     """
 
     at_s: float
@@ -170,7 +170,10 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Choose:
-    """Somebody chose the driver by hand on the head unit; None: none of the enrolled drives."""
+    """Somebody chose the driver by hand on the head unit; None: none of the enrolled drives.
+
+    `command` names this command alone; its `CommandResult` carries it.
+    """
 
     at_s: float
     command: str
@@ -179,7 +182,10 @@ class Choose:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """The head unit says stop: whatever was asked for, and whatever still waits."""
+    """The head unit says stop: whatever was asked for, and whatever still waits.
+
+    `command` names this command alone; its `CommandResult` carries it.
+    """
 
     at_s: float
     command: str
@@ -207,13 +213,17 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where the ECU says that seat, wheel and mirrors are; `at_s` is when that was true.
+    """Where the ECU says that seat, wheel and mirrors are.
 
-    `moving`: whether any of them is on its way.
-    `signals`: VSS path to value, in the path's unit, in the newest VSS that we know.
+    Attributes:
+        at_s: when it reached us.
+        true_s: when it was true; as `Reading.at_s`.
+        moving: whether any of them moves.
+        signals: VSS path to value, in the path's unit, in the newest VSS that we know.
     """
 
     at_s: float
+    true_s: float
     moving: bool
     signals: Mapping[str, float]
 
@@ -526,6 +536,14 @@ class CommandResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Stray:
+    """An answer came to a request that was not made in this trip; it changed nothing."""
+
+    at_s: float
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
 class RequestMemory:
     """A request that was made in this trip: its id, the groups that it moves, and how far it is."""
 
@@ -592,6 +610,7 @@ Event: TypeAlias = (
     | Prefer
     | Erase
     | CommandResult
+    | Stray
     | Remember
     | Health
 )
