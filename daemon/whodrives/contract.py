@@ -475,7 +475,7 @@ _TABLE = (
         expiry_s=None,
         payload=DriverPayload,
         text="who drives this trip, and what became of the preferences; cleared at its end",
-        examples=("driver", "driver-completed"),
+        examples=("driver", "driver-rejected"),
     ),
     Topic(
         name="recognition",

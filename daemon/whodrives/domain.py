@@ -161,7 +161,7 @@ class LinkState:
 class Listen:
     """The head unit asks who is speaking now: the next known voice may become the driver.
 
-    `command` names this command alone, and its `CommandResult` carries it; None: no answer is asked.
+    `command` names this command alone, and its `CommandResult` carries it; None: none is asked.
     """
 
     at_s: float
