@@ -143,10 +143,14 @@ class RecognitionPayload(_Payload, kw_only=True, frozen=True):
     reason: Annotated[Reason | None, Meta(description="why nothing could be concluded, or null")]
 
 
+_SETTABLE: Mapping[str, vss.Signal] = {
+    path: signal for version in vss.VERSIONS for path, signal in vss.paths_of(version).items()
+}
+"""The settable signals by the names that any version has for them."""
+
+
 def _signals_schema() -> dict[str, Any]:
-    """The settable signals by the names that any version has for them."""
-    known = {path: one for version in vss.VERSIONS for path, one in vss.paths_of(version).items()}
-    return {"properties": {path: _signal_schema(one) for path, one in known.items()}}
+    return {"properties": {path: _signal_schema(one) for path, one in _SETTABLE.items()}}
 
 
 def _signal_schema(signal: vss.Signal) -> dict[str, Any]:
@@ -164,6 +168,18 @@ Settings: TypeAlias = Annotated[
 ]
 
 
+class _FieldError(ValueError):
+    """What is wrong with a field, and the mend, where no type can say it."""
+
+
+def _check_range(signals: Mapping[str, Number]) -> None:
+    """Refuse what VSS does not allow; signals that we do not know are nobody's mistake."""
+    for path, value in signals.items():
+        if path in _SETTABLE and value not in (allowed := _SETTABLE[path].range):
+            unit = _SETTABLE[path].unit
+            raise _FieldError(f"signals.{path}: {value:g} is out of range; give {allowed} {unit}")
+
+
 class ApplyPayload(_Payload, kw_only=True, frozen=True):
     """Move to these positions, now or not at all."""
 
@@ -172,6 +188,10 @@ class ApplyPayload(_Payload, kw_only=True, frozen=True):
     issued_at: Time
     expires_at: Annotated[Time, Meta(description="refuse the request at or after this moment")]
     signals: Annotated[Settings, Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Check what the types cannot."""
+        _check_range(self.signals)
 
 
 class CancelPayload(_Payload, kw_only=True, frozen=True):
@@ -202,6 +222,10 @@ class PositionPayload(_Payload, kw_only=True, frozen=True):
     time: Annotated[Time, Meta(description="when that was so: ISO 8601 with a zone")]
     moving: Annotated[bool, Meta(description="true or false: whether any of them is on its way")]
     signals: Settings
+
+    def __post_init__(self) -> None:
+        """Check what the types cannot."""
+        _check_range(self.signals)
 
 
 class _Said(Struct, kw_only=True, frozen=True):
@@ -1135,6 +1159,8 @@ def _typed(topic: str, body: object, kind: type[Any]) -> Any:
     try:
         return msgspec.convert(body, kind)
     except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, _FieldError):
+            raise PayloadError(f"{topic}: {error.__cause__}") from None
         problem, _, place = str(error).partition(" - at `")
         field = place.removesuffix("`").removeprefix("$").removeprefix(".").replace("[...]", "")
     if missing := re.fullmatch("Object missing required field `(.*)`", problem):
