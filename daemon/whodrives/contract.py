@@ -654,6 +654,19 @@ def schema(topic: Topic) -> dict[str, Any]:
     return head | inner | {"title": topic.name} | ({"$defs": rest} if rest else {})
 
 
+def schema_components(ref_template: str) -> dict[str, Any]:
+    """The JSON Schemas of all payloads and their parts, by type's name, for a larger document.
+
+    Args:
+        ref_template: how one of them is referred to there, with `{name}`.
+    """
+    payloads = [topic.payload for topic in TOPICS.values()]
+    found: dict[str, Any] = _brief(
+        msgspec.json.schema_components(payloads, ref_template=ref_template)[1]
+    )
+    return found
+
+
 # --- events to messages ---------------------------------------------------------------------------
 
 
