@@ -12,13 +12,11 @@ runs faster than the world's. What a machine is too slow for, it is too slow for
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import multiprocessing
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -29,20 +27,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from group import Group, Order, Outcome  # noqa: E402 - after the path
+from group import Order, run  # noqa: E402 - after the path
 from mutants import MUTANTS  # noqa: E402
-
-
-def run(order: Order) -> Outcome:
-    """One process's part."""
-    with tempfile.TemporaryDirectory(prefix="whodrives-faults-", ignore_cleanup_errors=True) as name:
-        return asyncio.run(_run(order, Path(name)))
-
-
-async def _run(order: Order, folder: Path) -> Outcome:
-    group = Group(order, folder)
-    await group.run()
-    return group.outcome
 
 
 def campaign(options: argparse.Namespace, mutant: str | None) -> dict[str, Any]:

@@ -25,13 +25,13 @@ _real_select = select.select
 
 
 class Calendar:
-    """An offset of the calendar, in a file that processes share."""
+    """An offset of the calendar, in a file that processes share; and how late one of them is."""
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
-            path.write_bytes(struct.pack("d", 0.0))
+            path.write_bytes(struct.pack("dd", 0.0, 0.0))
         with path.open("r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), 8)
+            self._memory = mmap.mmap(file.fileno(), 16)
 
     @property
     def offset_s(self) -> float:
@@ -41,6 +41,15 @@ class Calendar:
     @offset_s.setter
     def offset_s(self, value: float) -> None:
         self._memory[:8] = struct.pack("d", value)
+
+    @property
+    def late_s(self) -> float:
+        """How late the slowest thing of a process was: the machine's fault, not the process's."""
+        return float(struct.unpack("d", self._memory[8:])[0])
+
+    @late_s.setter
+    def late_s(self, value: float) -> None:
+        self._memory[8:] = struct.pack("d", value)
 
 
 @dataclass(slots=True)
@@ -89,9 +98,32 @@ def install(clock: Clock) -> None:
     select.select = waits
 
     class FastQueue(queue.SimpleQueue):  # type: ignore[type-arg]
-        """A queue whose waits are as fast as the clock."""
+        """A queue whose waits are as fast as the clock, and that knows how long things waited."""
+
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
+            super().put((clock.now_s(), item), block, timeout)
 
         def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
-            return super().get(block, None if timeout is None else timeout / scale)
+            at_s, item = super().get(block, None if timeout is None else timeout / scale)
+            note_late(clock, clock.now_s() - at_s)
+            return item
+
+        def get_nowait(self) -> Any:
+            return self.get(block=False)
 
     queue.SimpleQueue = FastQueue  # type: ignore[misc]
+
+
+def note_late(clock: Clock, late_s: float) -> None:
+    """Remember the latest."""
+    if clock.calendar is not None and late_s > clock.calendar.late_s:
+        clock.calendar.late_s = late_s
+
+
+def watch_lateness(clock: Clock) -> None:
+    """Measure for ever how late this process is served."""
+    pause_s = 0.3
+    while True:
+        due_s = clock.now_s() + pause_s
+        _real_sleep(pause_s / clock.scale)
+        note_late(clock, clock.now_s() - due_s)

@@ -18,6 +18,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections import Counter
@@ -32,7 +33,7 @@ import ecu as ecus
 import judge
 import numpy as np
 import trips
-from clock import EPOCH_S, Calendar, Clock
+from clock import EPOCH_S, Calendar, Clock, note_late
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -45,7 +46,7 @@ from zygote import FINGERPRINT, STEP, embedding
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "systemd" / "mosquitto"
 TICK_S = 0.2
-REPORT_S = 0.5
+REPORT_S = 0.7
 BLOCK = 480
 BLOCK_S = 0.03
 PAUSE_BLOCKS = 32
@@ -218,7 +219,8 @@ class Car:
         (self.folder / "whodrives.yaml").write_text(json.dumps(settings))
         (self.folder / "run").mkdir()
         self.ecu_client = self.group.client("ecu", self.ecu_link.port, self._on_ecu)
-        for topic in ("vehicle", "preferences/apply", "preferences/cancel"):
+        # Its interlock is fed by the car itself.
+        for topic in ("preferences/apply", "preferences/cancel"):
             self.group.subscribe(self.ecu_client, f"whodrives/{self.name}/{topic}")
         self.ecu_client.connect_async("127.0.0.1", self.ecu_link.port)
         self.ecu_client.loop_start()
@@ -292,6 +294,9 @@ class Car:
                 self._do(waiting.pop(0))
             await self._tick()
         self.record.ended_s = self.clock.now_s()
+        calendar = self.clock.calendar
+        if calendar is not None:
+            self.record.late_s, calendar.late_s = calendar.late_s, 0.0
         self.group.judge(self.record)
 
     async def _tick(self) -> None:
@@ -307,7 +312,7 @@ class Car:
             self._report(now_s)
         due_s = now_s + TICK_S
         await asyncio.sleep(max(0.0, due_s - self.clock.now_s()) / self.clock.scale)
-        self.group.outcome.late_s = max(self.group.outcome.late_s, self.clock.now_s() - due_s)
+        note_late(self.clock, self.clock.now_s() - due_s)
 
     def _watch(self, now_s: float) -> None:
         """See that the daemon lives, unless we killed it."""
@@ -404,11 +409,12 @@ class Car:
 
     def _report(self, now_s: float) -> None:
         self._lost = {path: end_s for path, end_s in self._lost.items() if end_s > now_s}
-        if None in self._lost:
-            return
         said = {p: v for p, v in self.signals.items() if p not in self._lost and v is not None}
         when = iso(self.clock.wall_s())
         body = {"schema": 1, "signals": {p: {"value": v, "time": when} for p, v in said.items()}}
+        self.ecu.car.hear({p: {"value": v, "time": when} for p, v in self.signals.items()})
+        if None in self._lost:
+            return
         self.record.readings.append((now_s, said))
         self.group.gateway.publish(f"whodrives/{self.name}/vehicle", json.dumps(body), 1)
 
@@ -435,9 +441,7 @@ class Car:
         topic = message.topic.removeprefix(f"whodrives/{self.name}/")
         body = json.loads(message.payload)
         wall_s = self.clock.wall_s()
-        if topic == "vehicle":
-            self.ecu.car.hear(body["signals"])
-        elif topic == "preferences/cancel":
+        if topic == "preferences/cancel":
             self._answer(self.ecu.cancel(body, wall_s))
         elif not message.retain:
             before = set(self.ecu._active)  # noqa: SLF001 - what it did, and not what it says
@@ -456,8 +460,9 @@ class Car:
         body = json.loads(message.payload) if message.payload else None
         if topic == "status" and body:
             self.online = body["state"] != "offline"
-        elif topic == "driver" and not message.retain:
-            self.record.shown.append((now_s, body))
+        elif topic == "driver" and body and body["driver"]:
+            since_s = self._moment(body["since"], now_s)
+            self.record.settled.append((now_s, body["driver"], since_s))
         elif topic == "preferences/apply" and body:
             self.group.outcome.counts["requests"] += 1
             self.record.asked.append(self._asked(body, now_s, retained=message.retain))
@@ -471,17 +476,21 @@ class Car:
     def _asked(self, body: dict[str, Any], now_s: float, *, retained: bool) -> judge.Asked:
         issued, expires = ecus.seconds(body["issued_at"]), ecus.seconds(body["expires_at"])
         assert issued is not None and expires is not None  # noqa: S101, PT018 - the contract's
-        candidates = [issued - EPOCH_S - offset_s for offset_s in self._offsets[-8:]]
-        past = [at_s for at_s in candidates if at_s <= now_s + 0.5]
         return judge.Asked(
             at_s=now_s,
-            issued_s=max(past, default=now_s),
+            issued_s=self._moment(body["issued_at"], now_s),
             good_s=expires - issued,
             request=body["request_id"],
             driver=body["driver"],
             groups=_groups(body),
             retained=retained,
         )
+
+    def _moment(self, text: str, now_s: float) -> float:
+        """A time of the calendar on the monotonic clock, whichever step it was told after."""
+        wall_s = ecus.seconds(text) or 0.0
+        candidates = [wall_s - EPOCH_S - offset_s for offset_s in self._offsets[-8:]]
+        return max((at_s for at_s in candidates if at_s <= now_s + 0.5), default=now_s)
 
     # --- sound ---
 
@@ -567,14 +576,16 @@ class Group:
         """Count a trip, and what was wrong with it."""
         self.outcome.trips += record.ended_s > 0
         self.outcome.counts["served"] += bool(record.began)
+        self.outcome.counts["late"] += record.late_s > judge.LATE_S
+        self.outcome.late_s = max(self.outcome.late_s, record.late_s)
         found = judge.violations(record)
         self.outcome.violations += found
         if found and self.order.keep:
             path = Path(self.order.keep) / f"{record.car}-{record.trip}.txt"
             plan = trips.plan(random.Random(record.seed))  # noqa: S311
-            lines = [f"{v.kind}: {v.text}" for v in found]
+            lines = [f"{v.kind}: {v.text}" for v in found] + [f"late {record.late_s:.1f} s"]
             lines += [f"{d.at_s:7.2f} plan {d.kind} {d.what}" for d in plan.deeds]
-            for name in ("spoken", "acts", "asked", "began", "shown", "faults"):
+            for name in ("spoken", "acts", "asked", "began", "settled", "faults"):
                 lines += [f"{name}: {self._shown(item, record)}" for item in getattr(record, name)]
             path.write_text("\n".join(lines) + "\n")
 
@@ -589,7 +600,8 @@ class Group:
         """All trips."""
         self.broker.start()
         monitor = self.client("monitor", self.broker.port, self._heard)
-        self.subscribe(monitor, "whodrives/#")
+        for topic in ("status", "driver", "recognition", "preferences/apply", "command/result"):
+            self.subscribe(monitor, f"whodrives/+/{topic}")
         self.gateway = self.client("gateway", self.broker.port, lambda _: None)
         self.headunit = self.client("headunit", self.broker.port, lambda _: None)
         for client in (monitor, self.gateway, self.headunit):
@@ -618,8 +630,7 @@ class Group:
 
     def _heard(self, message: MQTTMessage) -> None:
         _, name, topic = message.topic.split("/", 2)
-        if topic != "vehicle":
-            self._by_name[name].heard(topic, message)
+        self._by_name[name].heard(topic, message)
 
     async def _kill_broker(self) -> None:
         while True:
@@ -637,3 +648,17 @@ class Group:
             for car, record in zip(self.cars, before, strict=True):
                 if car.record is not record:
                     car.record.faults.append((from_s, self.clock.now_s(), "broker"))
+
+
+def run(order: Order) -> Outcome:
+    """One process's part."""
+    with tempfile.TemporaryDirectory(
+        prefix="whodrives-faults-", ignore_cleanup_errors=True
+    ) as name:
+        return asyncio.run(_run(order, Path(name)))
+
+
+async def _run(order: Order, folder: Path) -> Outcome:
+    group = Group(order, folder)
+    await group.run()
+    return group.outcome

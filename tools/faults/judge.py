@@ -16,6 +16,9 @@ FRESH_S = 2.0
 SLACK_S = 0.7
 """By so much the moments that two processes note of one thing may differ."""
 
+LATE_S = 1.5
+"""In a trip in which the machine was later than this, lateness of the daemon is not its fault."""
+
 GOOD_S = 3.0 + SLACK_S
 WANTED_S = 60.0
 GONE_S = 10.0
@@ -65,7 +68,8 @@ class Record:
         acts: (when, kind, driver id or None): `choose`, `listen`, `cancel`, `save`, `switch`,
             `key`.
         asked, began: what the ECU was asked, and what it did.
-        shown: (when, body or None) of the topic `driver`.
+        settled: (when, driver id, since when) of the topic `driver`.
+        late_s: how late the slowest process was served by this machine.
         faults: (from, to, kind).
         died: daemons that ended without being told to.
     """
@@ -80,7 +84,8 @@ class Record:
     acts: list[tuple[float, str, str | None]] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     began: list[Began] = field(default_factory=list)
-    shown: list[tuple[float, dict[str, Any] | None]] = field(default_factory=list)
+    settled: list[tuple[float, str, float]] = field(default_factory=list)
+    late_s: float = 0.0
     faults: list[tuple[float, float, str]] = field(default_factory=list)
     misbehaviour: tuple[str, ...] = ()
     died: list[str] = field(default_factory=list)
@@ -149,7 +154,7 @@ def _not_wanted(record: Record, asked: Asked) -> _Found:
     if at_s - last_s > WANTED_S + 4 * SLACK_S:
         yield "stale", f"{at_s - last_s:.0f} s after the driver was last heard of"
     moved = [t for t, said in record.readings if last_s + 4.0 < t < at_s - 3.0 and (said.get(SPEED) or 0) > 5.0]
-    if moved and not any(when > moved[-1] for when in [*begun, *chosen]):
+    if record.late_s < LATE_S and moved and not any(when > moved[-1] for when in [*begun, *chosen]):
         yield "stale", "after the car had moved off"
     hands = [when for when, kind, _ in record.acts if kind == "switch" and when < at_s - 2.5]
     if hands and SEAT_GROUP in asked.groups:
@@ -189,6 +194,8 @@ def _died(record: Record) -> _Found:
 
 def _undelivered(record: Record) -> _Found:
     """A driver was settled, all was well for long enough, and the ECU was not moved."""
+    if record.late_s > LATE_S:
+        return
     hands = {kind for _, kind, _ in record.acts}
     if hands & {"choose", "listen", "cancel", "cancel_done", "save", "switch"}:
         return
@@ -211,9 +218,9 @@ def _undelivered(record: Record) -> _Found:
 
 def _settled(record: Record) -> tuple[float, str | None]:
     """When the daemon said who drives; or, in a trip without faults, when it should have known."""
-    for at_s, body in record.shown:
-        if body and body.get("driver"):
-            return at_s, body["driver"]
+    for at_s, driver, since_s in record.settled:
+        if since_s >= record.began_s:
+            return at_s, driver
     if record.faults:
         return 0.0, None
     opened = next((t for t, said in record.readings if _open(said)), None)

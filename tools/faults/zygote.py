@@ -17,6 +17,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ def become(life: dict[str, str], clock: clocks.Clock) -> None:
     os.environ["RUNTIME_DIRECTORY"] = life["runtime"]
     from whodrives import cli  # noqa: PLC0415 - after the clock
 
+    threading.Thread(target=clocks.watch_lateness, args=(clock,), daemon=True).start()
     code = 1
     try:
         code = cli.main(["--config", life["config"], "run"]) or 0
