@@ -470,6 +470,9 @@ class Car:
             self.group.outcome.counts[f"command {body['status']}"] += 1
             if body["command_id"] in self._cancels and body["status"] == "done":
                 self.record.acts.append((now_s, "cancel_done", None))
+        elif topic == "preferences/result" and body:
+            if body["reason"] == ecus.MANUAL:
+                self.record.acts.append((now_s, "manual_told", None))
         elif topic == "recognition" and body:
             self.group.outcome.counts[f"heard {body['outcome']}"] += 1
 
@@ -600,7 +603,7 @@ class Group:
         """All trips."""
         self.broker.start()
         monitor = self.client("monitor", self.broker.port, self._heard)
-        for topic in ("status", "driver", "recognition", "preferences/apply", "command/result"):
+        for topic in ("status", "driver", "recognition", "preferences/apply", "preferences/result", "command/result"):
             self.subscribe(monitor, f"whodrives/+/{topic}")
         self.gateway = self.client("gateway", self.broker.port, lambda _: None)
         self.headunit = self.client("headunit", self.broker.port, lambda _: None)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from trips import BRAKE, DOOR, GEAR, OCCUPANCY, PARK, SPEED
+from trips import BRAKE, DOOR, GEAR, OCCUPANCY, PARK, SPEED, SWITCH
 
 FRESH_S = 2.0
 SLACK_S = 0.7
@@ -25,6 +25,8 @@ GONE_S = 10.0
 
 SEAT_GROUP = "seat"
 MIRRORS = "mirrors"
+
+_NETWORK = ("kill", "cut", "hold", "delay", "broker", "ecu_cut")
 
 _CONDITIONS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "standing": lambda said: said.get(SPEED) == 0,
@@ -156,9 +158,9 @@ def _not_wanted(record: Record, asked: Asked) -> _Found:
     moved = [t for t, said in record.readings if last_s + 4.0 < t < at_s - 3.0 and (said.get(SPEED) or 0) > 5.0]
     if record.late_s < LATE_S and moved and not any(when > moved[-1] for when in [*begun, *chosen]):
         yield "stale", "after the car had moved off"
-    hands = [when for when, kind, _ in record.acts if kind == "switch" and when < at_s - 2.5]
+    hands = [when for when in _told_of_hands(record) if when < at_s - 2.5]
     if hands and SEAT_GROUP in asked.groups:
-        yield "touched", f"{at_s - hands[0]:.1f} s after a hand had moved the seat"
+        yield "touched", f"{at_s - hands[0]:.1f} s after it was told of a hand on the switch"
     stopped = [when for when, kind, _ in record.acts if kind == "cancel_done" and when < at_s - 1.0]
     if stopped and not any(when > stopped[-1] for when in chosen) and not any(
         kind == "listen" and when > stopped[-1] for when, kind, _ in before
@@ -168,6 +170,18 @@ def _not_wanted(record: Record, asked: Asked) -> _Found:
         gone = kind == "kill" and to_s - from_s > GONE_S + 2.0 and to_s < at_s and last_s < from_s
         if gone and not any(when > to_s for when in [*begun, *chosen]):
             yield "unasked", f"for somebody who had spoken before {to_s - from_s:.0f} s without a daemon"
+
+
+def _told_of_hands(record: Record) -> list[float]:
+    """When a living daemon heard of a hand, by the car or by the ECU, over a good network."""
+    told = [at_s for at_s, kind, _ in record.acts if kind == "manual_told"]
+    opened = min((at_s for at_s, said in record.readings if _open(said)), default=1e12)
+    told += [at_s for at_s, said in record.readings if said.get(SWITCH) is True and at_s > opened + 1.0]
+    return sorted(
+        at_s
+        for at_s in told
+        if not any(a - 1.0 < at_s < b + 8.0 for a, b, kind in record.faults if kind in _NETWORK)
+    )
 
 
 def _doubled(record: Record) -> _Found:
