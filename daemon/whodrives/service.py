@@ -392,8 +392,6 @@ class Daemon:
 
     def _say(self, event: Event) -> None:
         self._bus.publish(event)
-        if isinstance(event, Stray):
-            self._bus.counters.refused += 1
         report(event, time.monotonic())
 
     def _execute(self, order: Prefer | Erase) -> None:
