@@ -119,7 +119,7 @@ def test_the_preferences_before_can_be_brought_back(
         store.bring_back_preferences("Anna")
     changed = store.adjust_preferences(anna.profile.id, {POSITION: 99})
     assert (changed.profile.preferences, changed.previous) == ({POSITION: 99.0}, {POSITION: 120.0})
-    assert store.adjust_preferences("Anna", {POSITION: 99}) == changed
+    assert store.adjust_preferences("Anna", {POSITION: 99}).previous == {POSITION: 120.0}
     back = store.bring_back_preferences("Anna")
     assert (back.profile.preferences, back.previous) == ({POSITION: 120.0}, {POSITION: 99.0})
     assert store.bring_back_preferences("anna").profile.preferences == {POSITION: 99.0}
@@ -141,7 +141,7 @@ def test_what_is_brought_back_fits_the_car(anna: StoredProfile, tmp_path: Path) 
     """The car's ranges have shrunk since: the old preferences stay away."""
     narrow = store_in(tmp_path, limits={POSITION: vss.Range(0, 100)})
     narrow.set_preferences(anna.profile.id, {POSITION: 90})
-    with pytest.raises(ProfileError, match="120.0 is out of range"):
+    with pytest.raises(ProfileError, match=r"120\.0 is out of range"):
         narrow.bring_back_preferences(anna.profile.id)
 
 
