@@ -99,7 +99,8 @@ class Broker:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
-        certificates.main([str(folder)])
+        hosts, roles = ("127.0.0.1",), certificates.ROLES
+        certificates.fill(folder, hosts, roles, certificates.DAYS)
         text = (SHIPPED / "whodrives.conf").read_text()
         text = text.replace("listener 8883", f"listener {self.port} 127.0.0.1")
         text = text.replace("/etc/mosquitto/certs/", f"{folder}/")

@@ -161,10 +161,12 @@ def _not_wanted(record: Record, asked: Asked) -> _Found:
     hands = [when for when in _told_of_hands(record) if when < at_s - 2.5]
     if hands and SEAT_GROUP in asked.groups:
         yield "touched", f"{at_s - hands[0]:.1f} s after it was told of a hand on the switch"
-    stopped = [when for when, kind, _ in record.acts if kind == "cancel_done" and when < at_s - 1.0]
-    if stopped and not any(when > stopped[-1] for when in chosen) and not any(
-        kind == "listen" and when > stopped[-1] for when, kind, _ in before
-    ):
+    first_s = min([*begun, *chosen])
+    stopped = [
+        when for when, kind, _ in before if kind == "cancel_done" and first_s < when - 3.0 < at_s - 4.0
+    ]
+    asked_again = [when for when, kind, _ in before if kind in ("choose", "listen", "key")]
+    if stopped and not any(when > stopped[-1] for when in asked_again):
         yield "cancelled", "after a cancel"
     for from_s, to_s, kind in record.faults:
         gone = kind == "kill" and to_s - from_s > GONE_S + 2.0 and to_s < at_s and last_s < from_s
