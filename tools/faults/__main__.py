@@ -27,8 +27,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from group import Order, run  # noqa: E402 - after the path
-from mutants import MUTANTS  # noqa: E402
+from group import Order, run
+from mutants import MUTANTS
 
 
 def campaign(options: argparse.Namespace, mutant: str | None) -> dict[str, Any]:
@@ -36,7 +36,16 @@ def campaign(options: argparse.Namespace, mutant: str | None) -> dict[str, Any]:
     jobs = 1 if options.only is not None else options.jobs
     share = [options.trips // jobs + (n < options.trips % jobs) for n in range(jobs)]
     orders = [
-        Order(n, options.cars, share[n], options.seed, options.scale, mutant, options.only, options.keep)
+        Order(
+            n,
+            options.cars,
+            share[n],
+            options.seed,
+            options.scale,
+            mutant,
+            options.only,
+            options.keep,
+        )
         for n in range(jobs)
     ]
     began_s = time.monotonic()
@@ -66,7 +75,9 @@ def campaign(options: argparse.Namespace, mutant: str | None) -> dict[str, Any]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Drive many cars through everything that goes wrong.")
+    parser = argparse.ArgumentParser(
+        description="Drive many cars through everything that goes wrong."
+    )
     parser.add_argument("--trips", type=int, default=100)
     parser.add_argument("--cars", type=int, default=8, help="at once, in each process")
     parser.add_argument("--jobs", type=int, default=2, help="processes, each with a broker")
@@ -76,7 +87,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--mutant", choices=list(MUTANTS), help="break this rule")
     parser.add_argument("--mutants", action="store_true", help="break each rule, one after another")
     parser.add_argument("--out", type=Path, help="write the result here, as JSON")
-    parser.add_argument("--keep", help="an existing folder for the records of trips that went wrong")
+    parser.add_argument(
+        "--keep", help="an existing folder for the records of trips that went wrong"
+    )
     return parser.parse_args()
 
 

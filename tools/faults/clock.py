@@ -82,17 +82,18 @@ def install(clock: Clock) -> None:
     def now_ns(_clock: int = 0) -> int:
         return int(clock.now_s() * 1e9)
 
+    def sleeps(seconds: Any) -> None:
+        _real_sleep(seconds / scale)
+
     def waits(
         readers: Any, writers: Any, others: Any, timeout: float | None = None
     ) -> tuple[list[Any], list[Any], list[Any]]:
-        return _real_select(
-            readers, writers, others, None if timeout is None else timeout / scale
-        )
+        return _real_select(readers, writers, others, None if timeout is None else timeout / scale)
 
     time.monotonic = clock.now_s
     time.monotonic_ns = now_ns
     time.time = clock.wall_s
-    time.sleep = lambda seconds: _real_sleep(seconds / scale)
+    time.sleep = sleeps
     time.clock_gettime = lambda _clock: clock.now_s()
     time.clock_gettime_ns = now_ns
     select.select = waits
@@ -103,7 +104,7 @@ def install(clock: Clock) -> None:
         def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
             super().put((clock.now_s(), item), block, timeout)
 
-        def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
+        def get(self, block: bool = True, timeout: Any = None) -> Any:  # noqa: FBT001, FBT002
             at_s, item = super().get(block, None if timeout is None else timeout / scale)
             note_late(clock, clock.now_s() - at_s)
             return item

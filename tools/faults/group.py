@@ -39,9 +39,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from proxy import Proxy
+from zygote import FINGERPRINT, STEP, embedding
+
 from whodrives import config, vss
 from whodrives.profiles import ProfileStore
-from zygote import FINGERPRINT, STEP, embedding
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "systemd" / "mosquitto"
@@ -58,7 +59,6 @@ PREFERENCES = (
     "Vehicle.Cabin.Seat.Row1.DriverSide.Backrest.Recline",
     "Vehicle.Body.Mirrors.DriverSide.Tilt",
 )
-_HIGH_ENOUGH_PORT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ class Car:
         }
         (self.folder / "whodrives.yaml").write_text(json.dumps(settings))
         (self.folder / "run").mkdir()
-        self.ecu_client = self.group.client("ecu", self.ecu_link.port, self._on_ecu)
+        self.ecu_client = self.group.client("ecu", self._on_ecu)
         # Its interlock is fed by the car itself.
         for topic in ("preferences/apply", "preferences/cancel"):
             self.group.subscribe(self.ecu_client, f"whodrives/{self.name}/{topic}")
@@ -229,7 +229,10 @@ class Car:
 
     def _enrol(self) -> None:
         store = ProfileStore(
-            self.folder / "profiles", self.folder / "profile-key", FINGERPRINT, config.Config().vehicle.signals
+            self.folder / "profiles",
+            self.folder / "profile-key",
+            FINGERPRINT,
+            config.Config().vehicle.signals,
         )
         for number in range(trips.DRIVERS):
             wanted = {
@@ -237,9 +240,7 @@ class Car:
                 PREFERENCES[1]: 5.0 + 6 * number,
                 PREFERENCES[2]: -40.0 + 25 * number,
             }
-            stored = store.save(
-                f"Driver {number}", embedding(number + 1)[None, :], 20.0, wanted
-            )
+            stored = store.save(f"Driver {number}", embedding(number + 1)[None, :], 20.0, wanted)
             store.set_key(f"Driver {number}", f"fob-{number}")
             self.drivers.append(stored.profile.id)
 
@@ -279,7 +280,7 @@ class Car:
             await self._tick()
             if self.clock.now_s() > limit_s:
                 self.record.died.append(f"not online within {ONLINE_S:.0f} s")
-                self.group.judge(self.record)
+                self.group.conclude(self.record)
                 self.record.died.clear()
                 limit_s = self.clock.now_s() + ONLINE_S
 
@@ -298,7 +299,7 @@ class Car:
         calendar = self.clock.calendar
         if calendar is not None:
             self.record.late_s, calendar.late_s = calendar.late_s, 0.0
-        self.group.judge(self.record)
+        self.group.conclude(self.record)
 
     async def _tick(self) -> None:
         now_s = self.clock.now_s()
@@ -395,11 +396,12 @@ class Car:
 
     def _command(self, kind: str, who: int | None, now_s: float) -> None:
         name = str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
-        body = {"schema": 1, "command_id": name, "issued_at": iso(self.clock.wall_s())}
+        issued = iso(self.clock.wall_s())
+        body: dict[str, Any] = {"schema": 1, "command_id": name, "issued_at": issued}
         driver = None
         if kind == "choose":
             driver = None if who is None else self.drivers[who]
-            body["driver"] = driver  # type: ignore[assignment]
+            body["driver"] = driver
         if kind == "cancel":
             self._cancels[name] = now_s
         self.record.acts.append((now_s, kind, driver))
@@ -426,7 +428,9 @@ class Car:
         if now_s - self._shown_s >= every_s and self.ecu_client.is_connected():
             self._shown_s = now_s
             topic, body = self.ecu.position(self.clock.wall_s())
-            self.ecu_client.publish(f"whodrives/{self.name}/{topic}", json.dumps(body), 0, retain=True)
+            self.ecu_client.publish(
+                f"whodrives/{self.name}/{topic}", json.dumps(body), 0, retain=True
+            )
 
     def _answer(self, messages: list[ecus.Message]) -> None:
         for topic, body in messages:
@@ -503,7 +507,13 @@ class Car:
         self._sound += [voice] * round(seconds / BLOCK_S) + [0] * PAUSE_BLOCKS
         now_s = self.clock.now_s()
         lasts_s = len(self._sound) * BLOCK_S
-        self.record.spoken.append((now_s + lasts_s - seconds - PAUSE_BLOCKS * BLOCK_S, now_s + lasts_s - PAUSE_BLOCKS * BLOCK_S, who))
+        self.record.spoken.append(
+            (
+                now_s + lasts_s - seconds - PAUSE_BLOCKS * BLOCK_S,
+                now_s + lasts_s - PAUSE_BLOCKS * BLOCK_S,
+                who,
+            )
+        )
 
     def _speak(self, now_s: float) -> None:
         blocks = max(0, int((now_s - self._heard_s) / BLOCK_S)) if self._heard_s else 1
@@ -548,7 +558,7 @@ class Group:
         self._rng = random.Random(f"{order.seed}/broker/{order.number}")  # noqa: S311
         self.cars = [Car(self, number) for number in range(order.cars)]
 
-    def client(self, role: str, _port: int, take: Callable[[MQTTMessage], None]) -> Client:
+    def client(self, role: str, take: Callable[[MQTTMessage], None]) -> Client:
         """An MQTT client of a role, whose messages are taken in our own thread."""
         if role not in self._contexts:
             certs = self.folder / "broker"
@@ -558,7 +568,11 @@ class Group:
         made = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
         made.tls_set_context(self._contexts[role])
         made.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type] # fractions are fine
-        made.on_message = lambda _c, _d, message: self._loop.call_soon_threadsafe(take, message)
+
+        def pass_on(_client: Client, _data: Any, message: MQTTMessage) -> None:
+            self._loop.call_soon_threadsafe(take, message)
+
+        made.on_message = pass_on
         return made
 
     def subscribe(self, client: Client, topic: str) -> None:
@@ -576,7 +590,7 @@ class Group:
             return self.order.only
         return self.order.number * 1_000_000 + self._made - 1
 
-    def judge(self, record: judge.Record) -> None:
+    def conclude(self, record: judge.Record) -> None:
         """Count a trip, and what was wrong with it."""
         self.outcome.trips += record.ended_s > 0
         self.outcome.counts["served"] += bool(record.began)
@@ -596,18 +610,29 @@ class Group:
     @staticmethod
     def _shown(item: Any, record: judge.Record) -> str:
         if isinstance(item, judge.Asked | judge.Began):
-            issued = f" issued {item.issued_s - record.began_s:.2f}" if isinstance(item, judge.Asked) else ""
+            issued = (
+                f" issued {item.issued_s - record.began_s:.2f}"
+                if isinstance(item, judge.Asked)
+                else ""
+            )
             return f"{item.at_s - record.began_s:.2f}{issued} {item}"
         return f"{item[0] - record.began_s:.2f} {item}"
 
     async def run(self) -> None:
         """All trips."""
         self.broker.start()
-        monitor = self.client("monitor", self.broker.port, self._heard)
-        for topic in ("status", "driver", "recognition", "preferences/apply", "preferences/result", "command/result"):
+        monitor = self.client("monitor", self._heard)
+        for topic in (
+            "status",
+            "driver",
+            "recognition",
+            "preferences/apply",
+            "preferences/result",
+            "command/result",
+        ):
             self.subscribe(monitor, f"whodrives/+/{topic}")
-        self.gateway = self.client("gateway", self.broker.port, lambda _: None)
-        self.headunit = self.client("headunit", self.broker.port, lambda _: None)
+        self.gateway = self.client("gateway", lambda _: None)
+        self.headunit = self.client("headunit", lambda _: None)
         for client in (monitor, self.gateway, self.headunit):
             client.connect_async("127.0.0.1", self.broker.port)
             client.loop_start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from trips import BRAKE, DOOR, GEAR, OCCUPANCY, PARK, SPEED, SWITCH
@@ -18,6 +19,15 @@ SLACK_S = 0.7
 
 LATE_S = 1.5
 """In a trip in which the machine was later than this, lateness of the daemon is not its fault."""
+
+DRIVING_KMH = 5.0
+"""A car at this speed has moved off, and does not only creep."""
+
+ENOUGH_S = 12.0
+"""A request that was lost is repeated, and answered, in less."""
+
+SPEECH_S = 1.3
+"""So much speech is surely recognised."""
 
 GOOD_S = 3.0 + SLACK_S
 WANTED_S = 60.0
@@ -148,14 +158,20 @@ def _not_wanted(record: Record, asked: Asked) -> _Found:
     before = [act for act in record.acts if act[0] <= at_s + SLACK_S]
     spoke = [end for _, end, who in record.spoken if who == asked.driver and end <= at_s + 1.5]
     begun = [start for start, _, who in record.spoken if who == asked.driver and start <= at_s]
-    chosen = [when for when, kind, who in before if kind in ("choose", "key") and who == asked.driver]
+    chosen = [
+        when for when, kind, who in before if kind in ("choose", "key") and who == asked.driver
+    ]
     if not begun and not chosen:
         yield "unknown", "for a driver who had not spoken, and whom nobody had chosen"
         return
     last_s = max([*begun, *chosen, *spoke])
     if at_s - last_s > WANTED_S + 4 * SLACK_S:
         yield "stale", f"{at_s - last_s:.0f} s after the driver was last heard of"
-    moved = [t for t, said in record.readings if last_s + 4.0 < t < at_s - 3.0 and (said.get(SPEED) or 0) > 5.0]
+    moved = [
+        t
+        for t, said in record.readings
+        if last_s + 4.0 < t < at_s - 3.0 and (said.get(SPEED) or 0) > DRIVING_KMH
+    ]
     if record.late_s < LATE_S and moved and not any(when > moved[-1] for when in [*begun, *chosen]):
         yield "stale", "after the car had moved off"
     hands = [when for when in _told_of_hands(record) if when < at_s - 2.5]
@@ -163,7 +179,9 @@ def _not_wanted(record: Record, asked: Asked) -> _Found:
         yield "touched", f"{at_s - hands[0]:.1f} s after it was told of a hand on the switch"
     first_s = min([*begun, *chosen])
     stopped = [
-        when for when, kind, _ in before if kind == "cancel_done" and first_s < when - 3.0 < at_s - 4.0
+        when
+        for when, kind, _ in before
+        if kind == "cancel_done" and first_s < when - 3.0 < at_s - 4.0
     ]
     asked_again = [when for when, kind, _ in before if kind in ("choose", "listen", "key")]
     if stopped and not any(when > stopped[-1] for when in asked_again):
@@ -171,14 +189,19 @@ def _not_wanted(record: Record, asked: Asked) -> _Found:
     for from_s, to_s, kind in record.faults:
         gone = kind == "kill" and to_s - from_s > GONE_S + 2.0 and to_s < at_s and last_s < from_s
         if gone and not any(when > to_s for when in [*begun, *chosen]):
-            yield "unasked", f"for somebody who had spoken before {to_s - from_s:.0f} s without a daemon"
+            yield (
+                "unasked",
+                f"for somebody who had spoken before {to_s - from_s:.0f} s without a daemon",
+            )
 
 
 def _told_of_hands(record: Record) -> list[float]:
     """When a living daemon heard of a hand, by the car or by the ECU, over a good network."""
     told = [at_s for at_s, kind, _ in record.acts if kind == "manual_told"]
     opened = min((at_s for at_s, said in record.readings if _open(said)), default=1e12)
-    told += [at_s for at_s, said in record.readings if said.get(SWITCH) is True and at_s > opened + 1.0]
+    told += [
+        at_s for at_s, said in record.readings if said.get(SWITCH) is True and at_s > opened + 1.0
+    ]
     return sorted(
         at_s
         for at_s in told
@@ -221,7 +244,7 @@ def _undelivered(record: Record) -> _Found:
     if driver is None:
         return
     for from_s, to_s, _kind in _calm(record, settled_s):
-        if to_s - from_s < 12.0:
+        if to_s - from_s < ENOUGH_S:
             continue
         served = {b.group for b in record.began if b.driver == driver}
         if "lying" in record.misbehaviour:
@@ -241,7 +264,7 @@ def _settled(record: Record) -> tuple[float, str | None]:
         return 0.0, None
     opened = next((t for t, said in record.readings if _open(said)), None)
     for start, end, who in record.spoken:
-        if who and opened is not None and start > opened + 1.0 and end - start >= 1.3:
+        if who and opened is not None and start > opened + 1.0 and end - start >= SPEECH_S:
             return end + 2.0, who
     return 0.0, None
 
@@ -259,7 +282,9 @@ def _calm(record: Record, settled_s: float) -> list[tuple[float, float, str]]:
         if kind == "kill" and to_s >= settled_s - 1 and to_s - from_s > GONE_S - 2.0:
             return []
         # After an outage the daemon tries again after ever longer pauses.
-        patience_s = min(60.0, 1.2 * (to_s - from_s)) + 6.0 if kind in ("cut", "hold", "broker") else 3.0
+        patience_s = (
+            min(60.0, 1.2 * (to_s - from_s)) + 6.0 if kind in ("cut", "hold", "broker") else 3.0
+        )
         bad.append((from_s - 1.0, to_s + patience_s))
     for at_s, said in record.readings:
         if not all(holds(said) for holds in _CONDITIONS.values()):
@@ -267,7 +292,7 @@ def _calm(record: Record, settled_s: float) -> list[tuple[float, float, str]]:
             if (said.get(SPEED) or 0) > 0 and at_s >= settled_s - 2.0:
                 until_s = min(until_s, at_s - 0.6)
     told = sorted(at_s for at_s, _ in record.readings)
-    bad += [(a, b) for a, b in zip(told, told[1:], strict=False) if b - a > FRESH_S]
+    bad += [(a, b) for a, b in pairwise(told) if b - a > FRESH_S]
     spans, from_s = [], settled_s
     for start, end in sorted(bad):
         if start > from_s:

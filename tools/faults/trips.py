@@ -69,17 +69,19 @@ class Plan:
 FAULTS = ("kill", "cut", "hold", "delay", "ecu_cut", "lost", "step")
 
 
+def _chance(rng: random.Random, share: float) -> bool:
+    return rng.random() < share
+
+
 def plan(rng: random.Random) -> Plan:
     """Draw a trip."""
     made = Plan()
     driver = rng.randrange(DRIVERS)
     seated_s = _arrive(made, rng, driver)
     spoken_s = _talk(made, rng, driver, seated_s)
-    _touch(made, rng, driver, spoken_s)
+    _touch(made, rng, spoken_s)
     _trouble(made, rng, spoken_s)
-    end_s = max(
-        [spoken_s + rng.uniform(10, 22), *(d.at_s + _lasts(d) for d in made.deeds)]
-    )
+    end_s = max([spoken_s + rng.uniform(10, 22), *(d.at_s + _lasts(d) for d in made.deeds)])
     if any(d.kind in ("cut", "hold", "lost", "kill") for d in made.deeds):
         end_s += rng.choice((0, 8, 30))
     end_s = _drive(made, rng, driver, end_s)
@@ -103,7 +105,7 @@ def _arrive(made: Plan, rng: random.Random, driver: int) -> float:
     made.add(0.0, "car", dict(PARKED))
     made.add(0.6, "car", {DOOR: True})
     made.add(1.2, "car", {OCCUPANCY: "OCCUPIED"})
-    if rng.random() < 0.12:
+    if _chance(rng, 0.12):
         made.add(1.4, "car", {KEY: f"fob-{driver}"})
     closed_s = 1.8 + rng.uniform(0, 1)
     ignition_s = closed_s + rng.uniform(-0.5, 1.5)
@@ -115,13 +117,13 @@ def _arrive(made: Plan, rng: random.Random, driver: int) -> float:
 def _talk(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
     """Who says something; returns when the driver has."""
     at_s = seated_s + rng.uniform(0, 2)
-    if rng.random() < 0.2:
+    if _chance(rng, 0.2):
         made.add(at_s, "say", (rng.choice(STRANGERS), 1.6))
         at_s += 4
-    if rng.random() < 0.12:  # a passenger is faster
+    if _chance(rng, 0.12):  # a passenger is faster
         made.add(at_s, "say", (rng.randrange(DRIVERS) + 1, 1.6))
         at_s += 4
-    if rng.random() < 0.9:
+    if _chance(rng, 0.9):
         seconds = rng.choice((0.4, 1.4, 1.6, 2.4, 3.2))
         made.add(at_s, "say", (driver + 1, seconds))
         at_s += seconds + 1.5
@@ -131,8 +133,10 @@ def _talk(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float
         who = rng.choice((*range(1, DRIVERS + 1), *STRANGERS, driver + 1))
         made.add(at_s, "say", (who, 1.6))
         at_s += 3
-    if rng.random() < 0.3:  # something keeps the car from being safe
-        bad = rng.choice(({SPEED: 1.5}, {GEAR: 4, BRAKE: False}, {DOOR: None}, {OCCUPANCY: "UNKNOWN"}))
+    if _chance(rng, 0.45):  # something keeps the car from being safe
+        bad = rng.choice(
+            ({SPEED: 1.5}, {GEAR: 4, BRAKE: False}, {DOOR: None}, {OCCUPANCY: "UNKNOWN"})
+        )
         good = {path: (PARKED | {OCCUPANCY: "OCCUPIED"})[path] for path in bad}
         from_s = seated_s + rng.uniform(-0.8, 1)
         made.add(from_s, "car", bad)
@@ -140,25 +144,25 @@ def _talk(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float
     return spoken_s
 
 
-def _touch(made: Plan, rng: random.Random, driver: int, spoken_s: float) -> None:
+def _touch(made: Plan, rng: random.Random, spoken_s: float) -> None:
     """Hands: on the head unit, on the switches."""
     at_s = spoken_s + rng.uniform(-1, 12)
-    what = rng.random()
-    if what < 0.06:
-        made.add(at_s, "choose", rng.randrange(DRIVERS))
-    elif what < 0.10:
-        made.add(at_s, "choose", None)
-    elif what < 0.18:
-        made.add(at_s, "listen")
-        made.add(at_s + 1.5, "say", (rng.randrange(DRIVERS) + 1, 1.6))
-    elif what < 0.26:
-        made.add(at_s, "cancel")
-    elif what < 0.32:
-        made.add(at_s + 10, "save")
-    if rng.random() < 0.14:
+    match rng.choices(("", "choose", "guest", "listen", "cancel", "save"), (68, 6, 4, 8, 8, 6))[0]:
+        case "choose":
+            made.add(at_s, "choose", rng.randrange(DRIVERS))
+        case "guest":
+            made.add(at_s, "choose", None)
+        case "listen":
+            made.add(at_s, "listen")
+            made.add(at_s + 1.5, "say", (rng.randrange(DRIVERS) + 1, 1.6))
+        case "cancel":
+            made.add(at_s, "cancel")
+        case "save":
+            made.add(at_s + 10, "save")
+    if _chance(rng, 0.14):
         at_s = spoken_s + rng.uniform(-3, 10)
         made.add(at_s, "switch", rng.choice((90, 140)))
-        if rng.random() < 0.5:
+        if _chance(rng, 0.5):
             made.add(at_s, "car", {SWITCH: True})
             made.add(at_s + 1.2, "car", {SWITCH: False})
 
@@ -179,20 +183,20 @@ def _trouble(made: Plan, rng: random.Random, spoken_s: float) -> None:
                 made.add(at_s, "delay", rng.choice((5, 15)))
             case kind:
                 made.add(at_s, kind, rng.choice((1, 2, 4, 8, 15, 40)))
-    if rng.random() < 0.15:
+    if _chance(rng, 0.15):
         made.add(0.0, "ecu", (rng.choice(MISBEHAVIOURS),))
 
 
 def _drive(made: Plan, rng: random.Random, driver: int, end_s: float) -> float:
     """Perhaps move off, stop again, and say something."""
-    if rng.random() < 0.5:
+    if _chance(rng, 0.5):
         return end_s
     off_s = rng.choice((end_s, rng.uniform(end_s / 2, end_s)))
     made.add(off_s, "car", {GEAR: 4, BRAKE: False})
     made.add(off_s + 0.7, "car", {SPEED: 20.0})
     made.add(off_s + 5, "car", {SPEED: 0.0})
     made.add(off_s + 6, "car", {GEAR: PARK, BRAKE: True})
-    if rng.random() < 0.5:
+    if _chance(rng, 0.5):
         made.add(off_s + 8, "say", (driver + 1, 1.6))
     return max(end_s, off_s + 14)
 

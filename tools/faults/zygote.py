@@ -62,7 +62,7 @@ def embedding(voice: int) -> Any:
 
 def stand_in() -> None:
     """Put the stand-ins where the models' loaders were."""
-    from whodrives import service  # noqa: PLC0415 - after the clock
+    from whodrives import service  # noqa: PLC0415 - only after the clock
     from whodrives.domain import Calibration, CalibrationPoint  # noqa: PLC0415
 
     points = [
@@ -70,9 +70,9 @@ def stand_in() -> None:
         for seconds in (1.0, 3.0, 6.0)
     ]
     calibration = Calibration(FINGERPRINT, np.zeros(VOICES, np.float32), points, 3.0, 3)
-    service.load_calibration = lambda _folder: calibration  # type: ignore[attr-defined]
-    service.load_encoder = lambda _folder: OneHot()  # type: ignore[attr-defined]
-    service.load_gate = lambda _folder: Loud()  # type: ignore[attr-defined]
+    loaders = {"load_calibration": calibration, "load_encoder": OneHot(), "load_gate": Loud()}
+    for name, loaded in loaders.items():
+        setattr(service, name, lambda _folder, loaded=loaded: loaded)
 
 
 def hasten(scale: float) -> None:
@@ -115,6 +115,7 @@ def main() -> None:
     clocks.install(clock)
     # Imported once, by the parent: only what happens after the fork costs a daemon time.
     import mutants  # noqa: PLC0415
+
     from whodrives import cli  # noqa: F401, PLC0415
 
     stand_in()
