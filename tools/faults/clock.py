@@ -29,9 +29,9 @@ class Calendar:
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
-            path.write_bytes(struct.pack("dd", 0.0, 0.0))
+            path.write_bytes(struct.pack("ddd", 0.0, 0.0, 0.0))
         with path.open("r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), 16)
+            self._memory = mmap.mmap(file.fileno(), 24)
 
     @property
     def offset_s(self) -> float:
@@ -45,11 +45,20 @@ class Calendar:
     @property
     def late_s(self) -> float:
         """How late the slowest thing of a process was: the machine's fault, not the process's."""
-        return float(struct.unpack("d", self._memory[8:])[0])
+        return float(struct.unpack("d", self._memory[8:16])[0])
 
     @late_s.setter
     def late_s(self, value: float) -> None:
-        self._memory[8:] = struct.pack("d", value)
+        self._memory[8:16] = struct.pack("d", value)
+
+    @property
+    def disk_slow_until_s(self) -> float:
+        """Until when, on the fast monotonic clock, the disk is slow."""
+        return float(struct.unpack("d", self._memory[16:])[0])
+
+    @disk_slow_until_s.setter
+    def disk_slow_until_s(self, value: float) -> None:
+        self._memory[16:] = struct.pack("d", value)
 
 
 @dataclass(slots=True)
@@ -60,11 +69,13 @@ class Clock:
         scale: so many of its seconds pass in one of the world's.
         began_s: the world's monotonic time at which it was 1000.
         calendar: the offset of the calendar; None: never stepped.
+        stalled_s: when this process last waited because it was made to.
     """
 
     scale: float
     began_s: float = field(default_factory=_real_monotonic)
     calendar: Calendar | None = None
+    stalled_s: float = 0.0
 
     def now_s(self) -> float:
         """The fast monotonic clock."""
@@ -106,7 +117,8 @@ def install(clock: Clock) -> None:
 
         def get(self, block: bool = True, timeout: Any = None) -> Any:  # noqa: FBT001, FBT002
             at_s, item = super().get(block, None if timeout is None else timeout / scale)
-            note_late(clock, clock.now_s() - at_s)
+            if at_s > clock.stalled_s:
+                note_late(clock, clock.now_s() - at_s)
             return item
 
         def get_nowait(self) -> Any:
@@ -128,3 +140,9 @@ def watch_lateness(clock: Clock) -> None:
         due_s = clock.now_s() + pause_s
         _real_sleep(pause_s / clock.scale)
         note_late(clock, clock.now_s() - due_s)
+
+
+def stall(clock: Clock, seconds: float) -> None:
+    """Wait, as a slow disk makes a process wait; this is no lateness of the machine's."""
+    _real_sleep(seconds / clock.scale)
+    clock.stalled_s = clock.now_s()

@@ -383,6 +383,8 @@ class Car:
         elif kind == "ecu_cut":
             self.ecu_link.cut()
             self._ends.append((end_s, self.ecu_link.mend))
+        elif kind == "disk" and self.clock.calendar is not None:
+            self.clock.calendar.disk_slow_until_s = end_s
         elif kind == "delay":
             self.link.delay_s = self.ecu_link.delay_s = 1.5 / self.clock.scale
             self._ends.append((end_s, self._hurry))

@@ -29,6 +29,9 @@ ENOUGH_S = 12.0
 SPEECH_S = 1.3
 """So much speech is surely recognised."""
 
+SENT_S = 1.0 + 2 * SLACK_S
+"""A request that is older than a second is not sent."""
+
 GOOD_S = 3.0 + SLACK_S
 WANTED_S = 60.0
 GONE_S = 10.0
@@ -135,9 +138,18 @@ def _requests(record: Record) -> _Found:
             yield "retained", when + "a request that was kept by the broker"
         if asked.good_s > GOOD_S:
             yield "stale", when + f"a request that is good for {asked.good_s:.1f} s"
+        if _dawdled(record, asked):
+            yield "stale", when + f"sent {asked.at_s - asked.issued_s:.1f} s after it was decided"
         for name in _not_known(record, asked):
             yield "unsafe", when + f"{name} was not known to hold for {sorted(asked.groups)}"
         yield from ((kind, when + text) for kind, text in _not_wanted(record, asked))
+
+
+def _dawdled(record: Record, asked: Asked) -> bool:
+    """Whether the daemon itself let the request grow old; the network may."""
+    network = [(a, b) for a, b, kind in record.faults if kind in (*_NETWORK, "step")]
+    calm = not any(a - 1.0 < asked.at_s and asked.issued_s < b + 3.0 for a, b in network)
+    return calm and record.late_s < LATE_S and asked.at_s - asked.issued_s > SENT_S
 
 
 def _not_known(record: Record, asked: Asked) -> list[str]:

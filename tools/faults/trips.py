@@ -46,7 +46,8 @@ class Deed:
 
     `kind` is what: `car` (signals change), `say` (voice, seconds), `choose`, `listen`, `cancel`,
     `save`, `switch`, or a fault: `kill` (seconds), `cut`, `hold`, `delay` (seconds), `ecu_cut`,
-    `lost` (signals or None for all, seconds), `step` (seconds), `ecu` (misbehaviours).
+    `lost` (signals or None for all, seconds), `step` (seconds), `disk` (seconds of a slow one),
+    `ecu` (misbehaviours).
     """
 
     at_s: float
@@ -66,7 +67,7 @@ class Plan:
         self.deeds.append(Deed(round(at_s, 2), kind, what))
 
 
-FAULTS = ("kill", "cut", "hold", "delay", "ecu_cut", "lost", "step")
+FAULTS = ("kill", "cut", "hold", "delay", "ecu_cut", "lost", "step", "disk")
 
 
 def _chance(rng: random.Random, share: float) -> bool:
@@ -92,7 +93,7 @@ def plan(rng: random.Random) -> Plan:
 
 def _lasts(deed: Deed) -> float:
     match deed.kind:
-        case "kill" | "cut" | "hold" | "ecu_cut" | "delay":
+        case "kill" | "cut" | "hold" | "ecu_cut" | "delay" | "disk":
             return float(deed.what) + 2
         case "lost" | "say":
             return float(deed.what[1]) + 2
@@ -133,15 +134,23 @@ def _talk(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float
         who = rng.choice((*range(1, DRIVERS + 1), *STRANGERS, driver + 1))
         made.add(at_s, "say", (who, 1.6))
         at_s += 3
-    if _chance(rng, 0.45):  # something keeps the car from being safe
-        bad = rng.choice(
-            ({SPEED: 1.5}, {GEAR: 4, BRAKE: False}, {DOOR: None}, {OCCUPANCY: "UNKNOWN"})
-        )
-        good = {path: (PARKED | {OCCUPANCY: "OCCUPIED"})[path] for path in bad}
-        from_s = seated_s + rng.uniform(-0.8, 1)
-        made.add(from_s, "car", bad)
-        made.add(from_s + rng.uniform(5, 16), "car", good)
+    if _chance(rng, 0.45):
+        _endanger(made, rng, seated_s)
     return spoken_s
+
+
+def _endanger(made: Plan, rng: random.Random, seated_s: float) -> None:
+    """Something keeps the car from being safe, for a while, or for more than the minute."""
+    seated = PARKED | {OCCUPANCY: "OCCUPIED", IGNITION: "ON"}
+    driving = {GEAR: 4, BRAKE: False}
+    bad: dict[str, Any] = rng.choice(({SPEED: 1.5}, driving, {DOOR: None}, {OCCUPANCY: "UNKNOWN"}))
+    from_s = seated_s + rng.uniform(-0.8, 1)
+    until_s = from_s + (75 if _chance(rng, 0.08) else rng.uniform(5, 16))
+    made.add(from_s, "car", bad)
+    if bad is driving and _chance(rng, 0.4):
+        made.add(until_s - 4, "car", {SPEED: 20.0})
+        made.add(until_s - 1, "car", {SPEED: 0.0})
+    made.add(until_s, "car", {path: seated[path] for path in bad})
 
 
 def _touch(made: Plan, rng: random.Random, spoken_s: float) -> None:
@@ -179,8 +188,8 @@ def _trouble(made: Plan, rng: random.Random, spoken_s: float) -> None:
                 made.add(at_s, "lost", (which, rng.choice((1, 3, 6, 15))))
             case "step":
                 made.add(at_s, "step", rng.choice((-3600, -30, -2, -0.5, 0.5, 2, 30, 3600)))
-            case "delay":
-                made.add(at_s, "delay", rng.choice((5, 15)))
+            case "delay" | "disk" as kind:
+                made.add(at_s, kind, rng.choice((5, 15)))
             case kind:
                 made.add(at_s, kind, rng.choice((1, 2, 4, 8, 15, 40)))
     if _chance(rng, 0.15):

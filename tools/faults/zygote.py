@@ -26,6 +26,8 @@ import numpy as np
 
 FINGERPRINT = "fa" * 32
 VOICES = 16
+STALL_S = 2.5
+"""So long a slow disk keeps the journal."""
 STEP = 1500
 """Difference of level between two voices, in steps of a 16-bit sample."""
 
@@ -87,6 +89,20 @@ def hasten(scale: float) -> None:
     bus._bound_unacknowledged = bound  # noqa: SLF001
 
 
+def slow_disk(clock: clocks.Clock) -> None:
+    """Let the journal wait for the disk while it is told to be slow."""
+    from whodrives import journal  # noqa: PLC0415 - only after the clock
+
+    honest = journal.Journal.keep
+
+    def keep(self: journal.Journal, memory: Any) -> None:
+        honest(self, memory)
+        if clock.calendar is not None and clock.now_s() < clock.calendar.disk_slow_until_s:
+            clocks.stall(clock, STALL_S)
+
+    setattr(journal.Journal, "keep", keep)  # noqa: B010 - a method is not for assigning
+
+
 def become(life: dict[str, str], clock: clocks.Clock) -> None:
     """Be the daemon until the end."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -120,6 +136,7 @@ def main() -> None:
 
     stand_in()
     hasten(clock.scale)
+    slow_disk(clock)
     if len(sys.argv) > 3:  # noqa: PLR2004 - the third argument
         mutants.MUTANTS[sys.argv[3]].apply()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
