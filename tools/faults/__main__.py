@@ -85,20 +85,26 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, help="this trip, again and again")
     parser.add_argument("--mutant", choices=list(MUTANTS), help="break this rule")
-    parser.add_argument("--mutants", action="store_true", help="break each rule, one after another")
+    parser.add_argument(
+        "--mutants", nargs="*", metavar="RULE", help="break each of these rules, or every one"
+    )
     parser.add_argument("--out", type=Path, help="write the result here, as JSON")
     parser.add_argument(
         "--keep", help="an existing folder for the records of trips that went wrong"
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if unknown := set(options.mutants or ()) - set(MUTANTS):
+        parser.error(f"no such rule: {', '.join(unknown)}; one of {', '.join(MUTANTS)}")
+    return options
 
 
 def main() -> int:
     """Run; 1 if anything was violated (with --mutants: if any mutant was not noticed)."""
     options = _options()
-    if options.mutants:
+    if options.mutants is not None:
         results = {}
-        for name, mutant in MUTANTS.items():
+        for name in options.mutants or MUTANTS:
+            mutant = MUTANTS[name]
             found = campaign(options, name)
             results[name] = {"rule": mutant.rule, **{k: found[k] for k in ("trips", "violations")}}
             print(f"{name:15} {mutant.rule:50} {found['violations'] or 'NOT NOTICED'}", flush=True)
