@@ -450,7 +450,10 @@ class Car:
         wall_s = self.clock.wall_s()
         if topic == "preferences/cancel":
             self._answer(self.ecu.cancel(body, wall_s))
-        elif not message.retain:
+        elif message.retain:
+            now_s = self.clock.now_s()
+            self.record.asked.append(self._asked(body, now_s, retained=True))
+        else:
             before = set(self.ecu._active)  # noqa: SLF001 - what it did, and not what it says
             self._answer(self.ecu.apply(body, wall_s))
             for request in set(self.ecu._active) - before:  # noqa: SLF001

@@ -177,12 +177,14 @@ def _not_wanted(record: Record, asked: Asked) -> _Found:
         yield "unknown", "for a driver who had not spoken, and whom nobody had chosen"
         return
     last_s = max([*begun, *chosen, *spoke])
-    if at_s - last_s > WANTED_S + 4 * SLACK_S:
+    if at_s - last_s > WANTED_S + 4 * SLACK_S + record.late_s:
         yield "stale", f"{at_s - last_s:.0f} s after the driver was last heard of"
     moved = [
         t
         for t, said in record.readings
-        if last_s + 4.0 < t < at_s - 3.0 and (said.get(SPEED) or 0) > DRIVING_KMH
+        if last_s + 4.0 < t < at_s - 3.0
+        and (said.get(SPEED) or 0) > DRIVING_KMH
+        and not _cut_off(record, t)
     ]
     if record.late_s < LATE_S and moved and not any(when > moved[-1] for when in [*begun, *chosen]):
         yield "stale", "after the car had moved off"
@@ -207,6 +209,18 @@ def _not_wanted(record: Record, asked: Asked) -> _Found:
             )
 
 
+def _cut_off(record: Record, at_s: float) -> bool:
+    """Whether the daemon may not have heard what the car said then.
+
+    After an outage it tries again after ever longer pauses, and what it missed nobody says again.
+    """
+    return any(
+        from_s - 1.0 < at_s < to_s + 1.2 * (to_s - from_s) + 8.0
+        for from_s, to_s, kind in record.faults
+        if kind in (*_NETWORK, "lost", "step")
+    )
+
+
 def _told_of_hands(record: Record) -> list[float]:
     """When a living daemon heard of a hand, by the car or by the ECU, over a good network."""
     told = [at_s for at_s, kind, _ in record.acts if kind == "manual_told"]
@@ -214,11 +228,7 @@ def _told_of_hands(record: Record) -> list[float]:
     told += [
         at_s for at_s, said in record.readings if said.get(SWITCH) is True and at_s > opened + 1.0
     ]
-    return sorted(
-        at_s
-        for at_s in told
-        if not any(a - 1.0 < at_s < b + 8.0 for a, b, kind in record.faults if kind in _NETWORK)
-    )
+    return sorted(at_s for at_s in told if not _cut_off(record, at_s))
 
 
 def _doubled(record: Record) -> _Found:
