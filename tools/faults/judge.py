@@ -301,7 +301,8 @@ def _calm(record: Record, settled_s: float) -> list[tuple[float, float, str]]:
     until_s = settled_s + WANTED_S - 6.0
     bad: list[tuple[float, float]] = [(record.ended_s - 4.0, 1e12)]
     for from_s, to_s, kind in record.faults:
-        if kind == "kill" and to_s >= settled_s - 1 and to_s - from_s > GONE_S - 2.0:
+        if kind == "kill" and to_s >= settled_s - 1 and to_s - from_s > GONE_S - 4.0:
+            # With its last sign of life before and its birth after, that may be too long away.
             return []
         # After an outage the daemon tries again after ever longer pauses.
         patience_s = (
