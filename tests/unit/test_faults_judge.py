@@ -83,6 +83,7 @@ def test_what_is_wrong_is_noticed(kind: str, changes: dict[str, Any]) -> None:
         {"began": [], "asked": [], "misbehaviour": ("deaf",)},
         {"began": [], "asked": [], "late_s": 9.0},
         {"began": [], "asked": [], "acts": [(9.0, "cancel", None)]},
+        {"spoken": [(2.0, 2.4, ANNA), (5.0, 7.0, ANNA)], "acts": [(3.0, "cancel_done", None)]},
         {"readings": [(at_s, said) for at_s, said in _all_the_way() if not 6.5 < at_s < 8.0]},
     ],
 )

@@ -191,7 +191,8 @@ def _not_wanted(record: Record, asked: Asked) -> _Found:
     hands = [when for when in _told_of_hands(record) if when < at_s - 2.5]
     if hands and SEAT_GROUP in asked.groups:
         yield "touched", f"{at_s - hands[0]:.1f} s after it was told of a hand on the switch"
-    first_s = min([*begun, *chosen])
+    settled = [since_s for _, driver, since_s in record.settled if driver == asked.driver]
+    first_s = min((since_s for since_s in settled if since_s >= record.began_s), default=1e12)
     stopped = [
         when
         for when, kind, _ in before
