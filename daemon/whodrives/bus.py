@@ -41,6 +41,7 @@ from whodrives.contract import (
     CommandError,
     Counters,
     Decoder,
+    Incoming,
     Message,
     Vitals,
     encode,
@@ -48,6 +49,7 @@ from whodrives.contract import (
     encode_offline,
 )
 from whodrives.domain import (
+    Answer,
     Apply,
     BusError,
     CommandResult,
@@ -59,6 +61,7 @@ from whodrives.domain import (
     PayloadError,
     Stray,
 )
+from whodrives.ecosystems import SEAT_POSITION, SeatAdjuster, home_assistant
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +132,7 @@ class _Link:
         if code.is_failure:
             self.ended = self.ended or _refused(code)
         else:
-            client.subscribe([(topic, 1) for topic in self._inbox.decoder.topics])
+            client.subscribe([(topic, 1) for topic in self._inbox.topics])
 
     def _on_connect_fail(self, _client: Client, _data: Any) -> None:
         self.ended = self.ended or _unreachable()
@@ -138,7 +141,7 @@ class _Link:
     def _on_subscribe(
         self, _client: Client, _data: Any, _mid: int, codes: list[ReasonCode], _p: Any
     ) -> None:
-        topics = self._inbox.decoder.topics
+        topics = self._inbox.topics
         denied = [topic for topic, code in zip(topics, codes, strict=False) if code.is_failure]
         if denied:
             mend = f"let our user read {', '.join(denied)}"
@@ -208,6 +211,10 @@ def _properties(message: Message) -> Properties:
     return properties
 
 
+_ANSWERS = ("/preferences/result", *SeatAdjuster.topics)
+"""What says what became of a request; it is stale when it was retained."""
+
+
 class _Inbox:
     """What the connections bring in, one after another; used by paho's threads.
 
@@ -217,19 +224,37 @@ class _Inbox:
         decoder: reads the messages.
         put: takes the inputs.
         counters: where messages are counted.
+        adjuster: Velocitas' seat adjuster, if one is to be asked.
 
     Attributes:
         refusals: what to tell the givers of commands that were refused; bounded.
     """
 
-    def __init__(self, decoder: Decoder, put: Callable[[Input], None], counters: Counters) -> None:
-        self.decoder = decoder
+    def __init__(
+        self,
+        decoder: Decoder,
+        put: Callable[[Input], None],
+        counters: Counters,
+        adjuster: SeatAdjuster | None,
+    ) -> None:
+        self._decoder = decoder
+        self._adjuster = adjuster
         self.refusals: queue.Queue[CommandResult] = queue.Queue(MAX_UNACKNOWLEDGED)
         self._put = put
         self._counters = counters
         self._bad_topics: set[str] = set()
         # A thread that ends may still bring its last message while the next one's begins.
         self._lock = threading.Lock()
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topic filters of what is taken."""
+        return self._decoder.topics + (self._adjuster.topics if self._adjuster else ())
+
+    def asked(self, event: Apply) -> Message | None:
+        """What the seat adjuster is to be told of a request, if there is one."""
+        with self._lock:
+            return self._adjuster.encode(event) if self._adjuster else None
 
     def take(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
         """Decode a message and pass it on, or count it as what it is."""
@@ -238,21 +263,26 @@ class _Inbox:
 
     def _take(self, topic: str, payload: bytes, *, retained: bool) -> None:
         self._counters.received += 1
-        if retained and ("/command/" in topic or topic.endswith("/preferences/result")):
+        if retained and ("/command/" in topic or topic.endswith(_ANSWERS)):
             self._counters.ignored += 1
             return
         now_s = time.monotonic()
         try:
-            news = self.decoder.decode(topic, payload, now_s, time.time())
+            news = self._decoded(topic, payload, now_s)
         except PayloadError as error:
             self._refuse(topic, error, now_s)
             return
         if topic in self._bad_topics:
             self._bad_topics.discard(topic)
             log.info("event=payload_good_again topic=%s", topic)
-        self._counters.replayed = self.decoder.replayed
+        self._counters.replayed = self._decoder.replayed
         if news is not None:
             self._put(news)
+
+    def _decoded(self, topic: str, payload: bytes, now_s: float) -> Incoming | Answer | None:
+        if self._adjuster and topic in self._adjuster.topics:
+            return self._adjuster.decode(topic, payload, now_s)
+        return self._decoder.decode(topic, payload, now_s, time.time())
 
     def _refuse(self, topic: str, error: PayloadError, now_s: float) -> None:
         self._counters.refused += 1
@@ -304,7 +334,7 @@ class Bus:
         self._vitals = vitals
         # Only TLS lets the broker know, by its access list, who may write what.
         decoder = Decoder(vehicle.id, secure=settings.tls is not None)
-        self._inbox = _Inbox(decoder, put, self.counters)
+        self._inbox = _Inbox(decoder, put, self.counters, _adjuster(settings, vehicle))
         self._measured_s = -math.inf
         self._tls: ssl.SSLContext | None = None
         self._link: _Link | None = None
@@ -369,7 +399,10 @@ class Bus:
             self.counters.dropped += 1
             log.error("event=message_unfit error=%r", str(error))  # noqa: TRY400 (no traceback)
             return False
-        return message is not None and self._send(message)
+        sent = message is not None and self._send(message)
+        if sent and isinstance(event, Apply) and (asked := self._inbox.asked(event)):
+            self._send(asked)
+        return sent
 
     def stop(self) -> None:
         """Say that we are offline and let go; takes less than a second."""
@@ -400,6 +433,8 @@ class Bus:
         for event in (self._status, self._driver):
             if event is not None:
                 self.publish(event)
+        for message in home_assistant(self._vehicle.id) if self._settings.home_assistant else ():
+            self._send(message)
         self._measured_s = -math.inf
         self._measure(now_s)
         self._put(LinkState(now_s, connected=True))
@@ -464,6 +499,11 @@ def probe(settings: Mqtt, limit_s: float) -> str | None:
         return f"no answer within {limit_s:.0f} s"
     finally:
         client.disconnect()
+
+
+def _adjuster(settings: Mqtt, vehicle: Vehicle) -> SeatAdjuster | None:
+    travel = vehicle.signals.get(SEAT_POSITION)
+    return SeatAdjuster(travel) if settings.velocitas and travel else None
 
 
 def _epoch_s() -> float:

@@ -277,6 +277,7 @@ class _Limits:
 
 
 _NUMBER = _Leaf("a finite number", vss.is_number)
+_SWITCH = _Leaf("true or false", lambda value: isinstance(value, bool))
 
 
 def _knob(kind: _Kind, meaning: str) -> dict[str, Any]:
@@ -293,8 +294,9 @@ def _kind(knob: dataclasses.Field[Any]) -> _Kind:
 
 # What a usual power seat can do; VSS itself gives these no upper bound.
 _SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide"
+_SEAT_POSITION = f"{_SEAT}.Position"
 _USUAL = {
-    f"{_SEAT}.Position": vss.Range(0, 250),
+    _SEAT_POSITION: vss.Range(0, 250),
     f"{_SEAT}.Height": vss.Range(0, 80),
     f"{_SEAT}.Tilt": vss.Range(-5, 15),
     f"{_SEAT}.Backrest.Recline": vss.Range(0, 50),
@@ -431,6 +433,21 @@ class Mqtt:
         default=None,
         metadata=_knob(_Section(Tls, nullable=True), "Encryption, and who is who."),
     )
+    home_assistant: bool = field(
+        default=False,
+        metadata=_knob(
+            _SWITCH,
+            "Whether Home Assistant is told, below homeassistant/, how to show this car.",
+        ),
+    )
+    velocitas: bool = field(
+        default=False,
+        metadata=_knob(
+            _SWITCH,
+            "Whether Velocitas' seat adjuster is asked too, below seatadjuster/, for the seat's "
+            "position. It knows no time: what comes late to it moves the seat late.",
+        ),
+    )
 
     @property
     def address(self) -> tuple[str, int]:
@@ -516,6 +533,13 @@ def parse(text: str, name: str) -> Config:
     if config is not _BAD and config.mqtt.tls is None and not config.mqtt.is_loopback:
         said = f"plain MQTT to {config.mqtt.host} can be read and forged on the way"
         sheet.wrong(None, "mqtt.tls", f"{said}; give tls, or host 127.0.0.1")
+    if (
+        config is not _BAD
+        and config.mqtt.velocitas
+        and _SEAT_POSITION not in config.vehicle.signals
+    ):
+        mend = f"add {_SEAT_POSITION} to vehicle.signals, or give false"
+        sheet.wrong(None, "mqtt.velocitas", f"the seat adjuster moves nothing else; {mend}")
     sheet.raise_mistakes(ConfigError)
     finished: Config = config
     return finished

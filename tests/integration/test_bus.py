@@ -92,10 +92,11 @@ class Ear:
 class Bench:
     """A bus at a broker, polled as the service does, and everything it puts into the inbox."""
 
-    def __init__(self, broker: Any) -> None:
+    def __init__(self, broker: Any, **options: bool) -> None:
         self.broker = broker
         self.inbox: queue.SimpleQueue[Input] = queue.SimpleQueue()
-        self.bus = Bus(Mqtt(broker.host, broker.port), Vehicle(), self.inbox.put, self.vitals)
+        settings = Mqtt(broker.host, broker.port, **options)
+        self.bus = Bus(settings, Vehicle(), self.inbox.put, self.vitals)
         self.inputs: list[Input] = []
         self.ears: list[Ear] = []
 
@@ -147,6 +148,14 @@ class Bench:
 def bench(broker: Any) -> Iterator[Bench]:
     """A bus that is not started yet, at a running broker."""
     made = Bench(broker)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def others(broker: Any) -> Iterator[Bench]:
+    """The same with Home Assistant and Velocitas on."""
+    made = Bench(broker, home_assistant=True, velocitas=True)
     yield made
     made.close()
 
@@ -657,3 +666,63 @@ def test_settings_that_can_never_work_are_refused(settings: Mqtt, said: str) -> 
     """Plain MQTT off this machine, a bad host name and unreadable files end the start."""
     with pytest.raises(BusError, match=said):
         Bus(settings, Vehicle(), lambda _: None).start()
+
+
+def test_other_worlds_are_left_alone_unless_asked_for(bench: Bench) -> None:
+    """Without the options nothing is said outside our own subtree."""
+    ear = bench.ear()
+    bench.connect()
+    bench.bus.publish(_apply())
+    bench.until(lambda: ear.on("preferences/apply"), "the request arrives")
+    assert {m.topic.partition("/")[0] for m in ear.heard} == {"whodrives"}
+
+
+def test_home_assistant_finds_the_car_whenever_it_comes(others: Bench) -> None:
+    """The descriptions are retained: a Home Assistant that starts later reads them too."""
+    others.connect()
+    late = others.ear()
+    others.until(
+        lambda: [m for m in late.heard if m.topic.startswith("homeassistant/")][2:],
+        "three entities are described",
+    )
+    described = [m for m in late.heard if m.topic.startswith("homeassistant/")]
+    assert all(m.retain and json.loads(m.payload)["unique_id"] for m in described)
+
+
+def test_velocitas_seat_adjuster_is_asked_and_heard(others: Bench) -> None:
+    """The seat's position goes to the seat adjuster too; its answers are answers to us."""
+    ear = others.ear()
+    others.connect()
+    request = _apply()
+    others.bus.publish(request)
+    asked = "seatadjuster/setPosition/request"
+    others.until(lambda: [m for m in ear.heard if m.topic == asked], "the adjuster is asked")
+    [message] = [m for m in ear.heard if m.topic == asked]
+    assert json.loads(message.payload) == {"requestId": request.request, "position": 480}
+    assert message.properties.MessageExpiryInterval <= 3  # type: ignore[union-attr]
+    done = {"requestId": request.request, "result": {"status": 0, "message": "Set Seat position"}}
+    for topic, body in (("setPosition/response", done), ("currentPosition", {"position": 480})):
+        ear.client.publish(f"seatadjuster/{topic}", json.dumps(body), 1)
+    others.until(lambda: others.of(Answer)[1:], "both answers arrive")
+    assert [(a.request, a.status) for a in others.of(Answer)] == [
+        (request.request, "accepted"),
+        (request.request, "completed"),
+    ]
+
+
+def test_a_retained_answer_of_the_seat_adjuster_is_ignored(others: Bench) -> None:
+    """What was retained speaks of an earlier request."""
+    ear = others.ear()
+    ear.client.publish("seatadjuster/currentPosition", b'{"position": 1}', 1, retain=True)
+    others.until(lambda: ear.heard, "the broker keeps it")
+    others.connect()
+    others.until(lambda: others.bus.counters.ignored, "it is ignored")
+    assert others.of(Answer) == []
+
+
+def test_a_hostile_seat_adjuster_is_refused_and_counted(others: Bench) -> None:
+    """Its topics are read with the same care as ours."""
+    ear = others.ear()
+    others.connect()
+    ear.client.publish("seatadjuster/setPosition/response", b"[" * 50_000, 1)
+    others.until(lambda: others.bus.counters.refused == 1, "it is refused")

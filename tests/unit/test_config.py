@@ -261,3 +261,10 @@ def test_a_version_that_is_not_known_is_refused(written: str) -> None:
     """The report names those that are."""
     with pytest.raises(ConfigError, match=r"vehicle\.vss: .* is wrong; give 4\.0 or .* or 6\.0"):
         config.parse(f"vehicle: {{vss: {written}}}", NAME)
+
+
+def test_velocitas_without_a_seat_position_is_a_mistake() -> None:
+    """The seat adjuster knows nothing else, so it would never be asked."""
+    text = "vehicle: {signals: {}}\nmqtt: {velocitas: true}"
+    with pytest.raises(ConfigError, match=r"mqtt.velocitas.*add Vehicle.Cabin.Seat"):
+        config.parse(text, NAME)
