@@ -92,7 +92,7 @@ class Ear:
 class Bench:
     """A bus at a broker, polled as the service does, and everything it puts into the inbox."""
 
-    def __init__(self, broker: Any, **options: bool) -> None:
+    def __init__(self, broker: Any, **options: Any) -> None:
         self.broker = broker
         self.inbox: queue.SimpleQueue[Input] = queue.SimpleQueue()
         settings = Mqtt(broker.host, broker.port, **options)
