@@ -109,6 +109,11 @@ class Outbox:
         return tuple(Group(name) for name in self._held.waiting)
 
     @property
+    def live(self) -> int:
+        """The number of requests that no final answer came for yet."""
+        return len(self._live())
+
+    @property
     def asked(self) -> bool:
         """Whether anything was asked for since the driver was settled, or was told to stop."""
         return self._held.cancelled or any(r.current for r in self._held.requests)

@@ -78,6 +78,16 @@ class Recognizer:
         """Whether an utterance is under way and not judged: any block may decide it."""
         return self._gate.in_utterance and not self._utterance.judged
 
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the encoder's file, lower-case hexadecimal."""
+        return self._encoder.fingerprint
+
+    @property
+    def live_requests(self) -> int:
+        """The number of requests of this trip that no final answer came for yet."""
+        return self._trip.live_requests
+
     def step(self, news: Input) -> list[Event]:
         """Take one input; return what follows from it, in order.
 

@@ -29,6 +29,7 @@ from typing import TypeAlias
 from whodrives.bus import Bus
 from whodrives.capture import STALL_S, Microphone, paced, read_file, read_pipe
 from whodrives.config import MICROPHONE, PIPE, Config
+from whodrives.contract import Vitals
 from whodrives.decision import Policy
 from whodrives.domain import (
     Answer,
@@ -262,7 +263,7 @@ class Daemon:
         self._store = open_store(config)
         self._signals_of_car = frozenset(config.vehicle.signals)
         self._journal = open_journal(config)
-        self._bus = Bus(config.mqtt, config.vehicle, self._inbox.put)
+        self._bus = Bus(config.mqtt, config.vehicle, self._inbox.put, self._vitals)
         self._told_to_stop = ""
         self._fed_s = float("-inf")
 
@@ -424,6 +425,14 @@ class Daemon:
             log.warning("event=not_erased reason=%r", str(error))
             return "not_erased"
         return ""
+
+    def _vitals(self) -> Vitals:
+        """How the loop does; the bus adds what it counts itself."""
+        return Vitals(
+            requests=self._recognizer.live_requests,
+            backlog=self._inbox.qsize(),
+            encoder=self._recognizer.fingerprint,
+        )
 
     def _reloaded(self) -> Household:
         house = household(self._store, time.monotonic())

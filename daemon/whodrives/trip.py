@@ -239,6 +239,11 @@ class Trip:
             Deed.REFUSE: self._refuse,
         }
 
+    @property
+    def live_requests(self) -> int:
+        """The number of requests that no final answer came for yet."""
+        return self._outbox.live
+
     def step(self, news: Input) -> tuple[TripEvent, ...]:
         """Take one input; return what follows from it. Sound only tells the time."""
         self._now_s = max(self._now_s, news.at_s)

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 import pytest
-from installation import POSITION, Installation
+from installation import POSITION, ROOT, Installation
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
@@ -225,6 +225,19 @@ def test_a_driver_is_told_and_no_name_leaves(
         assert name not in daemon.log + bus
     for line in daemon.log.splitlines():
         assert LOG_LINE.fullmatch(line), line
+
+
+def test_metrics_say_which_encoder_and_how_much_waits(
+    run: Start, installed: Installation, car: Car
+) -> None:
+    """What is counted comes from the loop itself, and not only from the bus."""
+    run(installed)
+    car.until(lambda: car.last("metrics"), "the daemon says how it does")
+    told = car.last("metrics")
+    manifest = json.loads((ROOT / "models" / "encoder.json").read_text())
+    assert told["encoder"] == manifest["calibration"]["encoder"]
+    assert told["requests"] == 0
+    assert told["counters"]["connections"] == 1
 
 
 def test_a_household_of_nobody_runs_and_says_so(
