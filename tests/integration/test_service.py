@@ -210,6 +210,7 @@ def test_a_driver_is_told_and_no_name_leaves(
     """A known voice moves the seat, and neither the log nor the bus ever hold a name."""
     daemon = run(installed)
     car.until(lambda: car.status() == ("online", []), "the daemon is online")
+    car.until(lambda: car.last("driver"), "the trip is open")
     daemon.say(pcm(voices / "af_bella" / "5.opus"))
     car.until(lambda: car.last("preferences/apply"), "the seat is asked to move")
     assert car.last("driver")["state"] == "known"
@@ -413,6 +414,7 @@ def test_a_daemon_that_is_killed_leaves_its_trip_to_the_next(
 ) -> None:
     """The driver is still the driver, without another word, and the request has its old id."""
     first = run(installed)
+    car.until(lambda: car.last("driver"), "the trip is open")
     first.say(pcm(voices / "af_bella" / "5.opus") + bytes(3200))
     car.until(lambda: car.last("preferences/apply"), "the seat is asked to move")
     asked, driver = car.last("preferences/apply"), car.last("driver")["driver"]
@@ -422,8 +424,8 @@ def test_a_daemon_that_is_killed_leaves_its_trip_to_the_next(
     second = run(installed)
     second.logged("event=resumed")
     car.until(lambda: car.last("driver").get("driver") == driver, "the driver is told again")
-    again = [json.loads(m.payload) for m in car.heard if m.topic.endswith("preferences/apply")]
     car.until(lambda: car.last("preferences/apply")["issued_at"] != asked["issued_at"], "a repeat")
+    again = [json.loads(m.payload) for m in car.heard if m.topic.endswith("preferences/apply")]
     assert {body["request_id"] for body in again} == {asked["request_id"]}
 
 
@@ -432,6 +434,7 @@ def test_a_daemon_that_was_away_for_long_does_not_trust_its_memory(
 ) -> None:
     """A minute later somebody else may sit there: nobody is called the driver."""
     first = run(installed)
+    car.until(lambda: car.last("driver"), "the trip is open")
     first.say(pcm(voices / "af_bella" / "5.opus") + bytes(3200))
     car.until(lambda: car.last("preferences/apply"), "the seat is asked to move")
     first.close()
