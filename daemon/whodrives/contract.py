@@ -798,7 +798,7 @@ def _recognition(event: Recognition, when: datetime) -> RecognitionPayload:
         snr_db=_rounded(evidence.snr_db, 1),
         llr=_rounded(next(iter(llrs), None), 2),
         runner_up_llr=_rounded(next(iter(llrs[1:]), None), 2),
-        reason=None,
+        reason=verdict.reason,
     )
 
 

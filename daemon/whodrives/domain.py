@@ -377,7 +377,8 @@ class Match:
     Attributes:
         driver: the profile's id.
         cosine: between the utterance's mean embedding and the profile's, in [-1, 1].
-        llr: natural-log likelihood ratio, same person against different people.
+        llr: natural-log likelihood ratio, same person against different people, from the cosine
+            and from how like the rest of the household the voice is.
     """
 
     driver: str
@@ -386,13 +387,32 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
+class Sound:
+    """How good the sound of some speech is.
+
+    Attributes:
+        level_dbfs: RMS level, dB relative to full scale.
+        clipped: share of the samples at full scale, in [0, 1].
+        upper_band_db: energy above the telephone's band relative to that within it, dB.
+    """
+
+    level_dbfs: float
+    clipped: float
+    upper_band_db: float
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
-    """All matches of one utterance, best first, and the speech they rest on."""
+    """All matches of one voice, best first, and the speech they rest on.
+
+    `sound` is None while there was too little speech to look at.
+    """
 
     matches: tuple[Match, ...]
     speech_s: float
     snr_db: float | None
     at_s: float
+    sound: Sound | None = None
 
 
 class Outcome(StrEnum):
@@ -402,6 +422,7 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"
     AMBIGUOUS = "ambiguous"
     INSUFFICIENT_SPEECH = "insufficient_speech"
+    POOR_SOUND = "poor_sound"
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,12 +435,14 @@ class Verdict:
         evidence: what the conclusion rests on.
         probability: that the voice is the best match's, in [0, 1], from its llr at even prior odds;
             None without any match.
+        reason: "telephone_band", "clipped" or "noise"; set exactly when the outcome is POOR_SOUND.
     """
 
     outcome: Outcome
     driver: str | None
     evidence: Evidence
     probability: float | None
+    reason: str | None = None
 
 
 # --- events: everything the core wants the world to know ------------------------------------------
@@ -673,14 +696,25 @@ class Encoder(Protocol):
 class CalibrationPoint:
     """How to read a cosine after `speech_s` seconds of speech.
 
-    llr = slope * cosine + offset (natural log); logistic calibration after Brummer and
-    du Preez, "Application-independent evaluation of speaker detection", 2006.
+    llr = slope * (cosine - usual) + offset (natural log), where `usual` is what this voice scores
+    with other people (`scoring.usual`); logistic calibration after Brummer and du Preez,
+    "Application-independent evaluation of speaker detection", 2006.
+
+    Attributes:
+        speech_s: seconds of speech.
+        slope: see above.
+        offset: see above.
+        other_cosine: mean cosine of a voice with other people's profiles.
+        same_cosine: a further second that is less like the voice so far is somebody else.
+        accept_llr: by operating point, for each of the calibration's households.
     """
 
     speech_s: float
     slope: float
     offset: float
-    accept_llr: Mapping[str, float]
+    other_cosine: float
+    same_cosine: float
+    accept_llr: Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -693,20 +727,28 @@ class Calibration:
             embedding is compared relative to.
         points: by ascending seconds of speech, at least one.
         ambiguity_llr: two profiles whose llr differ by less cannot be told apart.
-        household: number of enrolled drivers that `accept_llr` was measured with.
+        households: ascending numbers of enrolled drivers that `accept_llr` was measured with.
+        alike_cosine: profiles that are more alike than this say nothing of each other's strangers.
     """
 
     encoder: str
     mean: Floats
     points: Sequence[CalibrationPoint]
     ambiguity_llr: float
-    household: int
+    households: Sequence[int]
+    alike_cosine: float
 
     def __post_init__(self) -> None:
         """Refuse points that are missing or out of order: nothing could be read between them."""
         durations = [point.speech_s for point in self.points]
         if not durations or sorted(set(durations)) != durations:
             raise ValueError("calibration needs at least one point, by ascending speech_s")
+        sizes = list(self.households)
+        if not sizes or sorted(set(sizes)) != sizes or sizes[0] < 1:
+            raise ValueError("calibration needs at least one household, by ascending size")
+        rows = [row for point in self.points for row in point.accept_llr.values()]
+        if any(len(row) != len(sizes) for row in rows):
+            raise ValueError("every accept_llr needs a threshold for each household")
 
 
 OperatingPoint: TypeAlias = Literal["1/100", "1/1000"]

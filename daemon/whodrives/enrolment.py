@@ -12,10 +12,8 @@ recording may pass.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from whodrives.domain import (
     SAMPLE_RATE_HZ,
@@ -27,6 +25,7 @@ from whodrives.domain import (
     UtteranceEnd,
     VoiceActivity,
 )
+from whodrives.quality import Quality, dbfs
 from whodrives.scoring import unit
 from whodrives.speech import GateSettings, SpeechGate
 
@@ -49,14 +48,18 @@ TWO_VOICES_COSINE = 0.4
 LEAST_WINDOWS = 2
 """So many windows make a group: a single one may be a laugh, or a word half heard."""
 
-LOWER_BAND_HZ = (300.0, 3400.0)
-"""What a telephone carries (ITU-T G.712)."""
-
-UPPER_BAND_HZ = (4300.0, 7500.0)
 UPPER_BAND_DB = -55.0
 """Speech has more than this above the telephone's band, relative to what is within it."""
 
-_CLIPPED_LEVEL = 0.985
+NOISY_COPIES_DB = 5.0
+"""Each window is embedded in noise too, this far under the speech: the profile then is also like
+the driver's voice on the road (docs/decisions/0007-household-as-cohort.md)."""
+
+_ROAD_CORNER_HZ = 100.0
+_ROAD_DB_PER_DECADE = -24.0
+"""Noise in a moving car falls so above the corner: between tyres, which fall faster, and wind."""
+
+_SEED = 20261125
 _ROUNDS = 10
 
 
@@ -85,7 +88,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """A usable voice: embeddings float32 (k, D), unit length each, from `speech_s` of speech."""
+    """A usable voice: embeddings float32 (3 k, D), unit length each, from `speech_s` of speech.
+
+    The first k are the windows as recorded, then come those in road noise and in broadband noise.
+    """
 
     embeddings: Floats
     speech_s: float
@@ -104,6 +110,7 @@ class Enrolment:
         self._encoder = encoder
         self._gate = SpeechGate(GateSettings(look_s=WINDOW_S))
         self._embeddings: list[Floats] = []
+        self._in_noise: list[list[Floats]] = [[] for _ in _SLOPES_DB]
         self._speech_s = 0.0
         self._statistics = _Statistics()
 
@@ -131,7 +138,8 @@ class Enrolment:
         problems = self.problems()
         if problems:
             raise EnrolmentError("\n".join(f"{p.code}: {p.text}" for p in problems))
-        return Enrolled(np.stack(self._embeddings), self._speech_s)
+        windows = [*self._embeddings, *(one for copies in self._in_noise for one in copies)]
+        return Enrolled(np.stack(windows), self._speech_s)
 
     def problems(self) -> tuple[Problem, ...]:
         """Everything that now stands against a profile from this recording."""
@@ -150,14 +158,45 @@ class Enrolment:
     def _collect(self, pieces: list[Look | UtteranceEnd]) -> None:
         for piece in pieces:
             if isinstance(piece, Look):
+                number = len(self._embeddings)
                 self._embeddings.append(self._encoder.embed(piece.samples))
+                for copies, copy in zip(
+                    self._in_noise, in_noise(piece.samples, number), strict=True
+                ):
+                    copies.append(self._encoder.embed(copy))
                 self._speech_s += piece.new_s
                 self._statistics.add(piece)
 
 
-def dbfs(level: float) -> float:
-    """An RMS `level` in [0, 1] as dB relative to full scale; digital silence is -120."""
-    return float(20.0 * np.log10(max(level, 1e-6)))
+_SLOPES_DB = (_ROAD_DB_PER_DECADE, 0.0)
+"""How the power of the copies' noise falls per decade: like a road's, and not at all."""
+
+
+def in_noise(speech: Floats, number: int) -> list[Floats]:
+    """`speech` (n,) in road noise and in broadband noise, NOISY_COPIES_DB under it.
+
+    Never beyond full scale. The noise is the same for the same `number`: enrolling from one
+    recording twice gives one profile.
+    """
+    level = float(np.sqrt(np.mean(np.square(speech, dtype=np.float64))))
+    return [
+        np.clip(
+            speech + _noise(number, speech.size, slope_db) * level * 10 ** (-NOISY_COPIES_DB / 20),
+            -1.0,
+            1.0,
+        ).astype(np.float32)
+        for slope_db in _SLOPES_DB
+    ]
+
+
+def _noise(number: int, count: int, slope_db: float) -> Floats:
+    """Noise of RMS 1 whose power falls by `slope_db` per decade above _ROAD_CORNER_HZ."""
+    rng = np.random.default_rng((_SEED, number))
+    hertz = np.fft.rfftfreq(count, 1.0 / SAMPLE_RATE_HZ)
+    decades = np.log10(np.maximum(hertz, _ROAD_CORNER_HZ) / _ROAD_CORNER_HZ)
+    spectrum = np.fft.rfft(rng.standard_normal(count)) * 10 ** (slope_db * decades / 20)
+    noise = np.fft.irfft(spectrum, count)
+    return np.asarray(noise / np.sqrt(np.mean(noise**2)), np.float32)
 
 
 def _too_short(speech_s: float) -> Problem:
@@ -188,42 +227,26 @@ def _are_two_voices(windows: Floats) -> bool:
     return likeness < TWO_VOICES_COSINE
 
 
-def _within(hertz: NDArray[np.floating[Any]], band: tuple[float, float]) -> NDArray[np.bool_]:
-    return (hertz > band[0]) & (hertz < band[1])
-
-
 class _Statistics:
     """Level, clipping, noise and bandwidth over the speech alone."""
 
     def __init__(self) -> None:
-        self._samples = 0
-        self._clipped = 0
-        self._energy = 0.0
+        self._quality = Quality()
         self._snr_db: list[float] = []
-        self._upper = 0.0
-        self._lower = 0.0
 
     def add(self, look: Look) -> None:
-        self._samples += look.samples.size
-        self._clipped += int(np.count_nonzero(np.abs(look.samples) >= _CLIPPED_LEVEL))
-        self._energy += float(np.sum(np.square(look.samples, dtype=np.float64)))
+        self._quality.add(look.samples)
         if look.snr_db is not None:
             self._snr_db.append(look.snr_db)
-        power = np.abs(np.fft.rfft(look.samples * np.hanning(look.samples.size))) ** 2
-        hertz = np.fft.rfftfreq(look.samples.size, 1.0 / SAMPLE_RATE_HZ)
-        self._lower += float(power[_within(hertz, LOWER_BAND_HZ)].sum())
-        self._upper += float(power[_within(hertz, UPPER_BAND_HZ)].sum())
 
     def problems(self) -> list[Problem]:
-        level_dbfs = dbfs(float(np.sqrt(self._energy / self._samples)))
-        band_db = 10.0 * float(np.log10((self._upper + 1e-20) / (self._lower + 1e-20)))
+        sound = self._quality.sound()
         snr_db = float(np.median(self._snr_db)) if self._snr_db else None
-        clipped = self._clipped / self._samples
         checks = (
-            (level_dbfs < QUIETEST_DBFS, _too_quiet(level_dbfs)),
-            (clipped > CLIPPED_SHARE, _clipping(clipped)),
+            (sound.level_dbfs < QUIETEST_DBFS, _too_quiet(sound.level_dbfs)),
+            (sound.clipped > CLIPPED_SHARE, _clipping(sound.clipped)),
             (snr_db is not None and snr_db < LEAST_SNR_DB, _noisy(snr_db or 0.0)),
-            (band_db < UPPER_BAND_DB, _TELEPHONE_BAND),
+            (sound.upper_band_db < UPPER_BAND_DB, _TELEPHONE_BAND),
         )
         return [problem for wrong, problem in checks if wrong]
 

@@ -181,7 +181,12 @@ def _calibration(facts: Mapping[str, Any]) -> Calibration:
             speech_s=float(point["speech_s"]),
             slope=float(point["slope"]),
             offset=float(point["offset"]),
-            accept_llr={key: float(value) for key, value in point["accept_llr"].items()},
+            other_cosine=float(point["other_cosine"]),
+            same_cosine=float(point["same_cosine"]),
+            accept_llr={
+                key: tuple(float(value) for value in values)
+                for key, values in point["accept_llr"].items()
+            },
         )
         for point in facts["points"]
     ]
@@ -193,7 +198,8 @@ def _calibration(facts: Mapping[str, Any]) -> Calibration:
         mean=mean,
         points=tuple(sorted(points, key=lambda point: point.speech_s)),
         ambiguity_llr=float(facts["ambiguity_llr"]),
-        household=int(facts["household"]),
+        households=tuple(int(size) for size in facts["households"]),
+        alike_cosine=float(facts["alike_cosine"]),
     )
 
 

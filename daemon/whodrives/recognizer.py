@@ -27,7 +27,8 @@ from whodrives.domain import (
     UtteranceEnd,
     VoiceActivity,
 )
-from whodrives.scoring import centred, centroid, compare, pooled
+from whodrives.quality import Quality
+from whodrives.scoring import RunningVoice, centred, centroid, compare
 from whodrives.speech import SpeechGate
 from whodrives.trip import Trip
 
@@ -37,10 +38,10 @@ LEAST_HEARD_S = 0.5
 
 @dataclass(slots=True)
 class _Utterance:
-    """Evidence of the utterance under way."""
+    """Evidence of the utterance under way, or of its present voice."""
 
-    embeddings: list[Floats] = field(default_factory=list)
-    weights_s: list[float] = field(default_factory=list)
+    voice: RunningVoice = field(default_factory=RunningVoice)
+    quality: Quality = field(default_factory=Quality)
     evidence: Evidence | None = None
     judged: bool = False
 
@@ -131,23 +132,32 @@ class Recognizer:
 
     def _judged(self, piece: Look | UtteranceEnd) -> list[Event]:
         if isinstance(piece, Look):
-            self._look(piece)
-            return self._concluded(final=False)
+            return self._looked(piece)
         events = [] if piece.discarded else self._concluded(final=True, end=piece)
         self._utterance = _Utterance()
         return events
 
-    def _look(self, look: Look) -> None:
-        """Add a look to the evidence; once an utterance is judged, more of it costs nothing."""
+    def _looked(self, look: Look) -> list[Event]:
+        """Add a look to the evidence; once an utterance is judged, more of it costs nothing.
+
+        When somebody else goes on speaking, what was said before is judged for itself.
+        """
         if self._utterance.judged:
-            return
-        self._utterance.embeddings.append(self._encoder.embed(look.samples))
-        self._utterance.weights_s.append(look.new_s)
+            return []
         calibration = self._policy.calibration
-        mean = pooled(self._utterance.embeddings, self._utterance.weights_s)
-        voice = centred(mean, calibration)
-        matches = compare(voice, look.speech_s, self._voices, calibration)
-        self._utterance.evidence = Evidence(matches, look.speech_s, look.snr_db, look.at_s)
+        embedding = self._encoder.embed(look.samples)
+        events: list[Event] = []
+        if not self._utterance.voice.goes_on(embedding, look.new_s, calibration):
+            events = self._concluded(final=True)
+            self._utterance = _Utterance()
+        voice, quality = self._utterance.voice, self._utterance.quality
+        voice.add(embedding, look.new_s)
+        quality.add(look.samples)
+        matches = compare(voice.centred(calibration), voice.speech_s, self._voices, calibration)
+        self._utterance.evidence = Evidence(
+            matches, voice.speech_s, look.snr_db, look.at_s, quality.sound()
+        )
+        return events + self._concluded(final=False)
 
     def _concluded(self, *, final: bool, end: UtteranceEnd | None = None) -> list[Event]:
         evidence = self._utterance.evidence

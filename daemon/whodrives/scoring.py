@@ -8,10 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whodrives.domain import Calibration, Floats, Match, OperatingPoint, Profile
+
+OTHERS_PRIOR = 1.0
+"""What is known of other people in general counts as one more driver of the household."""
+
+LEAST_NEW_S = 0.9
+"""Less new speech than this is too little to tell that somebody else speaks."""
 
 
 def unit(vector: Floats) -> Floats:
@@ -44,14 +53,49 @@ def centred(voice: Floats, calibration: Calibration) -> Floats:
     return unit(voice - calibration.mean)
 
 
-def log_likelihood_ratio(cosine: float, speech_s: float, calibration: Calibration) -> float:
-    """Natural-log likelihood ratio of `cosine` after `speech_s` seconds of speech.
+def usual(
+    cosines: NDArray[Any], likeness: NDArray[Any], other_cosine: NDArray[Any] | float, alike: float
+) -> NDArray[Any]:
+    """What this voice scores with people who are not this driver, as far as the household tells.
+
+    The rest of the household is a cohort of the car's own microphone and language: a stranger who
+    is like one driver because of those is like the others too. It is the only cohort that helped
+    where no voice had been heard before (docs/decisions/0007-household-as-cohort.md). Twins are
+    left out, because they would push each other down.
+
+    Args:
+        cosines: of one voice with each driver, shape (..., H).
+        likeness: cosines of the drivers' centroids with each other, shape (..., H, H).
+        other_cosine: mean cosine with other people in general, broadcast against `cosines`; it
+            counts as OTHERS_PRIOR drivers, and is all there is in a household of one.
+        alike: drivers more alike than this are left out of each other's others.
+
+    Returns:
+        For each driver the mean over the others and the prior, shape (..., H).
+    """
+    size = cosines.shape[-1]
+    others = (likeness < alike) & ~np.eye(size, dtype=bool)
+    scores = np.einsum("...j,...hj->...h", cosines, others.astype(np.float64))
+    mean: NDArray[Any] = (scores + OTHERS_PRIOR * other_cosine) / (
+        others.sum(axis=-1) + OTHERS_PRIOR
+    )
+    return mean
+
+
+def log_likelihood_ratio(excess: float, speech_s: float, calibration: Calibration) -> float:
+    """Natural-log likelihood ratio of a cosine's `excess` over the usual after so much speech.
 
     Between two calibrated durations slope and offset are interpolated linearly; outside them the
     nearest calibrated duration holds.
     """
-    slope, offset = _line(speech_s, calibration)
-    return slope * cosine + offset
+    slope = _between(calibration, speech_s, [p.slope for p in calibration.points])
+    offset = _between(calibration, speech_s, [p.offset for p in calibration.points])
+    return slope * excess + offset
+
+
+def other_cosine(speech_s: float, calibration: Calibration) -> float:
+    """Mean cosine with other people's profiles after so much speech."""
+    return _between(calibration, speech_s, [p.other_cosine for p in calibration.points])
 
 
 def accept_llr(
@@ -59,12 +103,17 @@ def accept_llr(
 ) -> float:
     """The llr from which a voice may be called known, natural log.
 
-    The calibration holds for its own number of enrolled drivers. A stranger has a chance against
-    each of them, so another number moves the threshold by the log of the ratio (union bound).
+    Between two measured numbers of drivers the threshold is interpolated over their logarithm. A
+    stranger has a chance against each of them, so beyond the largest it moves by the log of the
+    ratio (union bound).
     """
-    thresholds = [p.accept_llr[operating_point] for p in calibration.points]
-    size = math.log(max(enrolled, 1) / calibration.household)
-    return _between(calibration, speech_s, thresholds) + size
+    sizes = np.log(calibration.households)
+    thresholds = [
+        float(np.interp(math.log(max(enrolled, 1)), sizes, p.accept_llr[operating_point]))
+        for p in calibration.points
+    ]
+    beyond = max(0.0, math.log(max(enrolled, 1)) - float(sizes[-1]))
+    return _between(calibration, speech_s, thresholds) + beyond
 
 
 def compare(
@@ -74,22 +123,56 @@ def compare(
 
     Equal scores are ordered by id, so that the ranking never depends on the order of enrolment.
     """
-    slope, offset = _line(speech_s, calibration)
-    cosines = [(driver, float(np.dot(voice, centre))) for driver, centre in profiles]
-    matches = [Match(driver, cosine, slope * cosine + offset) for driver, cosine in cosines]
+    if not profiles:
+        return ()
+    centres = np.stack([centre for _, centre in profiles]).astype(np.float64)
+    cosines = centres @ voice
+    prior = other_cosine(speech_s, calibration)
+    excess = cosines - usual(cosines, centres @ centres.T, prior, calibration.alike_cosine)
+    matches = [
+        Match(driver, float(cosine), log_likelihood_ratio(float(more), speech_s, calibration))
+        for (driver, _), cosine, more in zip(profiles, cosines, excess, strict=True)
+    ]
     return tuple(sorted(matches, key=lambda match: (-match.llr, match.driver)))
+
+
+@dataclass(slots=True)
+class RunningVoice:
+    """The mean of one person's looks so far, weighted by their seconds of speech."""
+
+    embeddings: list[Floats] = field(default_factory=list)
+    weights_s: list[float] = field(default_factory=list)
+
+    @property
+    def speech_s(self) -> float:
+        """Seconds of speech so far."""
+        return sum(self.weights_s)
+
+    def centred(self, calibration: Calibration) -> Floats:
+        """The voice (D,) relative to the mean voice; raises ValueError before the first look."""
+        return centred(pooled(self.embeddings, self.weights_s), calibration)
+
+    def goes_on(self, embedding: Floats, new_s: float, calibration: Calibration) -> bool:
+        """Whether a look of `new_s` seconds may be of the person who spoke so far.
+
+        What is less alike than nearly all seconds of one person is somebody else: the driver has
+        finished, and a passenger or the radio goes on.
+        """
+        if not self.embeddings or new_s < LEAST_NEW_S:
+            return True
+        likeness = float(centred(embedding, calibration) @ self.centred(calibration))
+        least = [p.same_cosine for p in calibration.points]
+        return likeness >= _between(calibration, self.speech_s, least)
+
+    def add(self, embedding: Floats, new_s: float) -> None:
+        """Take a look into the mean."""
+        self.embeddings.append(embedding)
+        self.weights_s.append(new_s)
 
 
 def probability(llr: float) -> float:
     """Probability of the same person at even prior odds, in [0, 1], from a natural-log ratio."""
     return 1.0 / (1.0 + math.exp(-max(-700.0, min(700.0, llr))))
-
-
-def _line(speech_s: float, calibration: Calibration) -> tuple[float, float]:
-    """Slope and offset that hold after so much speech."""
-    slope = _between(calibration, speech_s, [p.slope for p in calibration.points])
-    offset = _between(calibration, speech_s, [p.offset for p in calibration.points])
-    return slope, offset
 
 
 def _between(calibration: Calibration, speech_s: float, values: Sequence[float]) -> float:

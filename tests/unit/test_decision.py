@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whodrives.decision import LEAST_SPEECH_S, Policy, judge
-from whodrives.domain import Calibration, CalibrationPoint, Evidence, Match, Outcome
+from whodrives.domain import Calibration, CalibrationPoint, Evidence, Match, Outcome, Sound
 
 THRESHOLDS = {1.0: 4.0, 2.0: 3.0, 6.0: 2.0}
 AMBIGUITY = 3.0
@@ -15,21 +15,29 @@ POLICY = Policy(
         encoder="e" * 64,
         mean=np.zeros(4, np.float32),
         points=tuple(
-            CalibrationPoint(s, 20.0, -8.0, {"1/100": t, "1/1000": t + 2})
+            CalibrationPoint(s, 20.0, -8.0, 0.0, 0.0, {"1/100": (t,), "1/1000": (t + 2,)})
             for s, t in THRESHOLDS.items()
         ),
         ambiguity_llr=AMBIGUITY,
-        household=3,
+        households=(3,),
+        alike_cosine=0.5,
     ),
     "1/100",
 )
 
 
-def evidence(*llrs: float, speech_s: float = 2.0) -> Evidence:
+FINE = Sound(level_dbfs=-26.0, clipped=0.0, upper_band_db=-20.0)
+TELEPHONE = Sound(level_dbfs=-26.0, clipped=0.0, upper_band_db=-75.0)
+OVERDRIVEN = Sound(level_dbfs=-6.0, clipped=0.08, upper_band_db=-20.0)
+
+
+def evidence(
+    *llrs: float, speech_s: float = 2.0, snr_db: float = 20.0, sound: Sound = FINE
+) -> Evidence:
     """Matches with these ratios, best first."""
     ranked = sorted(llrs, reverse=True)
     matches = tuple(Match(f"d{n}", 0.5, llr) for n, llr in enumerate(ranked))
-    return Evidence(matches, speech_s, 20.0, speech_s)
+    return Evidence(matches, speech_s, snr_db, speech_s, sound)
 
 
 def outcome(found: Evidence, *, final: bool = True) -> Outcome | None:
@@ -84,6 +92,36 @@ def test_too_little_speech_decides_nothing() -> None:
     assert outcome(short, final=False) is None
 
 
+def test_a_telephone_is_named_and_never_judged() -> None:
+    """Strangers pass for drivers over a telephone's band, so nobody is known in it."""
+    call = evidence(50.0, -50, sound=TELEPHONE)
+    assert outcome(call, final=False) is None
+    verdict = judge(call, 3, POLICY, final=True)
+    assert verdict is not None
+    assert (verdict.outcome, verdict.driver) == (Outcome.POOR_SOUND, None)
+    assert verdict.reason == "telephone_band"
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (evidence(-5.0, -6, sound=OVERDRIVEN), "clipped"),
+        (evidence(-5.0, -6, snr_db=-3.0), "noise"),
+    ],
+)
+def test_in_bad_sound_nobody_is_called_a_stranger(found: Evidence, reason: str) -> None:
+    """It may well be a driver; what is wrong with the sound is said instead."""
+    verdict = judge(found, 3, POLICY, final=True)
+    assert verdict is not None
+    assert (verdict.outcome, verdict.reason) == (Outcome.POOR_SOUND, reason)
+
+
+@pytest.mark.parametrize("sound", [FINE, OVERDRIVEN])
+def test_a_driver_may_be_known_in_bad_sound(sound: Sound) -> None:
+    """Noise and clipping cost drivers; they let no strangers in."""
+    assert outcome(evidence(9.0, -9, snr_db=-3.0, sound=sound)) is Outcome.KNOWN
+
+
 def test_a_household_of_nobody_knows_nobody() -> None:
     """Without profiles there is no match, no probability and no driver."""
     verdict = judge(evidence(), 0, POLICY, final=True)
@@ -106,6 +144,7 @@ def test_a_driver_is_named_exactly_when_known(
     assert verdict is not None or not final
     if verdict is not None:
         assert (verdict.driver is not None) == (verdict.outcome is Outcome.KNOWN)
+        assert (verdict.reason is not None) == (verdict.outcome is Outcome.POOR_SOUND)
 
 
 @given(st.lists(st.floats(-60, 60), min_size=1, max_size=5), st.floats(1, 6), st.floats(0, 20))

@@ -3,6 +3,7 @@
 import importlib
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -274,11 +275,13 @@ PEOPLE, VOICE_SIZE = 7, 16
 def calibration() -> Calibration:
     """A calibration in which about every second decision could go either way."""
     points = [
-        CalibrationPoint(s, 10.0 + s, -4.0 - s, {"1/100": 1.0 + s / 4, "1/1000": 2.0})
+        CalibrationPoint(
+            s, 10.0 + s, -4.0 - s, 0.05, -1.0, {"1/100": (0.8, 1.0 + s / 4), "1/1000": (2.0, 2.2)}
+        )
         for s in (1.0, 3.0, 6.0)
     ]
     mean = np.full(VOICE_SIZE, 0.05, np.float32)
-    return Calibration("e", mean, points, ambiguity_llr=0.8, household=3)
+    return Calibration("e", mean, points, 0.8, households=(2, 3), alike_cosine=0.5)
 
 
 def unit(vector: np.ndarray) -> Floats:
@@ -304,8 +307,11 @@ def _heard(own: Floats, rng: np.random.Generator, spread: float) -> object:
     return hearing.Heard(
         speech_s=np.array([1.02, 2.04, 0.6, 1.2]),
         utterance=np.array([0, 0, 1, 1]),
+        part=np.array([0, 0, 1, 1]),
+        telephone=np.zeros(4, bool),
         voices=np.stack(voices),
         seconds=np.stack(voices[:3]),
+        seconds_telephone=np.zeros(3, bool),
     )
 
 
@@ -342,6 +348,36 @@ def first_known(
     return -1
 
 
+def test_a_telephone_s_sound_is_never_accepted() -> None:
+    """The arrays refuse what the daemon refuses, and count it as refused."""
+    people, known = subjects(spread=0.01), calibration()
+    for subject in people:
+        subject.sounds["clean"] = [  # type: ignore[attr-defined]
+            replace(h, telephone=np.ones(4, bool), seconds_telephone=np.ones(3, bool))
+            for h in subject.sounds["clean"]  # type: ignore[attr-defined]
+        ]
+    scored = trials.scores(trials.View("c", tuple(people)), "clean", "clean", known)
+    played = trials.visits(scored, 3)
+    assert (trials.decide(scored, played.genuine, known, "1/100").member == -1).all()
+    assert trials.promised(scored, played, known, "1/100", None)["telephone"] == 1
+    assert trials.identification(scored, played, 1, None) is None
+    assert scored.refused[0] == len(scored.speaker)
+
+
+def test_after_a_known_voice_no_later_voice_in_the_utterance_counts() -> None:
+    """The daemon hears an utterance out once somebody is known; a change of voice before counts."""
+    people, known = subjects(spread=0.01), calibration()
+    for subject in people:
+        subject.sounds["clean"] = [  # type: ignore[attr-defined]
+            replace(h, utterance=np.zeros(4, int))
+            for h in subject.sounds["clean"]  # type: ignore[attr-defined]
+        ]
+    scored = trials.scores(trials.View("c", tuple(people)), "clean", "clean", known)
+    found = trials.decide(scored, trials.visits(scored, 3).genuine, known, "1/100")
+    assert (found.member[0::2] == 0).all()
+    assert (found.member[1::2] == -1).all()
+
+
 def test_a_household_has_the_speaker_first_or_not_at_all() -> None:
     """Genuine ones begin with the speaker, a stranger's never hold him; nobody is in one twice."""
     view = trials.View("c", tuple(subjects()))
@@ -369,8 +405,7 @@ def test_somebody_whose_enrolment_was_refused_is_only_a_stranger() -> None:
 def test_a_sound_in_which_nothing_was_heard_is_a_missed_driver() -> None:
     """Silence decides nothing, and is not left out of the drivers' account."""
     people = subjects()
-    nothing = np.zeros((0, 0), np.float32)
-    silent = hearing.Heard(np.zeros(0), np.zeros(0, np.intp), nothing, nothing)
+    silent = hearing.Heard.of_seconds(np.zeros((0, 0), np.float32))
     for subject in people:
         subject.sounds["clean"] = [silent]  # type: ignore[attr-defined]
     people[0].sounds["clean"] = subjects()[0].sounds["clean"][:1]  # type: ignore[attr-defined]

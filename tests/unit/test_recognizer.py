@@ -56,8 +56,9 @@ class LevelIsVoice:
 
 def policy(encoder: str = ENCODER) -> Policy:
     """A cosine of one is known from the first second on."""
-    point = CalibrationPoint(1.0, 20.0, -10.0, {"1/100": 5.0, "1/1000": 7.0})
-    return Policy(Calibration(encoder, np.zeros(4, np.float32), (point,), 3.0, 2), "1/100")
+    point = CalibrationPoint(1.0, 20.0, -10.0, 0.0, 0.5, {"1/100": (5.0,), "1/1000": (7.0,)})
+    known = Calibration(encoder, np.zeros(4, np.float32), (point,), 3.0, (2,), 0.5)
+    return Policy(known, "1/100")
 
 
 def household(*names: str) -> Household:

@@ -1,6 +1,7 @@
 """The arithmetic between embeddings and evidence."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from whodrives.domain import Calibration, CalibrationPoint, Floats, Profile
 from whodrives.scoring import (
+    RunningVoice,
     accept_llr,
     centred,
     centroid,
@@ -17,22 +19,26 @@ from whodrives.scoring import (
     pooled,
     probability,
     unit,
+    usual,
 )
 
 D = 8
 
 
-def calibration(mean: float = 0.0, household: int = 3) -> Calibration:
+def calibration(mean: float = 0.0) -> Calibration:
     """Two durations with easy numbers."""
+    first = {"1/100": (2.0, 3.0), "1/1000": (4.0, 5.0)}
+    second = {"1/100": (1.0, 2.0), "1/1000": (3.0, 4.0)}
     return Calibration(
         encoder="e" * 64,
         mean=np.full(D, mean, np.float32),
         points=(
-            CalibrationPoint(1.0, 10.0, -4.0, {"1/100": 3.0, "1/1000": 5.0}),
-            CalibrationPoint(3.0, 20.0, -8.0, {"1/100": 2.0, "1/1000": 4.0}),
+            CalibrationPoint(1.0, 10.0, -4.0, 0.1, 0.2, first),
+            CalibrationPoint(3.0, 20.0, -8.0, 0.2, 0.4, second),
         ),
         ambiguity_llr=3.0,
-        household=household,
+        households=(1, 4),
+        alike_cosine=0.5,
     )
 
 
@@ -99,11 +105,16 @@ def test_the_ratio_is_read_between_calibrated_durations(
     assert ratio == pytest.approx(slope * 0.6 + offset)
 
 
-def test_a_larger_household_needs_more_evidence() -> None:
+@pytest.mark.parametrize(("enrolled", "threshold"), [(0, 2.0), (1, 2.0), (2, 2.5), (4, 3.0)])
+def test_a_threshold_is_read_between_measured_households(enrolled: int, threshold: float) -> None:
+    """Over the logarithm of their size, since a stranger's chances multiply."""
+    assert accept_llr(1.0, enrolled, calibration(), "1/100") == pytest.approx(threshold)
+
+
+def test_a_household_larger_than_any_measured_needs_more_evidence() -> None:
     """A stranger has a chance against each enrolled driver: the threshold grows by the log."""
-    three, six = (accept_llr(1.0, n, calibration(), "1/100") for n in (3, 6))
-    assert three == pytest.approx(3.0)
-    assert six - three == pytest.approx(math.log(2))
+    four, eight = (accept_llr(1.0, n, calibration(), "1/100") for n in (4, 8))
+    assert eight - four == pytest.approx(math.log(2))
 
 
 def test_the_stricter_promise_needs_more_evidence() -> None:
@@ -132,9 +143,95 @@ def test_even_evidence_is_even_odds() -> None:
     assert probability(math.log(19)) == pytest.approx(0.95)
 
 
+# --- the household as a cohort --------------------------------------------------------------------
+
+scores = st.lists(st.floats(-1, 1), min_size=1, max_size=6)
+
+
+def _usual(cosines: list[float], likeness: np.ndarray | None = None) -> np.ndarray:
+    """What is usual of these cosines among drivers who are not alike, or as alike as said."""
+    alike = np.eye(len(cosines)) if likeness is None else likeness
+    return np.asarray(usual(np.array(cosines), alike, 0.1, 0.5))
+
+
+def test_a_driver_alone_is_compared_with_people_in_general() -> None:
+    """In a household of one there is nobody else to compare with."""
+    assert _usual([0.7]).tolist() == [0.1]
+
+
+def test_what_the_others_score_is_usual() -> None:
+    """The mean of the others' cosines and of people in general; never the driver's own."""
+    np.testing.assert_allclose(_usual([0.9, 0.3, 0.2]), [0.2, 0.4, 1.3 / 3])
+
+
+def test_twins_do_not_push_each_other_down() -> None:
+    """Two profiles that are alike say nothing of each other's strangers."""
+    likeness = np.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    np.testing.assert_allclose(_usual([0.9, 0.8, 0.3], likeness)[:2], [0.2, 0.2])
+
+
+@given(scores, st.randoms())
+def test_the_order_of_enrolment_does_not_matter(cosines: list[float], random: object) -> None:
+    """Whoever is enrolled first, everybody's score is the same."""
+    order = list(range(len(cosines)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    straight, shuffled = _usual(cosines), _usual([cosines[i] for i in order])
+    np.testing.assert_allclose(straight[order], shuffled, atol=1e-12)
+
+
+@given(scores, st.floats(0, 1))
+def test_being_more_like_another_driver_never_helps(cosines: list[float], more: float) -> None:
+    """A voice that comes closer to the others without coming closer to you is less yours."""
+    closer = [cosines[0], *(cosine + more for cosine in cosines[1:])]
+    assert _usual(closer)[0] >= _usual(cosines)[0] - 1e-12
+
+
+def test_a_stranger_who_is_like_everybody_scores_less_than_a_driver_like_one() -> None:
+    """The same cosine weighs less when the rest of the household scores nearly as much."""
+    household = [("a", axis(0)), ("b", axis(1)), ("c", axis(2))]
+    everybody = unit(axis(0) + axis(1) + axis(2) + axis(3))
+    one = unit(axis(0) + np.sqrt(np.float32(3)) * axis(3))
+    assert everybody[0] == pytest.approx(one[0])
+    like_all, like_one = (compare(v, 1.0, household, calibration()) for v in (everybody, one))
+    assert like_all[0].llr < like_one[0].llr
+
+
+# --- one voice, or two ----------------------------------------------------------------------------
+
+
+def test_a_voice_goes_on_until_a_second_is_unlike_it() -> None:
+    """What is less alike than nearly all seconds of one person is somebody else."""
+    voice = RunningVoice()
+    assert voice.goes_on(axis(0), 1.0, calibration())
+    voice.add(axis(0), 1.0)
+    assert voice.goes_on(unit(axis(0) + axis(1)), 1.0, calibration())
+    assert not voice.goes_on(axis(1), 1.0, calibration())
+
+
+def test_half_a_word_does_not_end_a_voice() -> None:
+    """Less than a second is too little to tell."""
+    voice = RunningVoice()
+    voice.add(axis(0), 1.0)
+    assert voice.goes_on(axis(1), 0.5, calibration())
+
+
+@pytest.mark.parametrize("households", [(), (2, 1), (0, 1)])
+def test_a_calibration_without_households_in_order_is_refused(households: tuple[int, ...]) -> None:
+    """A threshold could not be read between them."""
+    with pytest.raises(ValueError, match="household"):
+        replace(calibration(), households=households)
+
+
+def test_a_calibration_with_a_threshold_too_few_is_refused() -> None:
+    """Each household needs its own."""
+    point = replace(calibration().points[0], accept_llr={"1/100": (1.0,)})
+    with pytest.raises(ValueError, match="threshold"):
+        replace(calibration(), points=[point])
+
+
 @pytest.mark.parametrize("durations", [(), (2.0, 1.0), (1.0, 1.0)])
 def test_a_calibration_out_of_order_is_refused(durations: tuple[float, ...]) -> None:
     """Nothing can be read between points that are missing, doubled or unsorted."""
-    points = [CalibrationPoint(s, 1.0, 0.0, {}) for s in durations]
+    points = [CalibrationPoint(s, 1.0, 0.0, 0.0, 0.0, {}) for s in durations]
     with pytest.raises(ValueError, match="ascending"):
-        Calibration("e", np.zeros(D, np.float32), points, 1.0, 3)
+        Calibration("e", np.zeros(D, np.float32), points, 1.0, (3,), 0.5)

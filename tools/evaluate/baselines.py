@@ -23,7 +23,7 @@ from corpus import blocks
 from hearing import DURATIONS, WHOLE_LOOK_S, Heard, Plan, Subject, ear
 
 from whodrives.domain import BLOCK_S, BLOCK_SAMPLES, SAMPLE_RATE_HZ, Floats, Look
-from whodrives.enrolment import WINDOW_S
+from whodrives.enrolment import WINDOW_S, in_noise
 from whodrives.inference import OnnxEncoder
 from whodrives.scoring import pooled, unit
 from whodrives.speech import GateSettings, SpeechGate
@@ -145,7 +145,9 @@ def hear_baselines(
     windows = _chunks(plan, enrolled(said.enrolment, "clean", person.name), WINDOW_S, 0.0)
     for name, embed in embeds.items():
         if windows:
-            subjects[name].centres["clean"] = embed(windows)
+            # Ours in float is enrolled as ours is: with the copies in noise.
+            copies = [copy for n, w in enumerate(windows) for copy in in_noise(w, n)]
+            subjects[name].centres["clean"] = embed(windows + copies * (name == FLOAT))
     for condition in CONDITIONS:
         for number, sound in enumerate(said.tests):
             heard = _chunks(plan, tested(sound, condition, person.name, number), 1.0, WHOLE_LOOK_S)
@@ -170,6 +172,4 @@ def _chunks(plan: Plan, samples: Floats, look_s: float, least_s: float) -> list[
 def _by_seconds(embed: Embed, chunks: Sequence[Floats]) -> Heard:
     count = min(len(chunks), DURATIONS[2])
     vectors = [embed(chunks[: n + 1]) for n in range(count)]
-    seconds = np.stack(vectors) if vectors else np.zeros((0, 0), np.float32)
-    nothing = np.zeros((0, 0), np.float32)
-    return Heard(np.zeros(0), np.zeros(0, np.intp), nothing, seconds)
+    return Heard.of_seconds(np.stack(vectors) if vectors else np.zeros((0, 0), np.float32))

@@ -17,17 +17,20 @@ from corpora import Material, Person, material
 from corpus import blocks
 from numpy.typing import NDArray
 
+from whodrives.decision import is_telephone
 from whodrives.domain import (
     BLOCK_S,
     BLOCK_SAMPLES,
+    Calibration,
     EnrolmentError,
     Floats,
     Look,
     Profile,
 )
 from whodrives.enrolment import Enrolment
-from whodrives.inference import load_encoder, load_gate
-from whodrives.scoring import centroid, pooled
+from whodrives.inference import load_calibration, load_encoder, load_gate
+from whodrives.quality import Quality
+from whodrives.scoring import RunningVoice, centroid, pooled
 from whodrives.speech import SpeechGate
 
 WHOLE_LOOK_S = 0.9
@@ -42,16 +45,30 @@ class Heard:
     """What gate and encoder made of one sound.
 
     Attributes:
-        speech_s: seconds of the utterance so far, at each look: (K,).
-        utterance: which utterance each look belongs to, counted from 0: (K,).
-        voices: the utterance's mean embedding so far, at each look: (K, D).
+        speech_s: seconds of the present voice so far, at each look: (K,).
+        utterance: which utterance of the gate each look belongs to, counted from 0: (K,).
+        part: which voice each look is of; an utterance has several if its voice changes: (K,).
+        telephone: whether that voice's sound so far is refused as a telephone's: (K,).
+        voices: the voice's mean embedding so far, at each look: (K, D).
         seconds: mean embedding of the sound's first 1, 2, ... whole looks: (at most 5, D).
+        seconds_telephone: whether the sound of those is refused as a telephone's: (at most 5,).
     """
 
     speech_s: NDArray[np.float64]
     utterance: NDArray[np.intp]
+    part: NDArray[np.intp]
+    telephone: NDArray[np.bool_]
     voices: Floats
     seconds: Floats
+    seconds_telephone: NDArray[np.bool_]
+
+    @classmethod
+    def of_seconds(cls, seconds: Floats) -> Heard:
+        """What was heard where only seconds are compared, and no sound is refused."""
+        none = np.zeros(0, np.intp)
+        nothing = np.zeros((0, 0), np.float32)
+        fine = np.zeros(len(seconds), np.bool_)
+        return cls(np.zeros(0), none, none, none.astype(bool), nothing, seconds, fine)
 
 
 @dataclass(slots=True)
@@ -83,6 +100,7 @@ class Ear:
     def __init__(self, models: Path) -> None:
         self.activity = load_gate(models)
         self.encoder = load_encoder(models)
+        self.calibration = load_calibration(models)
 
     def looks(self, samples: Floats) -> list[tuple[int, Look]]:
         """Return every look in a sound, with the number of its utterance."""
@@ -104,7 +122,7 @@ class Ear:
         """Hear a test sound as the recognizer does, and by seconds of speech."""
         looks = self.looks(samples)
         embedded = [self.encoder.embed(look.samples) for _, look in looks]
-        return summed(looks, embedded)
+        return summed(looks, embedded, self.calibration)
 
     def enrol(self, samples: Floats) -> Profile:
         """Enrol from a recording; raises EnrolmentError when it is refused."""
@@ -116,24 +134,38 @@ class Ear:
         return Profile("", done.embeddings, self.encoder.fingerprint, done.speech_s)
 
 
-def summed(looks: Sequence[tuple[int, Look]], embedded: Sequence[Floats]) -> Heard:
-    """Running means: within each utterance as the recognizer keeps them, and over whole looks."""
-    numbers = [number for number, _ in looks]
-    weights = [look.new_s for _, look in looks]
-    voices = []
-    for k, number in enumerate(numbers):
-        start = numbers.index(number)
-        voices.append(pooled(embedded[start : k + 1], weights[start : k + 1]))
-    whole = [k for k, weight in enumerate(weights) if weight >= WHOLE_LOOK_S][: DURATIONS[-1]]
-    seconds = [
-        pooled([embedded[k] for k in whole[: n + 1]], [weights[k] for k in whole[: n + 1]])
-        for n in range(len(whole))
-    ]
+def summed(
+    looks: Sequence[tuple[int, Look]], embedded: Sequence[Floats], calibration: Calibration
+) -> Heard:
+    """Running means: of each voice as the recognizer keeps them, and over whole looks."""
+    voice, quality, part = RunningVoice(), Quality(), -1
+    speech_s, parts, telephone, voices = [], [], [], []
+    for k, ((number, look), embedding) in enumerate(zip(looks, embedded, strict=True)):
+        begins = not k or number != looks[k - 1][0]
+        if begins or not voice.goes_on(embedding, look.new_s, calibration):
+            voice, quality, part = RunningVoice(), Quality(), part + 1
+        voice.add(embedding, look.new_s)
+        quality.add(look.samples)
+        speech_s.append(voice.speech_s)
+        parts.append(part)
+        telephone.append(is_telephone(quality.sound()))
+        voices.append(pooled(voice.embeddings, voice.weights_s))
+    whole = [k for k, (_, look) in enumerate(looks) if look.new_s >= WHOLE_LOOK_S]
+    first, sound = RunningVoice(), Quality()
+    seconds, refused = [], []
+    for k in whole[: DURATIONS[-1]]:
+        first.add(embedded[k], looks[k][1].new_s)
+        sound.add(looks[k][1].samples)
+        seconds.append(pooled(first.embeddings, first.weights_s))
+        refused.append(is_telephone(sound.sound()))
     return Heard(
-        np.array([look.speech_s for _, look in looks]),
-        np.array(numbers, np.intp),
+        np.array(speech_s, np.float64),
+        np.array([number for number, _ in looks], np.intp),
+        np.array(parts, np.intp),
+        np.array(telephone, np.bool_),
         _stacked(voices),
         _stacked(seconds),
+        np.array(refused, np.bool_),
     )
 
 

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from whodrives.decision import LEAST_SPEECH_S
 from whodrives.domain import Calibration, Floats, OperatingPoint
-from whodrives.scoring import accept_llr, centred, log_likelihood_ratio
+from whodrives.scoring import accept_llr, centred, log_likelihood_ratio, other_cosine, usual
 
 Indices = NDArray[np.intp]
 
@@ -96,21 +96,32 @@ class Scores:
         people: number of people; `speaker` and `voice` count them from 0.
         speaker: who speaks in each sound: (U,).
         voice: whose profile each column is: (V,).
-        seconds: after 1 to 5 s of speech: (U, 5, V), NaN where there was less.
+        likeness: cosines of the profiles with each other: (V, V).
+        calibration: what makes a household's scores of cosines; None: they are cosines.
+        seconds: after 1 to 5 s of speech: (U, 5, V), NaN where there was less, or where the sound
+            is refused as a telephone's.
+        refused: number of sounds that are refused as a telephone's after 1 to 5 s: (5,).
         looks: at each look: (L, V); a sound without a look has one of NaN.
         look_sound: the sound of each look: (L,), ascending.
-        look_utterance: the utterance of each look, counted over all sounds: (L,), ascending.
-        look_speech_s: seconds of speech in its utterance so far: (L,).
+        look_utterance: the gate's utterance of each look, over all sounds: (L,), ascending.
+        look_part: the voice in it, over all sounds; what is judged for itself: (L,), ascending.
+        look_telephone: whether the sound is refused as a telephone's: (L,).
+        look_speech_s: seconds of speech of that voice so far: (L,).
         look_total_s: seconds of speech in its sound so far: (L,).
     """
 
     people: int
     speaker: Indices
     voice: Indices
+    likeness: Doubles
+    calibration: Calibration | None
     seconds: Doubles
+    refused: Indices
     looks: Doubles
     look_sound: Indices
     look_utterance: Indices
+    look_part: Indices
+    look_telephone: NDArray[np.bool_]
     look_speech_s: Doubles
     look_total_s: Doubles
 
@@ -129,43 +140,78 @@ def scores(view: View, condition: str, enrolment: str, calibration: Calibration 
     if not len(voice) or not said:
         raise ValueError(f"{view.name}, {condition}, {enrolment}: nobody to compare")
     seconds = np.full((len(said), DURATIONS[-1], len(voice)), np.nan)
+    refused = np.zeros(DURATIONS[-1], np.intp)
     for row, (_, heard) in enumerate(said):
         for second, vector in enumerate(heard.seconds):
-            seconds[row, second] = bank @ _relative(vector, calibration)
+            if heard.seconds_telephone[second]:
+                refused[second] += 1
+            else:
+                seconds[row, second] = bank @ _relative(vector, calibration)
     rows = [row for number, (_, heard) in enumerate(said) for row in _look_rows(number, heard)]
-    utterance = np.cumsum([0, *(a[:2] != b[:2] for a, b in pairwise(rows))])
     nothing = np.full(len(voice), np.nan)
-    looks = [nothing if v is None else bank @ _relative(v, calibration) for *_, v in rows]
+    looks = [
+        nothing if row.voice is None else bank @ _relative(row.voice, calibration) for row in rows
+    ]
     return Scores(
         people=len(subjects),
         speaker=np.array([i for i, _ in said], np.intp),
         voice=voice,
+        likeness=bank @ bank.T,
+        calibration=calibration,
         seconds=seconds,
+        refused=refused,
         looks=np.stack(looks),
-        look_sound=np.array([row[0] for row in rows], np.intp),
-        look_utterance=utterance.astype(np.intp),
-        look_speech_s=np.array([row[2] for row in rows]),
-        look_total_s=np.array([row[3] for row in rows]),
+        look_sound=np.array([row.sound for row in rows], np.intp),
+        look_utterance=_numbered([(row.sound, row.utterance) for row in rows]),
+        look_part=_numbered([(row.sound, row.part) for row in rows]),
+        look_telephone=np.array([row.telephone for row in rows], np.bool_),
+        look_speech_s=np.array([row.speech_s for row in rows]),
+        look_total_s=np.array([row.total_s for row in rows]),
     )
+
+
+def _numbered(keys: Sequence[tuple[int, int]]) -> Indices:
+    """The runs of equal keys, counted from 0."""
+    return np.cumsum([0, *(a != b for a, b in pairwise(keys))]).astype(np.intp)
 
 
 def _relative(vector: Floats, calibration: Calibration | None) -> Floats:
     return vector if calibration is None else centred(vector, calibration)
 
 
-_Row = tuple[int, int, float, float, Floats | None]
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One look: where it belongs, seconds of speech of its voice and its sound so far."""
+
+    sound: int
+    utterance: int = 0
+    part: int = 0
+    telephone: bool = False
+    speech_s: float = 0.0
+    total_s: float = 0.0
+    voice: Floats | None = None
 
 
 def _look_rows(number: int, heard: Heard) -> list[_Row]:
-    """Sound, utterance, speech in each so far, and the utterance's voice, for each look."""
+    """The looks of a sound; one without a voice if it has none."""
     rows: list[_Row] = []
     before_s = 0.0
-    for k, utterance in enumerate(heard.utterance):
-        if k and utterance != heard.utterance[k - 1]:
+    for k, part in enumerate(heard.part):
+        if k and part != heard.part[k - 1]:
             before_s += float(heard.speech_s[k - 1])
         speech_s = float(heard.speech_s[k])
-        rows.append((number, int(utterance), speech_s, before_s + speech_s, heard.voices[k]))
-    return rows or [(number, 0, 0.0, 0.0, None)]
+        rows.append(
+            _Row(
+                number,
+                int(heard.utterance[k]),
+                int(part),
+                bool(heard.telephone[k]),
+                speech_s,
+                before_s + speech_s,
+                heard.voices[k],
+            )
+        )
+    return rows or [_Row(number)]
 
 
 # --- households -----------------------------------------------------------------------------------
@@ -272,10 +318,14 @@ def identification(
     strangers, enrolled = np.flatnonzero(heard), np.flatnonzero(heard & played.genuine_sounds)
     if not len(strangers) or not len(enrolled):
         return None
-    best = _members(cosines, played.strangers, strangers).max(axis=1)
-    right = _members(cosines, played.genuine, enrolled)
+    best = _members(scored, cosines, played.strangers, strangers, seconds).max(axis=1)
+    right = _members(scored, cosines, played.genuine, enrolled, seconds)
     genuine = np.where(right[:, 0] >= right[:, 1:].max(axis=1), right[:, 0], -np.inf)
-    result: dict[str, Any] = {"strangers": len(strangers), "genuine": len(enrolled)}
+    result: dict[str, Any] = {
+        "strangers": len(strangers),
+        "genuine": len(enrolled),
+        "refused": int(scored.refused[seconds - 1]),
+    }
     for fpir in FPIRS:
         if fpir >= FPIRS[0] or scored.people >= FEWEST_FOR_1000:
             result[f"fnir_at_{fpir:g}"] = fnir_at(genuine, best, fpir)
@@ -292,10 +342,27 @@ def identification(
     return result
 
 
-def _members(cosines: Doubles, members: Indices, sounds: Indices) -> Doubles:
+def _members(
+    scored: Scores, cosines: Doubles, members: Indices, sounds: Indices, seconds: int
+) -> Doubles:
     """Scores of the chosen sounds with their households' members: (sounds * DRAWS, size)."""
     chosen = np.take_along_axis(cosines[sounds][:, None], members[sounds], axis=2)
-    return chosen.reshape(-1, members.shape[2])
+    speech_s = np.full(len(sounds), float(seconds))
+    return excess(scored, chosen, members[sounds], speech_s).reshape(-1, members.shape[2])
+
+
+def excess(scored: Scores, cosines: Doubles, members: Indices, speech_s: Doubles) -> Doubles:
+    """Cosines (R, DRAWS, size) over what is usual in their households; cosines without calibration.
+
+    `scoring.usual` over many households at once.
+    """
+    known = scored.calibration
+    if known is None:
+        return cosines
+    likeness = scored.likeness[members[..., :, None], members[..., None, :]]
+    other = np.array([other_cosine(float(s), known) for s in speech_s])[:, None, None]
+    over: Doubles = cosines - usual(cosines, likeness, other, known.alike_cosine)
+    return over
 
 
 # --- through the whole daemon ---------------------------------------------------------------------
@@ -303,17 +370,19 @@ def _members(cosines: Doubles, members: Indices, sounds: Indices) -> Doubles:
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """What the daemon concludes, for each utterance (G,) in each of the DRAWS households.
+    """What the daemon concludes, for each voice (G,) in each of the DRAWS households.
 
     Attributes:
-        sound: the sound of each utterance: (G,).
+        sound: the sound of each voice: (G,).
         judged: whether there was enough speech for a verdict: (G,).
+        telephone: whether it is refused as a telephone's in the end: (G,).
         member: the household's member that is called known, or -1: (G, DRAWS).
         total_s: seconds of speech in the sound until then; inf for never: (G, DRAWS).
     """
 
     sound: Indices
     judged: NDArray[np.bool_]
+    telephone: NDArray[np.bool_]
     member: NDArray[np.int64]
     total_s: Doubles
 
@@ -326,38 +395,54 @@ def decide(
     The same rule over arrays; `__main__` compares a sample with the recognizer itself.
     """
     size = members.shape[2]
-    cosines = np.take_along_axis(scored.looks[:, None], members[scored.look_sound], axis=2)
-    llr, threshold = _as_llr(cosines, scored.look_speech_s, size, calibration, promise)
-    ranked = np.sort(llr, axis=2)
-    clear = ranked[:, :, -1] - ranked[:, :, -2] >= calibration.ambiguity_llr
+    households = members[scored.look_sound]
+    cosines = np.take_along_axis(scored.looks[:, None], households, axis=2)
+    over = excess(scored, cosines, households, scored.look_speech_s)
+    llr, threshold = _as_llr(over, scored.look_speech_s, size, calibration, promise)
+    passes = llr.max(axis=2) >= threshold[:, None]
+    if size > 1:
+        ranked = np.sort(llr, axis=2)
+        passes &= ranked[:, :, -1] - ranked[:, :, -2] >= calibration.ambiguity_llr
     enough = scored.look_speech_s >= LEAST_SPEECH_S
-    passes = clear & (ranked[:, :, -1] >= threshold[:, None]) & enough[:, None]
-    starts = np.flatnonzero(np.diff(scored.look_utterance, prepend=-1))
+    passes &= (enough & ~scored.look_telephone)[:, None]
+    starts = np.flatnonzero(np.diff(scored.look_part, prepend=-1))
+    ends = np.append(starts[1:], len(scored.looks)) - 1
     never = len(scored.looks)
     when = np.where(passes, np.arange(never)[:, None], never)
     first = np.minimum.reduceat(when, starts, axis=0)
+    _end_with_known(first, scored.look_utterance[starts], never)
     best = np.append(np.nan_to_num(llr, nan=-np.inf).argmax(axis=2), np.full((1, DRAWS), -1), 0)
     total_s = np.append(scored.look_total_s, np.inf)
     return Decisions(
         sound=scored.look_sound[starts],
         judged=np.maximum.reduceat(enough, starts),
+        telephone=scored.look_telephone[ends],
         member=np.take_along_axis(best, first, axis=0),
         total_s=total_s[first],
     )
 
 
+def _end_with_known(first: Indices, utterance: Indices, never: int) -> None:
+    """Once somebody was known in an utterance, no later voice in it is heard."""
+    for k in range(1, len(first)):
+        if utterance[k] == utterance[k - 1]:
+            heard_out = (first[k - 1] < never) | (first[k - 1] == -1)
+            first[k] = np.where(heard_out, -1, first[k])
+    first[first == -1] = never
+
+
 def _as_llr(
-    cosines: Doubles,
+    over: Doubles,
     speech_s: Doubles,
     size: int,
     calibration: Calibration,
     promise: OperatingPoint,
 ) -> tuple[Doubles, Doubles]:
-    """Cosines (L, ...) as llr, and the threshold (L,), through `scoring`'s own functions."""
+    """Excesses (L, ...) as llr, and the threshold (L,), through `scoring`'s own functions."""
     at = [log_likelihood_ratio(0.0, float(s), calibration) for s in speech_s]
     slope = [log_likelihood_ratio(1.0, float(s), calibration) for s in speech_s]
     offset = np.array(at)[:, None, None]
-    llr = cosines * (np.array(slope)[:, None, None] - offset) + offset
+    llr = over * (np.array(slope)[:, None, None] - offset) + offset
     threshold = [accept_llr(float(s), size, calibration, promise) for s in speech_s]
     return llr, np.array(threshold)
 
@@ -383,6 +468,7 @@ def promised(
     missed = np.isinf(right_s[own]).ravel()
     result: dict[str, Any] = {
         "utterances": len(judged),
+        "telephone": share(strangers.telephone[judged]),
         "sounds": len(own),
         "fpir": share(taken),
         "fnir": share(missed),
