@@ -80,6 +80,7 @@ UTTERANCE_S = 6.5
 STRANGER_DRAWS, GENUINE_DRAWS = 20, 5
 BUDGETS = {"1/100": 0.01, "1/1000": 0.001}
 LEAST_PEOPLE = 6
+LEAST_CORPORA, LEAST_SAID = 3, 30
 CONFUSED = 0.002
 LEAST_ODDS_LLR = 2.94
 SAME_PERSON = 0.01
@@ -280,7 +281,8 @@ def relative(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
 def same_cosines(people: Sequence[Heard], mean: np.ndarray) -> np.ndarray:
     """For each number of looks (LOOKS,), the cosine below which the next look is another voice's.
 
-    A share SAME_PERSON of one person's looks lies below, corpora weighted equally.
+    A share SAME_PERSON of one person's looks lies below, corpora weighted equally. More speech
+    never asks for less: a longer voice is a better one.
     """
     found: list[list[tuple[str, float]]] = [[] for _ in range(LOOKS)]
     for person in people:
@@ -296,7 +298,7 @@ def same_cosines(people: Sequence[Heard], mean: np.ndarray) -> np.ndarray:
         weights = np.array([1.0 / corpora.count(corpus) for corpus in corpora])
         values = -np.array([cosine for _, cosine in pairs])
         least.append(-weighted_quantile(values, weights / weights.sum(), SAME_PERSON))
-    return np.asarray(least)
+    return np.maximum.accumulate(least)
 
 
 def utterances(people: Sequence[Heard], known: Calibration) -> list[Utterance]:
@@ -428,10 +430,18 @@ def runs(
 
 
 def llr_points(strangers: Runs, genuine: Runs) -> list[tuple[float, float]]:
-    """Slope and offset for each look; same and different weigh alike, corpora too."""
-    points = []
+    """Slope and offset for each look; same and different weigh alike, corpora too.
+
+    A look that hardly any corpus reaches would be read from a handful of people, whom any line
+    parts: it takes the line of the look before.
+    """
+    points: list[tuple[float, float]] = []
     for look in range(LOOKS):
         own = genuine.excess[:, look, 0]
+        _, reached = np.unique(genuine.corpus[~np.isnan(own)], return_counts=True)
+        if points and np.count_nonzero(reached >= LEAST_SAID * GENUINE_DRAWS) < LEAST_CORPORA:
+            points.append(points[-1])
+            continue
         other = strangers.excess[:, look].ravel()
         weights = (genuine.weight, np.repeat(strangers.weight, strangers.excess.shape[2]))
         kept = [~np.isnan(own), ~np.isnan(other)]
