@@ -17,8 +17,8 @@ as they do live. What comes out, per duration of speech:
   corpus, so that a stranger speaks the household's language into the household's kind of
   microphone. All looks of an utterance share one budget of false accepts, each with the same share
   of strangers above its threshold (Pocock, "Group sequential methods in the design and analysis of
-  clinical trials", 1977). The budget is that of the worst corpus, not of their mean: nobody knows
-  which of them the next car is like;
+  clinical trials", 1977). The mean over the corpora keeps the budget, and no corpus spends more
+  than WORST_SHARE of it: nobody knows which of them the next car is like;
 - the distance two enrolled drivers must have to be told apart: what keeps look-alikes from being
   confused in CONFUSED of the runs, and at least odds of 19 to 1.
 
@@ -78,6 +78,7 @@ BISECTIONS = 20
 UTTERANCES = 3
 UTTERANCE_S = 6.5
 STRANGER_DRAWS, GENUINE_DRAWS = 20, 5
+WORST_SHARE = 2.0
 BUDGETS = {"1/100": 0.01, "1/1000": 0.001}
 LEAST_PEOPLE = 6
 LEAST_CORPORA, LEAST_SAID = 3, 30
@@ -467,9 +468,10 @@ def weighted_quantile(values: np.ndarray, weights: np.ndarray, above: float) -> 
 
 
 def spend(strangers: Runs, budget: float, points: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Thresholds (K,), llr, that let a share `budget` of any corpus's strangers through.
+    """Thresholds (K,), llr, that let a share `budget` of the strangers through.
 
-    That share holds for each corpus over its conditions, at any of the looks together.
+    That is the mean over the corpora; of none more than WORST_SHARE times as many pass. Over a
+    corpus's conditions, at any of the looks together.
 
     Few strangers speak up to the last looks, so chance could make a late threshold a low one; the
     excess that is asked for never falls with the duration, because strangers' only rises.
@@ -488,7 +490,8 @@ def spend(strangers: Runs, budget: float, points: Sequence[tuple[float, float]])
     for _ in range(BISECTIONS):
         middle = float(np.sqrt(low * high))
         taken = (best > boundary(middle)[None]).any(axis=1)
-        spent = (np.bincount(part, strangers.weight * taken) / whole).max()
+        rates = np.bincount(part, strangers.weight * taken) / whole
+        spent = max(rates.mean(), rates.max() / WORST_SHARE)
         low, high = (low, middle) if spent > budget else (middle, high)
     return boundary(low)
 
