@@ -400,6 +400,7 @@ def test_a_daemon_that_is_killed_leaves_its_trip_to_the_next(
 ) -> None:
     """The driver is still the driver, without another word, and the request has its old id."""
     first = run(installed)
+    car.until(lambda: car.last("driver"), "the trip is open")
     first.say(pcm(voices / "af_bella" / "5.opus") + bytes(3200))
     car.until(lambda: car.last("preferences/apply"), "the seat is asked to move")
     asked, driver = car.last("preferences/apply"), car.last("driver")["driver"]
@@ -409,9 +410,9 @@ def test_a_daemon_that_is_killed_leaves_its_trip_to_the_next(
     second = run(installed)
     second.logged("event=resumed")
     car.until(lambda: car.last("driver").get("driver") == driver, "the driver is told again")
-    again = [json.loads(m.payload) for m in car.heard if m.topic.endswith("preferences/apply")]
     car.until(lambda: car.last("preferences/apply")["issued_at"] != asked["issued_at"], "a repeat")
-    assert {body["request_id"] for body in again} == {asked["request_id"]}
+    sent = [json.loads(m.payload) for m in car.heard if m.topic.endswith("preferences/apply")]
+    assert {body["request_id"] for body in sent} == {asked["request_id"]}
 
 
 def test_a_daemon_that_was_away_for_long_does_not_trust_its_memory(
@@ -419,6 +420,7 @@ def test_a_daemon_that_was_away_for_long_does_not_trust_its_memory(
 ) -> None:
     """A minute later somebody else may sit there: nobody is called the driver."""
     first = run(installed)
+    car.until(lambda: car.last("driver"), "the trip is open")
     first.say(pcm(voices / "af_bella" / "5.opus") + bytes(3200))
     car.until(lambda: car.last("preferences/apply"), "the seat is asked to move")
     first.close()
@@ -427,9 +429,14 @@ def test_a_daemon_that_was_away_for_long_does_not_trust_its_memory(
     past_s = time.clock_gettime(time.CLOCK_BOOTTIME) - 60.0
     os.utime(remembered, (past_s, past_s))
     second = run(installed)
+    second.logged("event=resumed")
+    car.until(lambda: "event=driver driver=-" in second.log, "the trip is open")
     second.say(pcm(voices / "af_bella" / "6.opus") + bytes(3200))
     second.logged("event=recognition outcome=known")
-    assert car.last("driver").get("driver") is None
+    second.process.terminate()
+    assert second.ended() == 0
+    assert "event=driver driver=d-" not in second.log
+    assert "event=apply" not in second.log
 
 
 def test_a_microphone_that_is_pulled_out_and_put_back(
