@@ -67,6 +67,19 @@ def test_only_what_may_move_as_a_whole_is_repeated() -> None:
     assert box.deliver(111.0, "d-ann", PREFERENCES, lambda _: True) == (replace(apply, at_s=111.0),)
 
 
+def test_what_is_no_longer_wanted_is_not_sent() -> None:
+    """The car has moved, or the minute is over: neither again nor for the first time."""
+    box, _ = _asked()
+    box.drop()
+    assert box.deliver(110.0, "d-ann", PREFERENCES, lambda _: True) == ()
+    box, _ = _asked()
+    late_s = 100.0 + WANTED_S + 0.1
+    assert box.deliver(late_s, "d-ann", PREFERENCES, lambda _: True) == ()
+    box = Outbox(["standing"], "s")
+    box.want(Group, 100.0)
+    assert box.deliver(late_s, "d-ann", PREFERENCES, lambda _: True) == ()
+
+
 def test_a_rejected_copy_of_what_was_accepted_says_nothing() -> None:
     """The ECU acts on the first copy and refuses the second: it is still on its way."""
     box, apply = _asked()
