@@ -163,13 +163,15 @@ def spoil(models: Path, **changes: Any) -> None:
 
 def calibration(manifest: dict[str, Any]) -> dict[str, Any]:
     """A small calibration of the pinned encoder."""
-    accept = {"1/100": 3.0, "1/1000": 5.0}
-    point = {"speech_s": 1, "slope": 20, "offset": -9, "accept_llr": accept}
+    accept = {"1/100": [2.0, 3.0], "1/1000": [4.0, 5.0]}
+    line = {"slope": 20, "offset": -9, "other_cosine": 0.1, "same_cosine": 0.05}
+    point = {"speech_s": 1, **line, "accept_llr": accept}
     return {
         "encoder": manifest["sha256"],
         "mean": [0.125] * 192,
-        "household": 3,
+        "households": [1, 3],
         "ambiguity_llr": 2,
+        "alike_cosine": 0.5,
         "points": [point, {**point, "speech_s": 3}],
     }
 
@@ -180,8 +182,9 @@ def test_calibration_is_read(models: Path, manifest: dict[str, Any]) -> None:
     loaded = load_calibration(models)
     assert loaded.encoder == manifest["sha256"]
     assert [(point.speech_s, point.slope) for point in loaded.points] == [(1.0, 20.0), (3.0, 20.0)]
-    assert loaded.points[0].accept_llr == {"1/100": 3.0, "1/1000": 5.0}
-    assert (loaded.household, loaded.ambiguity_llr) == (3, 2.0)
+    assert loaded.points[0].accept_llr == {"1/100": (2.0, 3.0), "1/1000": (4.0, 5.0)}
+    assert (loaded.points[0].other_cosine, loaded.points[0].same_cosine) == (0.1, 0.05)
+    assert (loaded.households, loaded.ambiguity_llr, loaded.alike_cosine) == ((1, 3), 2.0, 0.5)
     assert loaded.mean.tolist() == [0.125] * 192
 
 
@@ -198,7 +201,7 @@ def test_calibration_of_another_encoder_is_refused(models: Path, manifest: dict[
         {"points": []},
         {"points": [{}]},
         {"points": None},
-        {"household": "many"},
+        {"households": ["many"]},
         {"mean": [0.0]},
         {"mean": ["a"] * 192},
     ],

@@ -68,10 +68,10 @@ def stand_in() -> None:
     from whodrives.domain import Calibration, CalibrationPoint  # noqa: PLC0415
 
     points = [
-        CalibrationPoint(seconds, 20.0, -10.0, {"1/100": 5.0, "1/1000": 7.0})
+        CalibrationPoint(seconds, 20.0, -10.0, 0.0, -1.0, {"1/100": (5.0,), "1/1000": (7.0,)})
         for seconds in (1.0, 3.0, 6.0)
     ]
-    calibration = Calibration(FINGERPRINT, np.zeros(VOICES, np.float32), points, 3.0, 3)
+    calibration = Calibration(FINGERPRINT, np.zeros(VOICES, np.float32), points, 3.0, (3,), 0.5)
     loaders = {"load_calibration": calibration, "load_encoder": OneHot(), "load_gate": Loud()}
     for name, loaded in loaders.items():
         setattr(service, name, lambda _folder, loaded=loaded: loaded)
