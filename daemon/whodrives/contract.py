@@ -140,7 +140,7 @@ class RecognitionPayload(_Payload, kw_only=True, frozen=True):
         Meta(description="natural-log likelihood ratio of the best match; null without one"),
     ]
     runner_up_llr: Annotated[float | None, Meta(description="the same of the second best")]
-    reason: Annotated[Reason | None, Meta(description="why nothing could be concluded, or null")]
+    reason: Annotated[Reason | None, Meta(description="what is wrong with a poor sound, as a code; else null")]
 
 
 _SETTABLE: Mapping[str, vss.Signal] = {
@@ -511,7 +511,7 @@ _TABLE = (
         expiry_s=10,
         payload=RecognitionPayload,
         text="what was concluded about one utterance",
-        examples=("recognition",),
+        examples=("recognition", "recognition-poor-sound"),
     ),
     Topic(
         name="preferences/apply",

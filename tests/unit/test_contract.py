@@ -114,6 +114,7 @@ APPLY = Apply(
     },
 )
 VERDICT = Verdict(Outcome.KNOWN, "d-7f3a", EVIDENCE, 0.9987)
+POOR_SOUND = Verdict(Outcome.POOR_SOUND, None, EVIDENCE, 0.9987, "telephone_band")
 REFUSED_COMMAND = CommandResult(
     AT_S + 0.1, COMMAND, "issued_at: 7.0 s old; a command is good for 5 s"
 )
@@ -132,6 +133,7 @@ WRITTEN: dict[str, Message] = {
     "driver": _encode(DRIVER),
     "driver-rejected": _encode(REJECTED),
     "recognition": _encode(Recognition(AT_S + 2.5, VERDICT)),
+    "recognition-poor-sound": _encode(Recognition(AT_S + 2.5, POOR_SOUND)),
     "preferences-apply": _encode(APPLY),
     "preferences-cancel": _encode(Withdraw(AT_S + 6.0, REQUEST, "manual")),
     "command-result": _encode(CommandResult(AT_S + 0.1, COMMAND)),
