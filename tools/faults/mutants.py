@@ -134,8 +134,8 @@ MUTANTS = {
         "a daemon that was away too long takes nobody's place", _set("trip", "GONE_S", 1e9)
     ),
     "lag": Mutant("a request that is late is not sent", _set("bus", "MAX_LAG_S", 1e9)),
-    "guest": Mutant(
-        "by hand, nobody drives",
+    "listen": Mutant(
+        "another voice counts only when the head unit listens",
         _method("trip", "Trip", "_listening", lambda _: lambda _self: True),
     ),
 }

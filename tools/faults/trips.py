@@ -79,9 +79,14 @@ def plan(rng: random.Random) -> Plan:
     made = Plan()
     driver = rng.randrange(DRIVERS)
     seated_s = _arrive(made, rng, driver)
-    spoken_s = _talk(made, rng, driver, seated_s)
-    _touch(made, rng, spoken_s)
-    _trouble(made, rng, spoken_s)
+    if _chance(rng, 0.06):
+        seated_s = _adjust(made, rng, seated_s)
+    if _chance(rng, 0.05):
+        spoken_s = _long_without_daemon(made, rng, driver, seated_s)
+    else:
+        spoken_s = _talk(made, rng, driver, seated_s)
+        _touch(made, rng, spoken_s)
+        _trouble(made, rng, spoken_s)
     end_s = max([spoken_s + rng.uniform(10, 22), *(d.at_s + _lasts(d) for d in made.deeds)])
     if any(d.kind in ("cut", "hold", "lost", "kill") for d in made.deeds):
         end_s += rng.choice((0, 8, 30))
@@ -113,6 +118,25 @@ def _arrive(made: Plan, rng: random.Random, driver: int) -> float:
     made.add(closed_s, "car", {DOOR: False})
     made.add(ignition_s, "car", {IGNITION: "ON"})
     return max(closed_s, ignition_s) + 1.2
+
+
+def _adjust(made: Plan, rng: random.Random, seated_s: float) -> float:
+    """Somebody sets the seat by hand before anybody speaks; returns when that is over."""
+    made.add(seated_s + 0.2, "switch", rng.choice((90, 140)))
+    made.add(seated_s + 0.2, "car", {SWITCH: True})
+    made.add(seated_s + 1.4, "car", {SWITCH: False})
+    return seated_s + 4.0
+
+
+def _long_without_daemon(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
+    """The driver's wish still waits for the brake when the daemon dies, for too long."""
+    made.add(seated_s - 1.0, "car", {GEAR: 4, BRAKE: False})
+    made.add(seated_s + 0.5, "say", (driver + 1, 1.6))
+    killed_s = seated_s + 5.0
+    seconds = rng.choice((14, 17, 20))
+    made.add(killed_s, "kill", seconds)
+    made.add(killed_s + seconds + 4.0, "car", {GEAR: PARK, BRAKE: True})
+    return killed_s + seconds + 5.0
 
 
 def _talk(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
