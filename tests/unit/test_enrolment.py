@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from whodrives.capture import read_file
 from whodrives.domain import BLOCK_S, BLOCK_SAMPLES, AudioBlock, EnrolmentError, Floats
-from whodrives.enrolment import LEAST_S, Enrolment, Progress
+from whodrives.enrolment import LEAST_S, NOISY_COPIES_DB, Enrolment, Progress, in_noise
 from whodrives.inference import OnnxEncoder, load_encoder, load_gate
 
 Sound: TypeAlias = NDArray[np.floating[Any]]
@@ -158,3 +158,35 @@ def test_speech_around_a_gap_is_not_joined(voices: Path, encoder: OnnxEncoder) -
     torn.pause(len(blocks) * BLOCK_S)
     whole, _, _ = heard(sentence, encoder)
     assert 0 < torn._speech_s < 0.75 * whole._speech_s
+
+
+def test_a_profile_holds_each_window_in_quiet_and_in_two_noises(
+    voices: Path, encoder: OnnxEncoder
+) -> None:
+    """The windows as recorded come first; the copies are like them, and not the same."""
+    enrolment, _, at_s = heard(spoken(voices, "af_bella"), encoder)
+    rows = enrolment.finish(at_s).embeddings
+    quiet, road, white = np.split(rows, 3)
+    for copies in (road, white):
+        likeness = np.sum(quiet * copies, axis=1)
+        assert likeness.min() > 0.2
+        assert likeness.max() < 0.99
+
+
+def test_the_same_recording_gives_the_same_profile(voices: Path, encoder: OnnxEncoder) -> None:
+    """The noise of the copies is no dice: it belongs to the window's number."""
+    sound = spoken(voices, "af_bella")
+    once, again = (heard(sound, encoder) for _ in range(2))
+    np.testing.assert_array_equal(
+        once[0].finish(once[2]).embeddings, again[0].finish(again[2]).embeddings
+    )
+
+
+def test_copies_in_noise_are_as_noisy_as_they_say() -> None:
+    """Noise lies so far under the speech, and nothing leaves the full scale."""
+    speech = (0.1 * np.sin(np.arange(32_000) / 7)).astype(np.float32)
+    for copy in in_noise(speech, 3):
+        noise = copy - speech
+        snr_db = 10 * np.log10(np.mean(speech**2) / np.mean(noise**2))
+        assert snr_db == pytest.approx(NOISY_COPIES_DB, abs=0.1)
+    assert max(np.abs(copy).max() for copy in in_noise(10 * speech, 3)) <= 1.0

@@ -130,6 +130,14 @@ def test_an_unknown_voice_is_reported_when_it_pauses() -> None:
     assert drive.outcomes() == [(Outcome.UNKNOWN, None)]
 
 
+def test_a_driver_who_goes_on_where_somebody_else_stopped_is_known() -> None:
+    """The change of voice ends the evidence: each is judged for itself, in one breath."""
+    drive = Drive("stranger")  # the loudest, so that a look with both is hers
+    drive.hear("anna", 1.02)
+    drive.hear("stranger", 1.1)
+    assert drive.outcomes() == [(Outcome.UNKNOWN, None), (Outcome.KNOWN, "stranger")]
+
+
 def test_a_cough_is_not_reported() -> None:
     """Less than half a second of sound is no utterance."""
     drive = Drive("anna")
