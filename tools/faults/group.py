@@ -47,6 +47,10 @@ from whodrives.profiles import ProfileStore
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "systemd" / "mosquitto"
 TICK_S = 0.2
+TOLD_S = 2.0
+"""So long after it was decided something may be told by the calendar of then."""
+
+JITTER_S = 0.5
 REPORT_S = 0.7
 BLOCK = 480
 BLOCK_S = 0.03
@@ -187,7 +191,7 @@ class Car:
         self._fifo = -1
         self._sound: list[int] = []
         self._saying: tuple[float, str | None, int] | None = None
-        self._offsets = [0.0]
+        self._offsets = [(0.0, 0.0)]
         self._reported_s = self._shown_s = self._stepped_s = self._heard_s = 0.0
         self._lost: dict[str | None, float] = {}
         self._ends: list[tuple[float, Callable[[], None]]] = []
@@ -361,7 +365,7 @@ class Car:
             calendar = self.clock.calendar
             if calendar is not None:
                 calendar.offset_s += what
-                self._offsets.append(calendar.offset_s)
+                self._offsets.append((now_s, calendar.offset_s))
             self.record.faults.append((now_s, now_s + 2.0, "step"))
             return
         seconds = what[1] if kind == "lost" else float(what)
@@ -471,7 +475,7 @@ class Car:
         if topic == "status" and body:
             self.online = body["state"] != "offline"
         elif topic == "driver" and body and body["driver"]:
-            since_s = self._moment(body["since"], now_s)
+            since_s = max(self._moments(body["since"], now_s))
             self.record.settled.append((now_s, body["driver"], since_s))
         elif topic == "preferences/apply" and body:
             self.group.outcome.counts["requests"] += 1
@@ -489,21 +493,33 @@ class Car:
     def _asked(self, body: dict[str, Any], now_s: float, *, retained: bool) -> judge.Asked:
         issued, expires = ecus.seconds(body["issued_at"]), ecus.seconds(body["expires_at"])
         assert issued is not None and expires is not None  # noqa: S101, PT018 - the contract's
+        moments = self._moments(body["issued_at"], now_s)
         return judge.Asked(
             at_s=now_s,
-            issued_s=self._moment(body["issued_at"], now_s),
+            issued_s=max(moments),
             good_s=expires - issued,
             request=body["request_id"],
             driver=body["driver"],
             groups=_groups(body),
             retained=retained,
+            doubt_s=max(moments) - min(moments),
         )
 
-    def _moment(self, text: str, now_s: float) -> float:
-        """A time of the calendar on the monotonic clock, whichever step it was told after."""
+    def _moments(self, text: str, now_s: float) -> list[float]:
+        """A time of the calendar on the monotonic clock: one for each step it may be told after.
+
+        A step counts from when it was made until the next; what was decided just before it may be
+        told just after it.
+        """
         wall_s = ecus.seconds(text) or 0.0
-        candidates = [wall_s - EPOCH_S - offset_s for offset_s in self._offsets[-8:]]
-        return max((at_s for at_s in candidates if at_s <= now_s + 0.5), default=now_s)
+        found = []
+        for (from_s, offset_s), until_s in zip(
+            self._offsets, [at_s for at_s, _ in self._offsets[1:]] + [now_s], strict=True
+        ):
+            at_s = wall_s - EPOCH_S - offset_s
+            if from_s <= at_s + TOLD_S and at_s <= until_s + JITTER_S and at_s <= now_s + JITTER_S:
+                found.append(at_s)
+        return found or [now_s]
 
     # --- sound ---
 

@@ -51,7 +51,10 @@ _CONDITIONS: dict[str, Callable[[dict[str, Any]], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as an ECU's connection got it."""
+    """A request as an ECU's connection got it.
+
+    `doubt_s` is how much earlier it may have been issued: the calendar had just been stepped.
+    """
 
     at_s: float
     issued_s: float
@@ -60,6 +63,7 @@ class Asked:
     driver: str
     groups: frozenset[str]
     retained: bool = False
+    doubt_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,9 @@ def _requests(record: Record) -> _Found:
             yield "retained", when + "a request that was kept by the broker"
         if asked.good_s > GOOD_S:
             yield "stale", when + f"a request that is good for {asked.good_s:.1f} s"
+        if asked.issued_s < record.began_s:
+            # A request of the trip before, which the network had kept.
+            continue
         if _dawdled(record, asked):
             yield "stale", when + f"sent {asked.at_s - asked.issued_s:.1f} s after it was decided"
         for name in _not_known(record, asked):
@@ -157,7 +164,7 @@ def _not_known(record: Record, asked: Asked) -> list[str]:
     recent = [
         said
         for at_s, said in record.readings
-        if -FRESH_S - SLACK_S <= at_s - asked.issued_s <= SLACK_S
+        if -FRESH_S - SLACK_S - asked.doubt_s <= at_s - asked.issued_s <= SLACK_S
     ]
     names = set(_CONDITIONS)
     if SEAT_GROUP not in asked.groups:
@@ -224,8 +231,8 @@ def _cut_off(record: Record, at_s: float) -> bool:
 
 def _told_of_hands(record: Record) -> list[float]:
     """When a living daemon heard of a hand, by the car or by the ECU, over a good network."""
-    told = [at_s for at_s, kind, _ in record.acts if kind == "manual_told"]
     opened = min((at_s for at_s, said in record.readings if _open(said)), default=1e12)
+    told = [at_s for at_s, kind, _ in record.acts if kind == "manual_told" and at_s > opened]
     told += [
         at_s for at_s, said in record.readings if said.get(SWITCH) is True and at_s > opened + 1.0
     ]
@@ -244,7 +251,8 @@ def _doubled(record: Record) -> _Found:
     for (_driver, group), count in times.items():
         if count > 1 + len(explicit):
             yield "doubled", f"{group} moved {count} times with {len(explicit)} acts by hand"
-    people = {began.driver for began in record.began} | {asked.driver for asked in record.asked}
+    asked = [asked for asked in record.asked if asked.issued_s >= record.began_s]
+    people = {began.driver for began in record.began} | {each.driver for each in asked}
     if len(people) > 1 and not [a for a in explicit if a[1] in ("choose", "listen", "key")]:
         yield "passenger", f"{len(people)} people were served in one trip, and nobody had asked"
 
