@@ -159,7 +159,7 @@ def test_compact_disc_stereo_is_fine(installed: Installation, tmp_path: Path, vo
         ("park", ":1: "),
         ('{"at_s": NaN, "signals": {}}', ":1: "),
         ('{"at_s": 9, "signals": {}}\n{"at_s": 1, "signals": {}}', ":1: at_s: the next line is"),
-        ('{"at_s": 0, "signals": {"Vehicle.Speed": "fast"}}', "Vehicle.Speed.value: give a number"),
+        ('{"at_s": 0, "signals": {"Vehicle.Speed": "fast"}}', "give a number of km/h"),
     ],
 )
 def test_a_wrong_line_about_the_car_is_named(

@@ -29,6 +29,7 @@ def _campaign(folder: Path, *options: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.timeout(700)
 def test_a_hundred_trips_with_faults(tmp_path: Path) -> None:
     """Killed brokers and daemons, cut networks, stepped clocks, bad ECUs: nothing wrong is asked.
 
