@@ -140,7 +140,9 @@ class RecognitionPayload(_Payload, kw_only=True, frozen=True):
         Meta(description="natural-log likelihood ratio of the best match; null without one"),
     ]
     runner_up_llr: Annotated[float | None, Meta(description="the same of the second best")]
-    reason: Annotated[Reason | None, Meta(description="what is wrong with a poor sound, as a code; else null")]
+    reason: Annotated[
+        Reason | None, Meta(description="what is wrong with a poor sound, as a code; else null")
+    ]
 
 
 _SETTABLE: Mapping[str, vss.Signal] = {
