@@ -210,7 +210,9 @@ def _not_wanted(record: Record, asked: Asked) -> _Found:
         yield "cancelled", "after a cancel"
     for from_s, to_s, kind in record.faults:
         gone = kind == "kill" and to_s - from_s > GONE_S + 2.0 and to_s < at_s and last_s < from_s
-        if gone and not any(when > to_s for when in [*begun, *chosen]):
+        # A key is not said once: the car goes on saying which one it is.
+        keyed = any(kind == "key" and who == asked.driver for _, kind, who in before)
+        if gone and not keyed and not any(when > to_s for when in [*begun, *chosen]):
             yield (
                 "unasked",
                 f"for somebody who had spoken before {to_s - from_s:.0f} s without a daemon",
