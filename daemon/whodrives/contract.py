@@ -1065,8 +1065,9 @@ def _readings(name: str, payload: bytes, now: _Now) -> Iterator[tuple[str, Readi
     if level != _VEHICLE or not path:
         raise PayloadError(f"{now.topic}: no such topic is read; see docs/mqtt.md")
     if path in READ_SIGNALS:
-        read(now.topic, payload, SignalPayload)
-        yield path, _reading("time", read(now.topic, payload, READ_SIGNALS[path]), now)
+        plain = _object(now.topic, payload)
+        _typed(now.topic, plain, SignalPayload)
+        yield path, _reading("time", _typed(now.topic, plain, READ_SIGNALS[path]), now)
 
 
 def _reading(field: str, said: Any, now: _Now) -> Reading[Any]:

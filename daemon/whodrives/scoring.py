@@ -82,15 +82,17 @@ def usual(
     return mean
 
 
-def log_likelihood_ratio(excess: float, speech_s: float, calibration: Calibration) -> float:
-    """Natural-log likelihood ratio of a cosine's `excess` over the usual after so much speech.
+def log_likelihood_ratio(
+    excess: NDArray[Any] | float, speech_s: float, calibration: Calibration
+) -> NDArray[Any]:
+    """Natural-log likelihood ratios, shape (...), of cosines' `excess` (...) over the usual.
 
     Between two calibrated durations slope and offset are interpolated linearly; outside them the
     nearest calibrated duration holds.
     """
     slope = _between(calibration, speech_s, [p.slope for p in calibration.points])
     offset = _between(calibration, speech_s, [p.offset for p in calibration.points])
-    return slope * excess + offset
+    return np.asarray(slope * excess + offset)
 
 
 def other_cosine(speech_s: float, calibration: Calibration) -> float:
@@ -129,9 +131,10 @@ def compare(
     cosines = centres @ voice
     prior = other_cosine(speech_s, calibration)
     excess = cosines - usual(cosines, centres @ centres.T, prior, calibration.alike_cosine)
+    ratios = log_likelihood_ratio(excess, speech_s, calibration)
     matches = [
-        Match(driver, float(cosine), log_likelihood_ratio(float(more), speech_s, calibration))
-        for (driver, _), cosine, more in zip(profiles, cosines, excess, strict=True)
+        Match(driver, float(cosine), float(llr))
+        for (driver, _), cosine, llr in zip(profiles, cosines, ratios, strict=True)
     ]
     return tuple(sorted(matches, key=lambda match: (-match.llr, match.driver)))
 
