@@ -251,7 +251,7 @@ class Ecu:
     def position(self, now_s: float) -> Message:
         """Where everything is."""
         signals = {path: round(value, 1) for path, value in self.positions.items()}
-        body = {"schema": 1, "time": _iso(now_s), "moving": self.moving, "signals": signals}
+        body = {"schema": 1, "time": iso(now_s), "moving": self.moving, "signals": signals}
         return "preferences/position", body
 
     def saved(self) -> dict[str, Any]:
@@ -338,7 +338,7 @@ class Ecu:
             self._answers.popitem(last=False)
 
     def _say(self, request: str, status: str, reason: str, now_s: float) -> list[Message]:
-        body = {"schema": 1, "time": _iso(now_s), "request_id": request, "status": status}
+        body = {"schema": 1, "time": iso(now_s), "request_id": request, "status": status}
         said: list[Message] = [("preferences/result", {**body, "reason": reason})]
         if Fault.SILENT in self.faults:
             return []
@@ -360,7 +360,8 @@ def _fits(value: object, motor: Motor) -> bool:
     return number and motor.minimum <= value <= motor.maximum  # type: ignore[operator]  # a number
 
 
-def _iso(wall_s: float) -> str:
+def iso(wall_s: float) -> str:
+    """ISO 8601 in UTC with milliseconds."""
     text = datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")
 

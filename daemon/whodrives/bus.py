@@ -61,7 +61,8 @@ from whodrives.domain import (
     PayloadError,
     Stray,
 )
-from whodrives.ecosystems import SEAT_POSITION, SeatAdjuster, home_assistant
+from whodrives.ecosystems import SeatAdjuster, home_assistant
+from whodrives.vss import SEAT_POSITION
 
 log = logging.getLogger(__name__)
 

@@ -294,9 +294,8 @@ def _kind(knob: dataclasses.Field[Any]) -> _Kind:
 
 # What a usual power seat can do; VSS itself gives these no upper bound.
 _SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide"
-_SEAT_POSITION = f"{_SEAT}.Position"
 _USUAL = {
-    _SEAT_POSITION: vss.Range(0, 250),
+    vss.SEAT_POSITION: vss.Range(0, 250),
     f"{_SEAT}.Height": vss.Range(0, 80),
     f"{_SEAT}.Tilt": vss.Range(-5, 15),
     f"{_SEAT}.Backrest.Recline": vss.Range(0, 50),
@@ -536,9 +535,9 @@ def parse(text: str, name: str) -> Config:
     if (
         config is not _BAD
         and config.mqtt.velocitas
-        and _SEAT_POSITION not in config.vehicle.signals
+        and vss.SEAT_POSITION not in config.vehicle.signals
     ):
-        mend = f"add {_SEAT_POSITION} to vehicle.signals, or give false"
+        mend = f"add {vss.SEAT_POSITION} to vehicle.signals, or give false"
         sheet.wrong(None, "mqtt.velocitas", f"the seat adjuster moves nothing else; {mend}")
     sheet.raise_mistakes(ConfigError)
     finished: Config = config

@@ -90,7 +90,6 @@ def _discovery(vehicle: str, component: str, name: str, entity: Mapping[str, str
 
 # --- Velocitas ------------------------------------------------------------------------------------
 
-SEAT_POSITION = "Vehicle.Cabin.Seat.Row1.DriverSide.Position"
 REQUEST_TOPIC = "seatadjuster/setPosition/request"
 RESPONSE_TOPIC = "seatadjuster/setPosition/response"
 POSITION_TOPIC = "seatadjuster/currentPosition"
@@ -142,9 +141,9 @@ class SeatAdjuster:
         It expires at the broker as `preferences/apply` does. The payload holds no time, because the
         seat adjuster knows none: what is past the broker may be late.
         """
-        if SEAT_POSITION not in event.signals:
+        if vss.SEAT_POSITION not in event.signals:
             return None
-        position = self._per_mille(event.signals[SEAT_POSITION])
+        position = self._per_mille(event.signals[vss.SEAT_POSITION])
         self._asked, self._accepted = (event.request, position), False
         body = {"requestId": event.request, "position": position}
         return Message(REQUEST_TOPIC, json.dumps(body).encode(), 1, expiry_s=APPLY_EXPIRY_S)

@@ -87,8 +87,9 @@ _EITHER_WAY = (-100.0, 100.0)
 _Row: TypeAlias = tuple[str, Datatype, str, tuple[float, float] | None]
 
 _SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide"
+SEAT_POSITION = f"{_SEAT}.Position"
 _SEAT_ROWS: tuple[_Row, ...] = (
-    (f"{_SEAT}.Position", "uint16", "mm", None),
+    (SEAT_POSITION, "uint16", "mm", None),
     (f"{_SEAT}.Height", "uint16", "mm", None),
     (f"{_SEAT}.Tilt", "float", "degrees", None),
     (f"{_SEAT}.Backrest.Recline", "float", "degrees", None),

@@ -15,10 +15,10 @@ from whodrives.ecosystems import (
     POSITION_TOPIC,
     REQUEST_TOPIC,
     RESPONSE_TOPIC,
-    SEAT_POSITION,
     SeatAdjuster,
     home_assistant,
 )
+from whodrives.vss import SEAT_POSITION
 
 MIRROR = "Vehicle.Body.Mirrors.DriverSide.Tilt"
 REQUEST = "3f2b7c1e-5a64-4d0e-9c1b-0d2f4a6b8c0e"

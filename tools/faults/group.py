@@ -24,7 +24,6 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +87,6 @@ class Outcome:
     violations: list[judge.Violation] = field(default_factory=list)
     daemon_s: float = 0.0
     late_s: float = 0.0
-
-
-def iso(wall_s: float) -> str:
-    """ISO 8601 in UTC with milliseconds."""
-    text = datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
 
 
 class Broker:
@@ -402,7 +395,7 @@ class Car:
 
     def _command(self, kind: str, who: int | None, now_s: float) -> None:
         name = str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
-        issued = iso(self.clock.wall_s())
+        issued = ecus.iso(self.clock.wall_s())
         body: dict[str, Any] = {"schema": 1, "command_id": name, "issued_at": issued}
         driver = None
         if kind == "choose":
@@ -419,7 +412,7 @@ class Car:
     def _report(self, now_s: float) -> None:
         self._lost = {path: end_s for path, end_s in self._lost.items() if end_s > now_s}
         said = {p: v for p, v in self.signals.items() if p not in self._lost and v is not None}
-        when = iso(self.clock.wall_s())
+        when = ecus.iso(self.clock.wall_s())
         body = {"schema": 1, "signals": {p: {"value": v, "time": when} for p, v in said.items()}}
         self.ecu.car.hear({p: {"value": v, "time": when} for p, v in self.signals.items()})
         if None in self._lost:
