@@ -119,6 +119,7 @@ def open_store(config: Config) -> ProfileStore:
         key_file=Path(config.profiles.key_file),
         encoder=load_calibration(Path(config.models.directory)).encoder,
         limits=config.vehicle.signals,
+        vehicle=config.vehicle.id,
     )
 
 

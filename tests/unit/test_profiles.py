@@ -29,9 +29,11 @@ def voice(seed: int = 0, windows: int = 3) -> Floats:
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
 
 
-def store_in(folder: Path, encoder: str = ENCODER, limits: vss.Limits = LIMITS) -> ProfileStore:
+def store_in(
+    folder: Path, encoder: str = ENCODER, limits: vss.Limits = LIMITS, vehicle: str = "car"
+) -> ProfileStore:
     """The store of one folder, its key beside the profiles' folder."""
-    return ProfileStore(folder / "profiles", folder / "key", encoder, limits)
+    return ProfileStore(folder / "profiles", folder / "key", encoder, limits, vehicle)
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -213,7 +215,7 @@ def test_a_key_that_others_may_use_is_refused(
 
 def test_a_key_among_the_profiles_is_refused(tmp_path: Path) -> None:
     """Whoever copies the folder must not get the key with it."""
-    store = ProfileStore(tmp_path, tmp_path / "sub" / ".." / "key", ENCODER, LIMITS)
+    store = ProfileStore(tmp_path, tmp_path / "sub" / ".." / "key", ENCODER, LIMITS, "car")
     with pytest.raises(ProfileError, match="lies among the profiles"):
         store.save("Anna", voice(), 9)
 
@@ -338,9 +340,9 @@ def test_a_newer_format_is_left_alone(
     """A downgraded whodrives says what it met and deletes nothing."""
     (path,) = files_of(tmp_path)
     data = bytearray(path.read_bytes())
-    data[len(b"whodrives profile")] = 2
+    data[len(b"whodrives profile")] = 3
     path.write_bytes(data)
-    assert store.load().problems[0].startswith(f"profile {anna.profile.id}: has format 2")
+    assert store.load().problems[0].startswith(f"profile {anna.profile.id}: has format 3")
     assert path.read_bytes() == data
 
 
