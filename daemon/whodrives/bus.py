@@ -21,7 +21,6 @@ import ssl
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -130,19 +129,18 @@ def encode(event: Recognition | DriverState | Health, vehicle: str, epoch_s: flo
             return _status(vehicle, state, event.reasons, _iso(event.at_s + epoch_s))
 
 
-def encode_apply(event: Apply, vehicle: str, epoch_s: float, request_id: uuid.UUID) -> Message:
+def encode_apply(event: Apply, vehicle: str, epoch_s: float) -> Message:
     """The request that asks the ECUs to move, good for APPLY_EXPIRY_S from the event's `at_s`.
 
     Args:
         event: what is asked, for whom.
         vehicle: the car's name in the topics.
         epoch_s: seconds from 1970-01-01 UTC to the moment that is `at_s` 0.
-        request_id: names this request alone; also the correlation data.
     """
     issued_s = event.at_s + epoch_s
     body = {
         "schema": SCHEMA,
-        "request_id": str(request_id),
+        "request_id": event.request,
         "driver": event.driver,
         "issued_at": _iso(issued_s),
         "expires_at": _iso(issued_s + APPLY_EXPIRY_S),
@@ -153,7 +151,7 @@ def encode_apply(event: Apply, vehicle: str, epoch_s: float, request_id: uuid.UU
         payload=_json(body),
         qos=1,
         expiry_s=APPLY_EXPIRY_S,
-        correlation=str(request_id).encode(),
+        correlation=event.request.encode(),
         response_topic=_below(vehicle, "preferences/result"),
     )
 
@@ -694,6 +692,8 @@ class Bus:
         """
         if isinstance(event, Apply):
             return self._ask(event)
+        if not isinstance(event, Recognition | DriverState | Health):
+            return False
         if isinstance(event, Health):
             self._status = event
         elif isinstance(event, DriverState):
@@ -751,7 +751,7 @@ class Bus:
             self.counters.dropped += 1
             log.warning("event=apply_dropped reason='more than %.0f s late'", MAX_LAG_S)
             return False
-        return self._send(encode_apply(event, self._vehicle, _epoch_s(), uuid.uuid4()))
+        return self._send(encode_apply(event, self._vehicle, _epoch_s()))
 
     def _send(self, message: Message) -> bool:
         link = self._link

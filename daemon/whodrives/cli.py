@@ -17,7 +17,6 @@ import shlex
 import sys
 import textwrap
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -40,12 +39,14 @@ from whodrives.domain import (
     AudioBlock,
     BusError,
     ConfigError,
+    DriverState,
     EnrolmentError,
-    Event,
+    Health,
     Input,
     ModelError,
     PayloadError,
     ProfileError,
+    Recognition,
     SourceError,
     SourceHealth,
     SourceState,
@@ -172,7 +173,7 @@ def _add_drivers(commands: _Commands) -> None:
     parser = _add(
         commands,
         "drivers",
-        "list, show, rename, forget; preferences",
+        "list, show, rename, forget; preferences, key",
         "Look after the enrolled drivers; without an action, list them. WHO is a name or an id.",
         "whodrives drivers",
         "whodrives drivers show Anna",
@@ -185,6 +186,7 @@ def _add_drivers(commands: _Commands) -> None:
     _add_rename(actions)
     _add_forget(actions)
     _add_preferences(actions)
+    _add_key(actions)
 
 
 def _add_list(actions: _Commands) -> None:
@@ -251,7 +253,27 @@ def _add_preferences(actions: _Commands) -> None:
     preferences.add_argument("who", metavar="WHO")
     preferences.add_argument("--set", nargs="+", metavar="PATH=VALUE", default=[], dest="changes")
     preferences.add_argument("--file", type=Path, help="YAML with all of them, 'path: value'")
+    preferences.add_argument(
+        "--previous", action="store_true", help="bring back the ones before the last change"
+    )
     preferences.set_defaults(command=_preferences)
+
+
+def _add_key(actions: _Commands) -> None:
+    key = _add(
+        actions,
+        "key",
+        "the key fob that is a driver's",
+        "Print, set or clear the key fob that settles this driver without a voice. ID is what the "
+        "car says in Vehicle.Occupant.Row1.DriverSide.Identifier.Subject.",
+        "whodrives drivers key Anna --set 4f1a9c",
+        "whodrives drivers key Anna --clear",
+    )
+    key.add_argument("who", metavar="WHO")
+    change = key.add_mutually_exclusive_group()
+    change.add_argument("--set", metavar="ID", dest="fob")
+    change.add_argument("--clear", action="store_true")
+    key.set_defaults(command=_key)
 
 
 def _add_replay(commands: _Commands) -> None:
@@ -495,6 +517,7 @@ def _show(options: argparse.Namespace) -> int:
     stored = _find(open_store(load_config(options.config)), options.who)
     print(f"{stored.name}: {stored.profile.id}, enrolled {stored.enrolled_at}", end=" ")
     print(f"from {stored.profile.speech_s:.1f} s of speech")
+    print(f"key: {stored.profile.key or 'none'}")
     print(config.render_preferences(stored.profile.preferences), end="")
     return 0
 
@@ -527,7 +550,11 @@ def _preferences(options: argparse.Namespace) -> int:
     settings = load_config(options.config)
     store = open_store(settings)
     stored = _find(store, options.who)
-    if options.file or options.changes:
+    if options.previous and (options.file or options.changes):
+        raise ProfileError("--previous brings others back; give it alone")
+    if options.previous:
+        stored = store.bring_back_preferences(options.who)
+    elif options.file or options.changes:
         wanted = dict(stored.profile.preferences)
         if options.file:
             text = _read(options.file, ProfileError)
@@ -537,6 +564,16 @@ def _preferences(options: argparse.Namespace) -> int:
             wanted |= _preferences_text(lines, "--set", settings)
         stored = store.set_preferences(options.who, wanted)
     print(config.render_preferences(stored.profile.preferences), end="")
+    return 0
+
+
+def _key(options: argparse.Namespace) -> int:
+    store = open_store(load_config(options.config))
+    stored = _find(store, options.who)
+    if options.clear or options.fob is not None:
+        stored = store.set_key(options.who, options.fob)
+        print("A running daemon knows after: systemctl reload whodrives (or SIGHUP)")
+    print(f"key: {stored.profile.key or 'none'}")
     return 0
 
 
@@ -577,8 +614,9 @@ def _replay(options: argparse.Namespace) -> int:
     for problem in house.problems:
         print(f"whodrives: {problem}", file=sys.stderr)
     news = recorded_vehicle(options.vehicle, settings.vehicle.id) if options.vehicle else []
-    for number, event in enumerate(service.replay(load_recognizer(settings), house, blocks, news)):
-        print(json_line(event, settings.vehicle.id, number), flush=True)
+    for event in service.replay(load_recognizer(settings), house, blocks, news):
+        if isinstance(event, Apply | Recognition | DriverState | Health):
+            print(json_line(event, settings.vehicle.id), flush=True)
     return 0
 
 
@@ -590,11 +628,10 @@ def _recording(name: str, settings: Config) -> Iterator[AudioBlock]:
     return read_file(Path(name))
 
 
-def json_line(event: Event, vehicle: str, number: int) -> str:
-    """An event as the message it would have been; `number` makes the request id of an Apply."""
+def json_line(event: Apply | Recognition | DriverState | Health, vehicle: str) -> str:
+    """An event as the message it would have been."""
     if isinstance(event, Apply):
-        request_id = uuid.uuid5(uuid.NAMESPACE_URL, f"replay:{vehicle}:{number}")
-        message = bus.encode_apply(event, vehicle, 0.0, request_id)
+        message = bus.encode_apply(event, vehicle, 0.0)
     else:
         message = bus.encode(event, vehicle, 0.0)
     payload = json.loads(message.payload) if message.payload else None

@@ -64,6 +64,7 @@ REJECTED = ".rejected"
 _KEY_BYTES = 32
 _MOST_BYTES = 4 * 1024 * 1024  # hundreds of times a usual profile
 _MOST_NAME_CHARACTERS = 64
+_MOST_FOB_CHARACTERS = 128
 _UNIT_LENGTH_TOLERANCE = 1e-3
 _ID = re.compile(r"d-[0-9a-f]{8}")
 _JOINERS = {ord("\u200c"): None, ord("\u200d"): None}  # invisible, but spelling in some scripts
@@ -108,6 +109,8 @@ class StoredProfile:
         name: what the driver is called; never published, never logged.
         profile: what recognition needs.
         enrolled_at: ISO 8601 date, UTC.
+        previous: the preferences before the last change, VSS path to value; None before there
+            was one.
         consent: who agreed, when, to what; None for a voice whose consent is recorded elsewhere.
         recognised_on: ISO 8601 date, UTC, of the last trip this driver's voice settled; None before
             the first.
@@ -117,6 +120,7 @@ class StoredProfile:
     name: str
     profile: Profile
     enrolled_at: str
+    previous: Mapping[str, float] | None = None
     consent: Consent | None = None
     recognised_on: str | None = None
     before: Voice | None = None
@@ -220,7 +224,7 @@ class ProfileStore:
         consent: Consent | None = None,
         replace: bool = False,
     ) -> StoredProfile:
-        """Enrol a driver; or, with `replace`, enrol anew one who keeps id and preferences.
+        """Enrol a driver; or, with `replace`, enrol anew one who keeps id, key and preferences.
 
         Args:
             name: 1 to 64 printable characters, unlike every other name in more than case.
@@ -238,13 +242,16 @@ class ProfileStore:
                 raise ProfileError(
                     f"{name} is enrolled already; take another name, or say that it be replaced"
                 )
-            kept = old.profile.preferences if old else {}
-            wanted = kept if preferences is None else self._checked(preferences)
+            wanted = None if preferences is None else self._checked(preferences)
+            kept = old.profile.preferences if old else wanted or {}
             driver = old.profile.id if old else self._new_id()
+            fob = old.profile.key if old else None
             voice = _voice(embeddings)
-            profile = Profile(driver, voice, self._encoder, float(speech_s), wanted)
-            stored = StoredProfile(name, profile, _today(), consent)
-            return self._write(_following(old, stored) if old else stored, key)
+            profile = Profile(driver, voice, self._encoder, float(speech_s), kept, fob)
+            stored = StoredProfile(name, profile, _today(), consent=consent)
+            if old:
+                stored = _following(old, stored)
+            return self._write(stored if wanted is None else _preferring(stored, wanted), key)
 
     def restore(self, who: str) -> StoredProfile:
         """Go back to the voice that the present one replaced; the present one is erased."""
@@ -287,12 +294,49 @@ class ProfileStore:
             return self._write(dataclasses.replace(old, name=name), self._key())
 
     def set_preferences(self, who: str, preferences: Mapping[str, float]) -> StoredProfile:
-        """Replace the driver's preferences, VSS path to value, by these."""
+        """Replace the driver's preferences, VSS path to value, by these; keep the ones before."""
         wanted = self._checked(preferences)
         with self._writing():
+            return self._write(_preferring(self._require(who), wanted), self._key())
+
+    def adjust_preferences(self, who: str, changes: Mapping[str, float]) -> StoredProfile:
+        """Replace those of the driver's preferences that are in `changes`; keep the ones before."""
+        changes = self._checked(changes)
+        with self._writing():
             old = self._require(who)
-            profile = dataclasses.replace(old.profile, preferences=wanted)
+            wanted = {**old.profile.preferences, **changes}
+            return self._write(_preferring(old, wanted), self._key())
+
+    def bring_back_preferences(self, who: str) -> StoredProfile:
+        """Swap the driver's preferences with the ones before the last change."""
+        with self._writing():
+            old = self._require(who)
+            if old.previous is None:
+                raise ProfileError(
+                    f"{who}: the preferences were never changed; there is nothing to bring back"
+                )
+            return self._write(_preferring(old, self._checked(old.previous)), self._key())
+
+    def set_key(self, who: str, fob: str | None) -> StoredProfile:
+        """Say which key fob is the driver's, by the id that the car gives it; None for none.
+
+        No two drivers have one key.
+        """
+        fob = None if fob is None else _checked_fob(fob)
+        with self._writing():
+            old = self._require(who)
+            owner = self._owner(fob)
+            if owner not in (None, old.profile.id):
+                raise ProfileError(
+                    f"this key is {owner}'s; take it away first: `whodrives drivers key {owner} "
+                    "--clear`"
+                )
+            profile = dataclasses.replace(old.profile, key=fob)
             return self._write(dataclasses.replace(old, profile=profile), self._key())
+
+    def holds(self, driver: str) -> bool:
+        """Whether there is a profile of this id, readable or not."""
+        return bool(_ID.fullmatch(driver)) and self._path(driver) in self._paths()
 
     def forget(self, who: str) -> Receipt:
         """Erase the driver: every file there is of that id, set aside or not, readable or not.
@@ -486,6 +530,14 @@ class ProfileStore:
                     return stored
         return None
 
+    def _owner(self, fob: str | None) -> str | None:
+        """The id of the driver who has this key."""
+        for path, key in self._paths_with_key() if fob else ():
+            with suppress(ProfileError):
+                if (profile := self._read(path, key).profile).key == fob:
+                    return profile.id
+        return None
+
     def _require(self, who: str) -> StoredProfile:
         found = self._find(who)
         if found is None:
@@ -588,6 +640,25 @@ def _checked_name(name: str) -> str:
 def folded(name: str) -> str:
     """The same for names that differ in case, surrounding blanks or Unicode form only."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).strip().casefold())
+
+
+def _checked_fob(fob: str) -> str:
+    """The key fob's id without surrounding blanks; ProfileError if it cannot be one."""
+    fob = fob.strip()
+    if not fob or not fob.isprintable() or len(fob) > _MOST_FOB_CHARACTERS:
+        raise ProfileError(
+            f"a key's id is 1 to {_MOST_FOB_CHARACTERS} printable characters; give what the car "
+            "says in Vehicle.Occupant.Row1.DriverSide.Identifier.Subject"
+        )
+    return fob
+
+
+def _preferring(stored: StoredProfile, wanted: Mapping[str, float]) -> StoredProfile:
+    """The profile with these preferences, and with the ones before if they were others."""
+    if dict(wanted) == dict(stored.profile.preferences):
+        return stored
+    profile = dataclasses.replace(stored.profile, preferences=wanted)
+    return dataclasses.replace(stored, profile=profile, previous=stored.profile.preferences)
 
 
 def _refuse_namesake(stored: StoredProfile, others: Mapping[str, StoredProfile]) -> None:
@@ -696,6 +767,8 @@ def _payload(stored: StoredProfile) -> bytes:
         "enrolled_at": stored.enrolled_at,
         "speech_s": profile.speech_s,
         "preferences": dict(profile.preferences),
+        "previous": None if stored.previous is None else dict(stored.previous),
+        "key": profile.key,
         "shape": profile.embeddings.shape,
         "consent": dataclasses.asdict(stored.consent) if stored.consent else None,
         "recognised_on": stored.recognised_on,
@@ -716,7 +789,10 @@ def _stored(driver: str, encoder: str, payload: bytes) -> StoredProfile:
     """The payload's profile; any of the usual errors if it is not one, however it came about."""
     text, _, raw = payload.partition(b"\n")
     facts = json.loads(text)
-    preferences = {str(path): float(value) for path, value in facts["preferences"].items()}
+    preferences = _numbers(facts["preferences"])
+    # Profiles that were made before there were such things do not hold them.
+    earlier, fob = facts.get("previous"), facts.get("key")
+    previous = None if earlier is None else _numbers(earlier)
     numbers, count = np.frombuffer(raw, dtype="<f4"), math.prod(facts["shape"])
     before = _before(facts.get("before"), numbers[count:])
     profile = Profile(
@@ -724,15 +800,18 @@ def _stored(driver: str, encoder: str, payload: bytes) -> StoredProfile:
         embeddings=_voice(numbers[:count].reshape(facts["shape"])),
         encoder=encoder,
         speech_s=float(facts["speech_s"]),
-        preferences=MappingProxyType(preferences),
+        preferences=preferences,
+        key=None if fob is None else _checked_fob(fob),
     )
     seconds = profile.speech_s, before.speech_s if before else 0.0
-    if not all(map(vss.is_number, (*seconds, *preferences.values()))):
+    wanted = (*preferences.values(), *(previous or {}).values())
+    if not all(map(vss.is_number, (*seconds, *wanted))):
         raise ValueError("a number that is not finite")
     return StoredProfile(
         _checked_name(facts["name"]),
         profile,
         _day(facts["enrolled_at"]),
+        previous,
         _consent(facts.get("consent")),
         _day(facts["recognised_on"]) if facts.get("recognised_on") else None,
         before,
@@ -755,6 +834,10 @@ def _consent(facts: Mapping[str, Any] | None) -> Consent | None:
     return Consent(str(facts["by"]), when, str(facts["text"]))
 
 
+def _numbers(facts: Mapping[str, float]) -> Mapping[str, float]:
+    return MappingProxyType({str(path): float(value) for path, value in facts.items()})
+
+
 def _day(text: str) -> str:
     return date.fromisoformat(text).isoformat()
 
@@ -764,12 +847,13 @@ def _following(old: StoredProfile, new: StoredProfile) -> StoredProfile:
 
     A voice that itself has not is not kept; and one of another encoder cannot be gone back to.
     """
-    if old.profile.encoder != new.profile.encoder:
-        return dataclasses.replace(new, recognised_on=old.recognised_on)
-    before = old.before or Voice(
-        old.profile.embeddings, old.profile.speech_s, old.enrolled_at
+    before = old.before or Voice(old.profile.embeddings, old.profile.speech_s, old.enrolled_at)
+    return dataclasses.replace(
+        new,
+        previous=old.previous,
+        recognised_on=old.recognised_on,
+        before=before if old.profile.encoder == new.profile.encoder else None,
     )
-    return dataclasses.replace(new, recognised_on=old.recognised_on, before=before)
 
 
 def _contents(stored: StoredProfile) -> Iterator[str]:

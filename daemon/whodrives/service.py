@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,26 +31,42 @@ from whodrives.capture import STALL_S, Microphone, paced, read_file, read_pipe
 from whodrives.config import MICROPHONE, PIPE, Config
 from whodrives.decision import Policy
 from whodrives.domain import (
+    Answer,
     Apply,
     AudioBlock,
+    Begin,
+    Cancel,
+    Choose,
+    CommandResult,
+    DriverState,
+    Erase,
     Event,
+    Forget,
     Health,
     Household,
     Input,
     LinkState,
+    Listen,
+    Position,
+    Prefer,
     ProfileError,
     Recognition,
+    Remember,
+    Save,
     SourceError,
     SourceHealth,
     SourceState,
+    Stray,
     Tick,
     VehicleReport,
+    Withdraw,
 )
 from whodrives.inference import (
     load_calibration,
     load_encoder,
     load_gate,
 )
+from whodrives.journal import Journal
 from whodrives.profiles import ProfileStore
 from whodrives.recognizer import Recognizer
 
@@ -85,14 +102,16 @@ class _StopError(Exception):
 
 _Item: TypeAlias = Input | _Reload
 
+_NEWS = VehicleReport | LinkState | Answer | Position | Listen | Choose | Cancel | Save | Forget
+
 
 def news_first(items: Sequence[_Item]) -> list[_Item]:
-    """The items with what the car and the broker said before the sound, else in their order.
+    """The items with what came over the bus before the sound, else in their order.
 
     Sound and news gather together; a decision must not rest on an older state of the car than the
-    newest that has arrived.
+    newest that has arrived, and a `Cancel` must not wait behind it.
     """
-    return sorted(items, key=lambda item: not isinstance(item, VehicleReport | LinkState))
+    return sorted(items, key=lambda item: not isinstance(item, _NEWS))
 
 
 def load_recognizer(config: Config) -> Recognizer:
@@ -133,6 +152,16 @@ def household(store: ProfileStore, at_s: float) -> Household:
     except ProfileError as error:
         return Household(at_s, (), (str(error),))
     return Household(at_s, tuple(stored.profile for stored in loaded.profiles), loaded.problems)
+
+
+def open_journal(config: Config) -> Journal:
+    """Where this configuration's daemon remembers its trip: in systemd's runtime directory.
+
+    A daemon that a person started keeps it beside the profiles' key.
+    """
+    given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    folder = Path(given) if given else Path(config.profiles.key_file).parent
+    return Journal(folder / f"trip-{config.vehicle.id}.json")
 
 
 class _Pipe(FileIO):
@@ -201,7 +230,12 @@ def replay(
     """
     waiting = deque(news)
     end_s = 0.0
-    for start in (house, SourceState(0.0, SourceHealth.OPEN), LinkState(0.0, connected=True)):
+    for start in (
+        Begin(0.0, "replay"),
+        house,
+        SourceState(0.0, SourceHealth.OPEN),
+        LinkState(0.0, connected=True),
+    ):
         yield from recognizer.step(start)
     for block in blocks:
         while waiting and waiting[0].at_s <= block.at_s:
@@ -227,6 +261,8 @@ class Daemon:
         self._recording = None if config.sound.source == MICROPHONE else self._recorded()
         self._recognizer = load_recognizer(config)
         self._store = open_store(config)
+        self._signals_of_car = frozenset(config.vehicle.signals)
+        self._journal = open_journal(config)
         self._bus = Bus(config.mqtt, config.vehicle.id, self._inbox.put)
         self._told_to_stop = ""
         self._fed_s = float("-inf")
@@ -252,6 +288,10 @@ class Daemon:
     def _work(self) -> str:
         """Start, and go on until something ends it; returns what that was."""
         self._bus.start()
+        remembered, gone_s = self._journal.recall()
+        if remembered is not None:
+            log.info("event=resumed gone_s=%.1f", gone_s)
+        self._take(Begin(time.monotonic(), uuid.uuid4().hex, remembered, gone_s))
         self._take(household(self._store, time.monotonic()))
         notify("READY=1")
         try:
@@ -339,9 +379,54 @@ class Daemon:
     def _take(self, item: _Item) -> None:
         """One input in, its events out."""
         news = self._reloaded() if isinstance(item, _Reload) else item
+        orders = []
         for event in self._recognizer.step(news):
-            self._bus.publish(event)
-            report(event, time.monotonic())
+            if isinstance(event, Remember):
+                # Before what follows it is sent: a daemon that dies then asks for nothing twice.
+                self._journal.keep(event.memory)
+            elif isinstance(event, Prefer | Erase):
+                orders.append(event)
+            else:
+                self._say(event)
+        for order in orders:
+            self._execute(order)
+
+    def _say(self, event: Event) -> None:
+        self._bus.publish(event)
+        if isinstance(event, Stray):
+            self._bus.counters.refused += 1
+        report(event, time.monotonic())
+
+    def _execute(self, order: Prefer | Erase) -> None:
+        """Change the store, let the recognizer know, and answer."""
+        reason = self._preferred(order) if isinstance(order, Prefer) else self._erased(order)
+        if not reason:
+            self._take(household(self._store, time.monotonic()))
+        self._say(CommandResult(time.monotonic(), order.command, reason))
+
+    def _preferred(self, order: Prefer) -> str:
+        """Keep the position of what this car's drivers may set; why not, if it cannot be."""
+        wanted = {p: v for p, v in order.signals.items() if p in self._signals_of_car}
+        if not wanted:
+            return "no_position"
+        try:
+            self._store.adjust_preferences(order.driver, wanted)
+        except ProfileError as error:
+            log.warning("event=not_stored reason=%r", str(error))
+            return "not_stored"
+        return ""
+
+    def _erased(self, order: Erase) -> str:
+        """Erase who is named by id; why not, if that cannot be."""
+        try:
+            # What came over the bus may be anything, a name too: it is not repeated.
+            if not self._store.holds(order.driver):
+                return "unknown_driver"
+            self._store.forget(order.driver)
+        except ProfileError as error:
+            log.warning("event=not_erased reason=%r", str(error))
+            return "not_erased"
+        return ""
 
     def _reloaded(self) -> Household:
         house = household(self._store, time.monotonic())
@@ -353,6 +438,7 @@ class Daemon:
         """Only this loop feeds it, so neither a stuck model nor a stuck store can."""
         if now_s - self._fed_s >= WATCHDOG_S:
             self._fed_s = now_s
+            self._journal.beat()
             notify("WATCHDOG=1")
 
     @contextlib.contextmanager
@@ -443,18 +529,26 @@ def report(event: Event, now_s: float) -> None:
             1000 * (now_s - event.at_s),
         )
     elif isinstance(event, Apply):
-        log.info("event=apply driver=%s signals=%d", event.driver, len(event.signals))
+        log.info(
+            "event=apply driver=%s signals=%d request=%s",
+            *(event.driver, len(event.signals), event.request),
+        )
+    elif isinstance(event, Withdraw):
+        log.info("event=withdraw request=%s reason=%s", event.request, event.reason)
+    elif isinstance(event, CommandResult):
+        log.info("event=command command=%s reason=%s", event.command, event.reason or "-")
+    elif isinstance(event, Stray):
+        log.info("event=stray_answer request=%s", event.request)
     elif isinstance(event, Health):
         state = "degraded" if event.reasons else "online"
         reasons = "; ".join(event.reasons)
         level = logging.WARNING if event.reasons else logging.INFO
         log.log(level, "event=health state=%s reasons=%r", state, reasons)
         notify(f"STATUS={state}{': ' if reasons else ''}{reasons}")
-    else:
+    elif isinstance(event, DriverState):
         log.info(
-            "event=driver driver=%s preferences=%s waiting_for=%s",
-            event.driver or "-",
-            event.delivery,
+            "event=driver driver=%s settled_by=%s preferences=%s reason=%r waiting_for=%s",
+            *(event.driver or "-", event.settled_by or "-", event.delivery, event.reason),
             ",".join(event.waiting_for) or "-",
         )
 

@@ -57,6 +57,7 @@ def enrolled(tmp_path_factory: pytest.TempPathFactory, voices: Path) -> Installa
         "drivers rename",
         "drivers forget",
         "drivers preferences",
+        "drivers key",
         "replay",
         "demo",
         "doctor",
@@ -122,6 +123,23 @@ def test_preferences_are_set_printed_and_read_back(installed: Installation, voic
     (installed.folder / "anna.yaml").write_text(printed, encoding="utf-8")
     path = installed.folder / "anna.yaml"
     assert installed.run("drivers", "preferences", "Anna", "--file", path).stdout == printed
+
+
+def test_preferences_and_key_are_changed_and_taken_back(
+    installed: Installation, voices: Path
+) -> None:
+    """`--previous` swaps with the ones before; a key is set, shown and cleared."""
+    installed.enrol("Anna", voices / "af_bella", **{POSITION: 120})
+    installed.run("drivers", "preferences", "Anna", "--set", f"{POSITION}=99")
+    for position in (120, 99):
+        back = installed.run("drivers", "preferences", "Anna", "--previous").stdout
+        assert yaml.safe_load(back) == {POSITION: position}
+    mixed = installed.run("drivers", "preferences", "Anna", "--previous", "--set", f"{POSITION}=1")
+    assert (mixed.returncode, "give it alone" in mixed.stderr) == (1, True)
+    assert "key: none" in installed.run("drivers", "key", "Anna").stdout
+    assert "key: 4f1a" in installed.run("drivers", "key", "Anna", "--set", "4f1a").stdout
+    assert "key: 4f1a" in installed.run("drivers", "show", "Anna").stdout
+    assert "key: none" in installed.run("drivers", "key", "Anna", "--clear").stdout
 
 
 def test_enrolling_anew_keeps_id_and_preferences(installed: Installation, voices: Path) -> None:

@@ -1,7 +1,6 @@
 import json
 import math
 import re
-import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,7 +33,7 @@ GOLDEN = REPOSITORY / "tests" / "golden" / "mqtt"
 WALL_S = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC).timestamp()
 AT_S = 500.0
 EPOCH_S = WALL_S - AT_S
-REQUEST = uuid.UUID("3f2b7c1e-5a64-4d0e-9c1b-0d2f4a6b8c0e")
+REQUEST = "3f2b7c1e-5a64-4d0e-9c1b-0d2f4a6b8c0e"
 SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide"
 GEAR = "Vehicle.Powertrain.Transmission.SelectedGear"
 LOCK = "Vehicle.Powertrain.Transmission.IsParkLockEngaged"
@@ -54,6 +53,7 @@ DRIVER = DriverState(
 )
 APPLY = Apply(
     AT_S + 5.0,
+    REQUEST,
     "d-7f3a",
     {
         f"{SEAT}.Position": 120.0,
@@ -67,7 +67,7 @@ WRITTEN: dict[str, Message] = {
     "status-offline": encode_offline("car", "the connection was lost"),
     "driver": encode(DRIVER, "car", EPOCH_S),
     "recognition": encode(Recognition(AT_S + 2.5, VERDICT), "car", EPOCH_S),
-    "preferences-apply": encode_apply(APPLY, "car", EPOCH_S, REQUEST),
+    "preferences-apply": encode_apply(APPLY, "car", EPOCH_S),
 }
 
 

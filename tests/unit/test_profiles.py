@@ -1,4 +1,5 @@
 import errno
+import json
 import multiprocessing
 import os
 import signal
@@ -9,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from whodrives import vss
+from whodrives import profiles, vss
 from whodrives.config import Vehicle
 from whodrives.domain import Floats, ProfileError
 from whodrives.profiles import Loaded, ProfileStore, StoredProfile
@@ -109,6 +111,90 @@ def test_preferences_are_replaced_as_a_whole(store: ProfileStore) -> None:
     """What is not among the new preferences is gone."""
     tilt = "Vehicle.Chassis.SteeringWheel.Tilt"
     assert store.set_preferences("Anna", {tilt: 50}).profile.preferences == {tilt: 50.0}
+
+
+def test_the_preferences_before_can_be_brought_back(
+    store: ProfileStore, anna: StoredProfile
+) -> None:
+    """The last change can be undone, and that undone too; what changes nothing counts as none."""
+    with pytest.raises(ProfileError, match="never changed"):
+        store.bring_back_preferences("Anna")
+    changed = store.adjust_preferences(anna.profile.id, {POSITION: 99})
+    assert (changed.profile.preferences, changed.previous) == ({POSITION: 99.0}, {POSITION: 120.0})
+    assert store.adjust_preferences("Anna", {POSITION: 99}).previous == {POSITION: 120.0}
+    back = store.bring_back_preferences("Anna")
+    assert (back.profile.preferences, back.previous) == ({POSITION: 120.0}, {POSITION: 99.0})
+    assert store.bring_back_preferences("anna").profile.preferences == {POSITION: 99.0}
+    assert store.save("Anna", voice(1), 20, replace=True).previous == {POSITION: 120.0}
+
+
+@pytest.mark.usefixtures("anna")
+def test_an_adjustment_keeps_what_it_does_not_name(store: ProfileStore) -> None:
+    """An ECU that reports one motor does not erase what is preferred of the others."""
+    tilt = "Vehicle.Chassis.SteeringWheel.Tilt"
+    adjusted = store.adjust_preferences("Anna", {tilt: 50}).profile.preferences
+    assert adjusted == {POSITION: 120.0, tilt: 50.0}
+    with pytest.raises(ProfileError, match="out of range"):
+        store.adjust_preferences("Anna", {tilt: 5000})
+    assert store.load().profiles[0].profile.preferences == adjusted
+
+
+def test_what_is_brought_back_fits_the_car(anna: StoredProfile, tmp_path: Path) -> None:
+    """The car's ranges have shrunk since: the old preferences stay away."""
+    narrow = store_in(tmp_path, limits={POSITION: vss.Range(0, 100)})
+    narrow.set_preferences(anna.profile.id, {POSITION: 90})
+    with pytest.raises(ProfileError, match=r"120\.0 is out of range"):
+        narrow.bring_back_preferences(anna.profile.id)
+
+
+def test_a_key_is_one_drivers(store: ProfileStore, anna: StoredProfile) -> None:
+    """It survives renaming and enrolling anew, and no second driver gets it."""
+    assert anna.profile.key is None
+    assert store.set_key("Anna", " 4f1a ").profile.key == "4f1a"
+    store.rename("Anna", "Anne")
+    assert store.save("Anne", voice(1), 20, replace=True).profile.key == "4f1a"
+    assert store.set_key("Anne", "4f1a").profile.key == "4f1a"
+    store.save("Bob", voice(2), 9)
+    with pytest.raises(ProfileError, match=anna.profile.id):
+        store.set_key("Bob", "4f1a")
+    assert store.set_key("Anne", None).profile.key is None
+    assert store.set_key("Bob", "4f1a").profile.key == "4f1a"
+
+
+@pytest.mark.usefixtures("anna")
+@pytest.mark.parametrize("fob", ["", "  ", "a\nb", "x" * 129])
+def test_a_key_that_no_car_names_is_refused(store: ProfileStore, fob: str) -> None:
+    """Nothing, control characters, and whole novels."""
+    with pytest.raises(ProfileError, match="printable"):
+        store.set_key("Anna", fob)
+
+
+def test_a_profile_of_before_there_were_keys_is_read(
+    store: ProfileStore, anna: StoredProfile, tmp_path: Path
+) -> None:
+    """A file that holds neither a key nor earlier preferences has none."""
+    (path,) = files_of(tmp_path)
+    key = (tmp_path / "key").read_bytes()
+    data = path.read_bytes()
+    start = profiles._HEADER_BYTES
+    header, nonce, sealed = data[:start], data[start : start + 12], data[start + 12 :]
+    bound = header + anna.profile.id.encode()
+    plain = AESGCM(key).decrypt(nonce, sealed, bound)
+    text, _, raw = plain.partition(b"\n")
+    facts = json.loads(text)
+    del facts["key"], facts["previous"]
+    old = json.dumps(facts).encode() + b"\n" + raw
+    path.write_bytes(header + nonce + AESGCM(key).encrypt(nonce, old, bound))
+    (found,) = store.load().profiles
+    assert (found.name, found.profile.key, found.previous) == ("Anna", None, None)
+    assert found.profile.preferences == {POSITION: 120.0}
+
+
+def test_only_an_id_is_held(store: ProfileStore, anna: StoredProfile) -> None:
+    """A name, or a path, is nobody's id."""
+    assert store.holds(anna.profile.id)
+    for other in ("Anna", "d-00000000", "../key", ""):
+        assert not store.holds(other)
 
 
 @pytest.mark.usefixtures("anna")
