@@ -31,22 +31,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from whodrives import __version__, bus, config, service
+from whodrives import __version__, config, contract, service
 from whodrives.capture import Microphone, read_file, read_pipe
 from whodrives.config import Config
 from whodrives.domain import (
-    Apply,
     AudioBlock,
     BusError,
     ConfigError,
-    DriverState,
     EnrolmentError,
-    Health,
+    Event,
     Input,
     ModelError,
     PayloadError,
     ProfileError,
-    Recognition,
     SourceError,
     SourceHealth,
     SourceState,
@@ -615,8 +612,8 @@ def _replay(options: argparse.Namespace) -> int:
         print(f"whodrives: {problem}", file=sys.stderr)
     news = recorded_vehicle(options.vehicle, settings.vehicle.id) if options.vehicle else []
     for event in service.replay(load_recognizer(settings), house, blocks, news):
-        if isinstance(event, Apply | Recognition | DriverState | Health):
-            print(json_line(event, settings.vehicle.id), flush=True)
+        if line := json_line(event, settings.vehicle):
+            print(line, flush=True)
     return 0
 
 
@@ -628,12 +625,11 @@ def _recording(name: str, settings: Config) -> Iterator[AudioBlock]:
     return read_file(Path(name))
 
 
-def json_line(event: Apply | Recognition | DriverState | Health, vehicle: str) -> str:
-    """An event as the message it would have been."""
-    if isinstance(event, Apply):
-        message = bus.encode_apply(event, vehicle, 0.0)
-    else:
-        message = bus.encode(event, vehicle, 0.0)
+def json_line(event: Event, vehicle: config.Vehicle) -> str | None:
+    """An event as the message it would have been; None if it would have been none."""
+    message = contract.encode(event, vehicle, 0.0)
+    if message is None:
+        return None
     payload = json.loads(message.payload) if message.payload else None
     line = {"at_s": round(event.at_s, 3), "topic": message.topic, "payload": payload}
     return json.dumps(line, ensure_ascii=False)
@@ -650,7 +646,7 @@ def recorded_vehicle(path: Path, vehicle: str) -> list[Input]:
     texts = _read(path, PayloadError).splitlines()
     lines = [_vehicle_line(path, number, text) for number, text in enumerate(texts, 1)]
     ends = [at_s for at_s, _ in lines[1:]] + [lines[-1][0] + LONGEST_S] if lines else []
-    decoder = bus.Decoder(vehicle)
+    decoder = contract.Decoder(vehicle)
     news: list[Input] = []
     signals: dict[str, object] = {}
     for number, ((at_s, changes), end_s) in enumerate(zip(lines, ends, strict=True), 1):
@@ -678,12 +674,12 @@ def _vehicle_line(path: Path, number: int, text: str) -> tuple[float, dict[str, 
 
 
 def _vehicle_report(
-    decoder: bus.Decoder, vehicle: str, signals: Mapping[str, object], at_s: float, where: str
+    decoder: contract.Decoder, vehicle: str, signals: Mapping[str, object], at_s: float, where: str
 ) -> VehicleReport:
     """The report a car would have made of these signals, read as the daemon reads it."""
     time_of = {"time": datetime.fromtimestamp(at_s, UTC).isoformat()}
     body = {"schema": 1, "signals": {p: {"value": v} | time_of for p, v in signals.items()}}
-    topic = f"{bus.root(vehicle)}/vehicle"
+    topic = f"{contract.root(vehicle)}/vehicle"
     try:
         report = decoder.decode(topic, json.dumps(body).encode(), at_s, at_s)
     except PayloadError as error:

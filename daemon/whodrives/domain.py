@@ -57,7 +57,7 @@ class BusError(WhodrivesError):
 
 
 class PayloadError(WhodrivesError):
-    """A message from outside does not say what the contract asks; it names topic and field."""
+    """A message does not say what the contract asks; the text names topic and field."""
 
 
 # --- inputs: everything that can influence the output ---------------------------------------------
@@ -100,7 +100,7 @@ class VehicleState:
         door_open: Vehicle.Cabin.Door.Row1.DriverSide.IsOpen.
         seat_occupied: the driver's seat, from OccupancyStatus.
         ignition_on: LowVoltageSystemState is ACC, ON or START.
-        seat_switch: somebody works one of the driver's seat's switches (Seat...Switch.*).
+        seat_switch: somebody works one of the driver's seat's switches (`vss.SEAT_SWITCHES`).
         key: Vehicle.Occupant.Row1.DriverSide.Identifier.Subject: which key opened the car.
     """
 

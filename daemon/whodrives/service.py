@@ -263,7 +263,7 @@ class Daemon:
         self._store = open_store(config)
         self._signals_of_car = frozenset(config.vehicle.signals)
         self._journal = open_journal(config)
-        self._bus = Bus(config.mqtt, config.vehicle.id, self._inbox.put)
+        self._bus = Bus(config.mqtt, config.vehicle, self._inbox.put)
         self._told_to_stop = ""
         self._fed_s = float("-inf")
 
