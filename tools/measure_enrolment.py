@@ -8,8 +8,9 @@ people who have less than 12 s are left out. People are spread evenly over the m
 second voice is that of the next one in it.
 
 A line per condition: how many were tried, how many refused (in all, and for the reason that the
-condition is to give), and every reason that was given. A condition of the plain kind gives none. Then, how alike
-two halves of one person's speech are, and two people: what tells one person under two names.
+condition is to give), and every reason that was given; "clean" and "cabin" should give none. Then,
+how alike two halves of one person's speech are, and two people: what tells one person under two
+names.
 
 The conditions: "telephone" brings the recordings to 8 kHz, 16 bit, and back. "quiet" is 45 dB down,
 "clipped" 26 dB up. "white 5 dB" is white noise; "idling" and "music" are tools/scene's engine and
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 

@@ -55,6 +55,6 @@ PARKED = (
 )
 
 ON_THE_ROAD = (
-    "Once more on the road: let a passenger press the keys. Drive as usual, radio silent, and speak "
-    "as you do when you drive. Noise of the road is welcome now."
+    "Once more on the road: let a passenger press the keys. Drive as usual, radio silent, and "
+    "speak as you do when you drive. Noise of the road is welcome now."
 )

@@ -21,12 +21,12 @@ import numpy as np
 
 from whodrives import acoustics
 from whodrives.domain import (
-    BLOCK_S,
     AudioBlock,
     Encoder,
     EnrolmentError,
     Floats,
     Look,
+    Problem,
     UtteranceEnd,
     VoiceActivity,
 )
@@ -92,21 +92,6 @@ _LEAST_PAUSE_BLOCKS = 20
 _NO_SPEECH = 0.1
 _ROUNDS = 10
 _LOUD_DBFS = -60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong with the recording.
-
-    Attributes:
-        code: for machines.
-        text: for people, with the mend.
-        grave: whether it stands against a profile; else it is advice.
-    """
-
-    code: str
-    text: str
-    grave: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,7 +427,8 @@ _SOMEONE_ELSE = Problem(
 )
 _NOT_WHO_BEGAN = Problem(
     "not_the_voice_that_began",
-    "this is not the voice that this recording began with; let the same person go on, or begin anew",
+    "this is not the voice that this recording began with; let the same person go on, or begin "
+    "anew",
 )
 _PLAYED_BACK = Problem(
     "played_back",
@@ -450,6 +436,7 @@ _PLAYED_BACK = Problem(
 )
 _ONE_WAY = Problem(
     "one_way_of_speaking",
-    "all of it is spoken in one way; ask a question, speak up, or tell of something that annoyed you",
+    "all of it is spoken in one way; ask a question, speak up, or tell of something that annoyed "
+    "you",
     grave=False,
 )

@@ -140,9 +140,7 @@ def _recognised(
 ) -> str | None:
     """Whose voice a window is called, as if it were an utterance."""
     calibration = policy.calibration
-    household = [
-        (driver, centred(unit(rows.mean(axis=0)), calibration)) for driver, rows in voices
-    ]
+    household = [(driver, centred(unit(rows.mean(axis=0)), calibration)) for driver, rows in voices]
     matches = compare(centred(window, calibration), seconds, household, calibration)
     evidence = Evidence(matches, seconds, None, 0.0)
     verdict = judge(evidence, len(household), policy, final=True)

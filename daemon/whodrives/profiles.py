@@ -253,6 +253,18 @@ class ProfileStore:
                 stored = _following(old, stored)
             return self._write(stored if wanted is None else _preferring(stored, wanted), key)
 
+    def adopt(
+        self, driver: str | None, embeddings: Floats, speech_s: float, consent: Consent
+    ) -> StoredProfile:
+        """Enrol whose name is not known: a new driver, called "driver N", or `driver` anew."""
+        if driver is not None:
+            with self._writing():
+                name = self._require(driver).name
+            return self.save(name, embeddings, speech_s, consent=consent, replace=True)
+        taken = {folded(stored.name) for stored in self.load().profiles}
+        name = next(n for n in (f"driver {k}" for k in range(1, 1000)) if folded(n) not in taken)
+        return self.save(name, embeddings, speech_s, consent=consent)
+
     def restore(self, who: str) -> StoredProfile:
         """Go back to the voice that the present one replaced; the present one is erased."""
         with self._writing():

@@ -147,7 +147,7 @@ def test_enrolling_anew_keeps_id_and_preferences(installed: Installation, voices
     driver = installed.enrol("Anna", voices / "af_bella", **{POSITION: 120})
     before = installed.stored()
     sentences = [voices / "af_sarah" / f"{n}.opus" for n in (1, 2, 3)]
-    assert installed.run("enrol", "anna", *sentences, "--replace").returncode == 0
+    assert installed.run("enrol", "anna", *sentences, "--replace", "--consent", "A").returncode == 0
     shown = installed.run("drivers", "show", driver).stdout
     assert f"{POSITION}: 120" in shown
     assert installed.stored() != before
@@ -205,7 +205,7 @@ def test_a_voice_is_learned_from_the_microphone(
     """Who speaks is enrolled; Ctrl-C ends it early, and then more is said to be better."""
     installed.configure(sound={"device": "pulse"})
     with subprocess.Popen(
-        installed.command("enrol", "Anna"),
+        installed.command("enrol", "Anna", "--consent", "Anna"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=virtual_microphone.environment,
