@@ -25,16 +25,18 @@ VOICE_HZ = (300.0, 3400.0)
 
 ABOVE_TELEPHONE_HZ = (4300.0, 7500.0)
 
-_BASS_HZ = (60.0, 130.0)
-_BODY_HZ = (200.0, 1000.0)
+_LOW_HZ = (80.0, 280.0)
+_MIDDLE_HZ = (400.0, 3000.0)
 _HOP = SAMPLE_RATE_HZ // 100
 _FRAME = 2 * _HOP
 _SPEECH_RANGE_DB = 25.0
 _FALL_FRAMES = 5
 _STEEPEST = 95.0
+_HUM_HZ = (20.0, 160.0)
 _PITCH_HZ = (70.0, 400.0)
 _PITCH_FRAME = 640
 _VOICED = 0.6
+_NEARLY = 0.9
 _LEAST_VOICED = 10
 _TINY = 1e-12
 
@@ -59,12 +61,12 @@ def above_telephone_db(sound: Floats) -> float:
     return _ratio_db(sound, ABOVE_TELEPHONE_HZ, VOICE_HZ)
 
 
-def bass_db(sound: Floats) -> float:
-    """Power from 60 to 130 Hz, relative to that from 200 Hz to 1 kHz, dB.
+def low_db(sound: Floats) -> float:
+    """Power from 80 to 280 Hz, where a voice's pitch is, relative to 400 Hz to 3 kHz, dB.
 
-    Small loudspeakers have no bass; microphones have, if only from the room's own noise.
+    A telephone's loudspeaker gives back little below 500 Hz.
     """
-    return _ratio_db(sound, _BASS_HZ, _BODY_HZ)
+    return _ratio_db(sound, _LOW_HZ, _MIDDLE_HZ)
 
 
 def decay_db_s(sound: Floats) -> float:
@@ -85,15 +87,6 @@ def decay_db_s(sound: Floats) -> float:
     return float(np.percentile(rates, _STEEPEST)) if rates.size else 0.0
 
 
-def range_db(sound: Floats) -> float:
-    """How far the level of speech spreads, dB: compressed speech spreads little."""
-    levels = _levels_db(sound, (100.0, 7000.0))
-    if not levels.size:
-        return 0.0
-    speech = levels[levels > np.percentile(levels, 95) - _SPEECH_RANGE_DB]
-    return float(np.std(speech))
-
-
 def melody_db(sound: Floats) -> float:
     """How far single tones stand out of the sound around them, dB, as a mean over the spectrum.
 
@@ -112,6 +105,25 @@ def melody_db(sound: Floats) -> float:
     return float(np.mean(np.sort(over)[-over.size // 10 :]))
 
 
+def hum_db(sound: Floats) -> float:
+    """How uneven the spectrum is below 160 Hz, dB, if most of the power is there; else 0.
+
+    Of a second or so of sound without speech. An engine's orders are lines (four cylinders at 800
+    turns a minute fire 27 times a second), the noise of road and wind has none. The mean over the
+    geometric mean of the power: the inverse of spectral flatness.
+    """
+    size = 8192
+    if sound.size < size:
+        return 0.0
+    starts = range(0, sound.size - size + 1, size // 4)
+    power = np.mean([_power(sound[start : start + size]) for start in starts], axis=0)
+    hertz = np.arange(power.size) * SAMPLE_RATE_HZ / size
+    low = power[(hertz > _HUM_HZ[0]) & (hertz < _HUM_HZ[1])]
+    if low.sum() < power[hertz >= _HUM_HZ[1]].sum():
+        return 0.0
+    return float(10 * np.log10(low.mean() / np.exp(np.log(low + _TINY * _TINY).mean())))
+
+
 def pitch_semitones(sound: Floats) -> Doubles:
     """Pitch of the voiced frames of 40 ms, semitones above 70 Hz; empty when there are too few.
 
@@ -128,7 +140,9 @@ def pitch_semitones(sound: Floats) -> Doubles:
     own = np.fft.irfft(np.abs(np.fft.rfft(window, size)) ** 2)
     first, last = (int(SAMPLE_RATE_HZ / hertz) for hertz in reversed(_PITCH_HZ))
     lags = correlation[:, first:last] / (correlation[:, :1] + _TINY) * own[0] / own[first:last]
-    best = lags.argmax(axis=1)
+    # The first peak that is nearly the highest: twice the period is a period too.
+    near = lags > _NEARLY * lags.max(axis=1, keepdims=True)
+    best = np.argmax(near & (lags >= np.roll(lags, -1, axis=1)), axis=1)
     loud = correlation[:, 0] > 0.05 * np.percentile(correlation[:, 0], 95)
     voiced = (lags[np.arange(len(lags)), best] > _VOICED) & loud
     if np.count_nonzero(voiced) < _LEAST_VOICED:

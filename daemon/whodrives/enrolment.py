@@ -8,7 +8,8 @@ was spoken and it is of the voice that began; only useful windows make the profi
 slams, or a passenger who says something, costs seconds and no second attempt.
 
 The limits were tried on real people (tools/measure_enrolment.py); docs/enrolment.md has the
-figures, reason by reason. They are least certain for `played_back`: a good loudspeaker passes.
+figures, reason by reason. `played_back` is advice, for it is uncertain: most loudspeakers pass, and
+a poor microphone does not.
 """
 
 from __future__ import annotations
@@ -51,26 +52,28 @@ LEAST_ROAD_SNR_DB = 3.0
 UPPER_BAND_DB = -55.0
 """Speech has more than this above the telephone's band, relative to what is within it."""
 
-SLOWEST_DECAY_DB_S = 190.0
+SLOWEST_DECAY_DB_S = 160.0
 """Speech in a car, or in a furnished room, falls faster; in a hall it cannot."""
 
-MELODY_DB = 14.0
-MELODY_SNR_DB = 20.0
-"""Tones this far out of the sound of the pauses, and no further below the speech, are wrong."""
+MELODY_DB = 11.0
+HUM_DB = 5.0
+TONES_SNR_DB = 20.0
+"""Tones or an engine's lines this far out of the sound of the pauses, and no further than that
+below the speech, are wrong."""
 
-LEAST_BASS_DB = -45.0
-NARROWEST_RANGE_DB = 5.8
-"""Speech without bass whose level hardly changes came from a loudspeaker."""
+LEAST_LOW_DB = -14.0
+"""Speech with less than this where its pitch is came from a small loudspeaker, or through a
+microphone that is no better."""
 
 ONE_PITCH_SEMITONES = 1.0
-ONE_WAY_COSINE = 0.78
+ONE_WAY_COSINE = 0.72
 """Speech whose pitch stays within the one, or whose windows are on average as alike as the other,
 was all spoken in one way."""
 
 ONE_WAY_S = 12.0
 """So much useful speech is heard before that is said."""
 
-OTHER_COSINE = 0.45
+OTHER_COSINE = 0.35
 """A window that is less like the voice that began is somebody else's."""
 
 TWO_VOICES_COSINE = 0.4
@@ -91,7 +94,8 @@ _GUARD_BLOCKS = 10
 _LEAST_PAUSE_BLOCKS = 20
 _NO_SPEECH = 0.1
 _ROUNDS = 10
-_LOUD_DBFS = -60.0
+_LOOK_BLOCKS = 16
+_LOUD_DBFS = -50.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +139,11 @@ class _Window:
     clipped: float
     snr_db: float | None
     above_telephone_db: float
-    bass_db: float
-    range_db: float
+    low_db: float
     decay_db_s: float
     pitch: float | None
     pitch_spread: float
-    melody_db: float
+    tones: bool
 
 
 class Enrolment:
@@ -229,6 +232,8 @@ class Enrolment:
             yield _NOT_WHO_BEGAN if all(self._strange) else _SOMEONE_ELSE
         elif len(self._useful) > LEAST_WINDOWS and _are_two_voices(self.windows()):
             yield _SOMEONE_ELSE
+        if len(self._useful) >= _RECENT and _is_played_back(self._useful):
+            yield _PLAYED_BACK
         if self.speech_s >= ONE_WAY_S and _is_one_way(self._useful):
             yield _ONE_WAY
 
@@ -241,7 +246,7 @@ class Enrolment:
         clipped = acoustics.clipped_share(block.samples)
         if clipped > CLIPPED_SHARE and all(p.code != "clipped" for p in self._wrong):
             yield _clipping(clipped)
-        if not self._useful and not self._road and self._pauses.is_melody():
+        if not self._useful and not self._road and self._pauses.loud_tones:
             yield _MELODY
 
     def _collect(self, pieces: Sequence[Look | UtteranceEnd]) -> None:
@@ -259,12 +264,11 @@ class Enrolment:
             clipped=acoustics.clipped_share(sound),
             snr_db=look.snr_db,
             above_telephone_db=acoustics.above_telephone_db(sound),
-            bass_db=acoustics.bass_db(sound),
-            range_db=acoustics.range_db(sound),
+            low_db=acoustics.low_db(sound),
             decay_db_s=acoustics.decay_db_s(sound),
             pitch=float(np.median(pitch)) if pitch.size else None,
             pitch_spread=float(np.std(pitch)) if pitch.size else 0.0,
-            melody_db=self._pauses.melody_db(),
+            tones=self._pauses.have_tones(),
         )
 
     def _take(self, window: _Window) -> None:
@@ -305,6 +309,8 @@ class _Pauses:
         self._blocks: deque[Floats] = deque(maxlen=_PAUSE_BLOCKS)
         self._young: deque[Floats] = deque()
         self._since = _GUARD_BLOCKS
+        self._loud = False
+        self._looked = 0
 
     def hear(self, samples: Floats, speaking: bool, probability: float) -> None:  # noqa: FBT001
         """Take 30 ms; what is next to speech is left out."""
@@ -317,17 +323,26 @@ class _Pauses:
             self._young.append(samples)
             if len(self._young) > _GUARD_BLOCKS:
                 self._blocks.append(self._young.popleft())
+        self._look()
 
-    def melody_db(self) -> float:
-        """How far single tones stand out; 0 while too little was heard, or next to nothing."""
+    def _look(self) -> None:
+        """Look for loud tones twice a second: more would cost much and tell little."""
+        self._looked += 1
+        if self._looked % _LOOK_BLOCKS == 0 and len(self._blocks) == _PAUSE_BLOCKS:
+            level = acoustics.level_dbfs(np.concatenate(self._blocks))
+            self._loud = level > _LOUD_DBFS and self.have_tones()
+
+    def have_tones(self) -> bool:
+        """Whether music or an engine is heard; False while too little was heard."""
         if len(self._blocks) < _LEAST_PAUSE_BLOCKS:
-            return 0.0
+            return False
         sound = np.concatenate(self._blocks)
-        return acoustics.melody_db(sound) if acoustics.level_dbfs(sound) > _LOUD_DBFS else 0.0
+        return acoustics.melody_db(sound) > MELODY_DB or acoustics.hum_db(sound) > HUM_DB
 
-    def is_melody(self) -> bool:
-        """Whether music or an engine is heard; looked at once in a while."""
-        return len(self._blocks) == _PAUSE_BLOCKS and self.melody_db() > MELODY_DB
+    @property
+    def loud_tones(self) -> bool:
+        """Whether they are loud enough to be told before anybody speaks."""
+        return self._loud
 
 
 def _spoiling(window: _Window, recent: Sequence[_Window], *, road: bool) -> Iterator[Problem]:
@@ -337,7 +352,7 @@ def _spoiling(window: _Window, recent: Sequence[_Window], *, road: bool) -> Iter
     if window.clipped > CLIPPED_SHARE:
         yield _clipping(window.clipped)
     snr_db = window.snr_db
-    if not road and snr_db is not None and snr_db < MELODY_SNR_DB and window.melody_db > MELODY_DB:
+    if not road and snr_db is not None and snr_db < TONES_SNR_DB and window.tones:
         yield _MELODY
     elif snr_db is not None and snr_db < (LEAST_ROAD_SNR_DB if road else LEAST_SNR_DB):
         yield _noisy(snr_db)
@@ -346,14 +361,10 @@ def _spoiling(window: _Window, recent: Sequence[_Window], *, road: bool) -> Iter
     elif len(recent) == _RECENT:
         if float(np.median([each.decay_db_s for each in recent])) < SLOWEST_DECAY_DB_S:
             yield _ECHO
-        elif _is_played_back(recent):
-            yield _PLAYED_BACK
 
 
-def _is_played_back(recent: Sequence[_Window]) -> bool:
-    bass_db = float(np.median([window.bass_db for window in recent]))
-    range_db = float(np.median([window.range_db for window in recent]))
-    return bass_db < LEAST_BASS_DB and range_db < NARROWEST_RANGE_DB
+def _is_played_back(windows: Sequence[_Window]) -> bool:
+    return float(np.median([window.low_db for window in windows])) < LEAST_LOW_DB
 
 
 def _is_one_way(windows: Sequence[_Window]) -> bool:
@@ -432,7 +443,8 @@ _NOT_WHO_BEGAN = Problem(
 )
 _PLAYED_BACK = Problem(
     "played_back",
-    "this sounds like a loudspeaker, not like a mouth; let the person speak here and now",
+    "this sounds like a small loudspeaker; let the person speak here and now",
+    grave=False,
 )
 _ONE_WAY = Problem(
     "one_way_of_speaking",
