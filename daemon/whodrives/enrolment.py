@@ -52,7 +52,7 @@ LEAST_ROAD_SNR_DB = 3.0
 UPPER_BAND_DB = -55.0
 """Speech has more than this above the telephone's band, relative to what is within it."""
 
-SLOWEST_DECAY_DB_S = 160.0
+SLOWEST_DECAY_DB_S = 170.0
 """Speech in a car, or in a furnished room, falls faster; in a hall it cannot."""
 
 MELODY_DB = 11.0
@@ -61,7 +61,7 @@ TONES_SNR_DB = 20.0
 """Tones or an engine's lines this far out of the sound of the pauses, and no further than that
 below the speech, are wrong."""
 
-LEAST_LOW_DB = -14.0
+LEAST_LOW_DB = -12.0
 """Speech with less than this where its pitch is came from a small loudspeaker, or through a
 microphone that is no better."""
 
@@ -92,7 +92,7 @@ _RECENT = 3
 _PAUSE_BLOCKS = 50
 _GUARD_BLOCKS = 10
 _LEAST_PAUSE_BLOCKS = 20
-_NO_SPEECH = 0.1
+_NO_SPEECH = 0.3
 _ROUNDS = 10
 _LOOK_BLOCKS = 16
 _LOUD_DBFS = -50.0
