@@ -8,11 +8,14 @@ configuration or model (sysexits.h's EX_CONFIG; systemd does not restart on it),
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import getpass
 import json
 import logging
 import math
 import os
+import resource
 import shlex
 import sys
 import textwrap
@@ -48,6 +51,7 @@ from whodrives.tutor import Wish, enrol, likeness_picture, likeness_table
 CHECKOUT = Path(__file__).parents[2]
 SYSTEM_CONFIG = Path("/etc/whodrives/whodrives.yaml")
 EX_CONFIG = 78
+_PR_SET_DUMPABLE = 4
 INTERRUPTED = 130
 _NOT_CURED_BY_RETRYING = (ConfigError, ModelError, BusError)
 
@@ -55,6 +59,7 @@ _NOT_CURED_BY_RETRYING = (ConfigError, ModelError, BusError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
+    _leave_no_core()
     logging.basicConfig(level=logging.INFO, format="level=%(levelname)s from=%(name)s %(message)s")
     try:
         code: int = options.command(options)
@@ -69,6 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
+
+
+def _leave_no_core() -> None:
+    """Let no crash write our memory, voices and all, to a disk.
+
+    A limit of 0 alone does not keep it from a core_pattern that is a pipe (core(5)); a process that
+    is not dumpable (prctl(2), PR_SET_DUMPABLE) is not given to one either.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
 
 
 # --- the arguments --------------------------------------------------------------------------------

@@ -358,9 +358,12 @@ def _spoiling(window: _Window, recent: Sequence[_Window], *, road: bool) -> Iter
         yield _noisy(snr_db)
     if window.above_telephone_db < UPPER_BAND_DB:
         yield _TELEPHONE_BAND
-    elif len(recent) == _RECENT:
-        if float(np.median([each.decay_db_s for each in recent])) < SLOWEST_DECAY_DB_S:
-            yield _ECHO
+    elif len(recent) == _RECENT and _echoes(recent):
+        yield _ECHO
+
+
+def _echoes(windows: Sequence[_Window]) -> bool:
+    return float(np.median([window.decay_db_s for window in windows])) < SLOWEST_DECAY_DB_S
 
 
 def _is_played_back(windows: Sequence[_Window]) -> bool:

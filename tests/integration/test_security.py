@@ -47,7 +47,14 @@ READS = {
     "whodrives": {"vehicle", SPEED, "preferences/result", "preferences/position", *COMMANDS},
     "ecu": {"preferences/apply", "preferences/cancel", "status", "vehicle", SPEED},
     "gateway": set(),
-    "headunit": {"command/result", "enrolment", "status", "driver", "recognition", "preferences/position"},
+    "headunit": {
+        "command/result",
+        "enrolment",
+        "status",
+        "driver",
+        "recognition",
+        "preferences/position",
+    },
     "monitor": set(TOPICS),
 }
 ELSEWHERE = ("whodrives/car", "whodrives/car/other", "seat/apply", "homeassistant/x/config")

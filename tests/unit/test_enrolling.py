@@ -1,5 +1,6 @@
 """The last questions before a voice is kept, and the head unit's enrolment, without a bus."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -178,7 +179,7 @@ def test_an_enrolment_from_the_head_unit_ends_with_a_voice_to_keep(
     states = [each for each in said if isinstance(each, EnrolmentState)]
     stages = [state.stage for state in states]
     assert stages == [EnrolmentStage.LISTENING] * (len(stages) - 1) + [EnrolmentStage.ENOUGH]
-    assert all(b.at_s - a.at_s <= 1.1 for a, b in zip(states, states[1:], strict=False))
+    assert all(b.at_s - a.at_s <= 1.1 for a, b in itertools.pairwise(states))
     adopt = said[-1]
     assert isinstance(adopt, Adopt)
     assert (adopt.command, adopt.driver, adopt.by, adopt.text) == ("c1", None, *ASKED_BY)

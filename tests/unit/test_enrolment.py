@@ -243,7 +243,7 @@ def test_the_same_words_again_are_one_way_of_speaking(voices: Path, encoder: Onn
     assert "one_way_of_speaking" not in told(varied)
 
 
-def test_one_note_is_one_way_of_speaking(encoder: OnnxEncoder) -> None:
+def test_one_note_is_one_way_of_speaking() -> None:
     """A voice that never moves its pitch: the measure by itself, on a note and on a glide."""
     at_s = np.arange(48_000) / 16_000
     note = np.sin(2 * np.pi * 150 * at_s) + 0.5 * np.sin(2 * np.pi * 300 * at_s)

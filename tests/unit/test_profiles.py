@@ -804,7 +804,7 @@ def test_forgetting_gives_a_receipt_without_what_was_forgotten(
 
 # --- from car to car ------------------------------------------------------------------------------
 
-PASSPHRASE = "four words nobody guesses"
+PASSPHRASE = "four words nobody guesses"  # noqa: S105 (a test is no secret)
 
 
 def test_a_household_moves_to_another_car(
