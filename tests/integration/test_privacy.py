@@ -119,7 +119,10 @@ def test_no_sound_embedding_or_name_is_anywhere_but_in_the_sealed_store(
     scene.until(lambda: scene.told("enrolment"), "it listens")
     sentences = b"".join(pcm(voices / "bm_george" / f"{n}.opus") for n in (1, 2, 3, 4, 1, 2, 3, 4))
     scene.say(sentences)
-    results = lambda: [r for r in scene.told("command/result") if r["command_id"] == command]  # noqa: E731
+
+    def results() -> list[Any]:
+        return [said for said in scene.told("command/result") if said["command_id"] == command]
+
     scene.until(results, "the enrolment ends")
     assert results()[0]["status"] == "done"
     stages = [state["state"] for state in scene.told("enrolment")]

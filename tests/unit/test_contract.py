@@ -868,8 +868,8 @@ def test_forgetting_needs_a_broker_that_knows_who_asks() -> None:
 
 def test_enrolling_needs_a_broker_that_knows_who_asks() -> None:
     """Nobody is enrolled by whoever happens to reach the broker."""
-    said = {"driver": None, "consent": {"by": "account-3", "text": "2026-11"}}
-    payload = json.dumps(_command(**said)).encode()
+    consent = {"by": "account-3", "text": "2026-11"}
+    payload = json.dumps(_command(driver=None, consent=consent)).encode()
     topic = f"{ROOT}/command/enrol"
     with pytest.raises(CommandError, match="plain connection"):
         Decoder("car").decode(topic, payload, AT_S, WALL_S)
@@ -879,9 +879,9 @@ def test_enrolling_needs_a_broker_that_knows_who_asks() -> None:
 @pytest.mark.parametrize("by", ["Anna Smith", "", "a" * 65, "anna@example.org"])
 def test_a_name_does_not_travel_as_consent(by: str) -> None:
     """Who agreed is a pseudonym: what looks like a name or an address is refused."""
-    said = {"driver": None, "consent": {"by": by, "text": "2026-11"}}
+    consent = {"by": by, "text": "2026-11"}
     with pytest.raises(CommandError, match="by"):
-        _decode(f"{ROOT}/command/enrol", _command(**said))
+        _decode(f"{ROOT}/command/enrol", _command(driver=None, consent=consent))
 
 
 @pytest.mark.parametrize(
