@@ -86,9 +86,9 @@ def enrol(wish: Wish, settings: Config, store: ProfileStore, console: Console) -
     old = [stored for stored in household if folded(stored.name) == folded(wish.name)]
     if old and not wish.replace:
         raise ProfileError(f"{wish.name} is enrolled already; take another name, or give --replace")
-    consent = _agreed(wish.consent, console)
     models = Path(settings.models.directory)
     enrolment = Enrolment(load_gate(models), load_encoder(models))
+    consent = _agreed(wish.consent, console)
     if wish.files:
         enrolled = enrol_files(enrolment, wish.files)
     else:

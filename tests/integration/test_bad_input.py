@@ -104,8 +104,8 @@ def test_a_recording_that_cannot_be_used_is_named(
     """Both commands refuse it with the file's name, what is wrong, and the mend."""
     path = tmp_path / "recording.wav"
     spoil(path, speech(voices))
-    for command in ("enrol George", "replay"):
-        text = refused(*command.split(), path)
+    for command in (("enrol", "George", path, "--consent", "G"), ("replay", path)):
+        text = refused(*command)
         assert text.startswith(f"whodrives: {path}: ")
         assert text.endswith(f"{said}\n")
 
@@ -113,7 +113,7 @@ def test_a_recording_that_cannot_be_used_is_named(
 @pytest.mark.parametrize(
     ("spoil", "code"),
     [
-        (lambda voice: voice * 0, "too_short: 0.0 s of speech heard"),
+        (lambda voice: voice * 0, "too_short: 0.0 s of useful speech heard"),
         (lambda voice: voice[:32_000], "too_short: "),
         (lambda voice: np.clip(voice * 20, -1, 1), "clipped: "),
         (lambda voice: voice / 300, "too_quiet: "),
