@@ -363,6 +363,9 @@ def _spoiling(window: _Window, recent: Sequence[_Window], *, road: bool) -> Iter
 
 
 def _echoes(windows: Sequence[_Window]) -> bool:
+    """Noise hides how the sound dies: nothing is said of it then."""
+    if any(w.snr_db is not None and w.snr_db < TONES_SNR_DB for w in windows):
+        return False
     return float(np.median([window.decay_db_s for window in windows])) < SLOWEST_DECAY_DB_S
 
 

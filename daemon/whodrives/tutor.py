@@ -164,7 +164,8 @@ def _enrol_live(
         enrolment.pause(at_s)
         enrolment.take_to_the_road()
         console.print(Text(ON_THE_ROAD))
-        console.input("Press Enter when the car drives. ")
+        with contextlib.suppress(EOFError):
+            console.input("Press Enter when the car drives. ")
         at_s = _heard(enrolment, device, console, at_s, enrolment.speech_s + ROAD_S)
     return enrolment.finish(at_s)
 
