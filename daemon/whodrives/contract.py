@@ -473,7 +473,8 @@ class MetricsPayload(_Payload, kw_only=True, frozen=True):
 
 # --- topics ---------------------------------------------------------------------------------------
 
-Party: TypeAlias = Literal["whodrives", "ECU", "car", "head unit", "display"]
+Party: TypeAlias = Literal["whodrives", "ECU", "car", "head unit", "monitor"]
+"""Who speaks or listens; a monitor is whoever only looks, such as a display or a logger."""
 Retain: TypeAlias = Literal["yes", "no", "never", "as you like"]
 
 SIGNAL_TOPIC = "vehicle/<VSS path>"
@@ -486,7 +487,7 @@ class Topic:
     Attributes:
         name: its levels; `<VSS path>` stands for a path with its dots.
         writer: who says it.
-        readers: who listens.
+        readers: who must hear it; a monitor may hear everything.
         qos: 0 or 1.
         retain: `never` marks what would do harm; a retained one is ignored where we read it.
         expiry_s: MQTT message expiry interval; None for none.
@@ -535,7 +536,7 @@ _TABLE = (
     Topic(
         name="status",
         writer="whodrives",
-        readers=("ECU", "head unit", "display"),
+        readers=("ECU", "head unit", "monitor"),
         qos=1,
         retain="yes",
         expiry_s=None,
@@ -546,7 +547,7 @@ _TABLE = (
     Topic(
         name="driver",
         writer="whodrives",
-        readers=("head unit", "display"),
+        readers=("head unit", "monitor"),
         qos=1,
         retain="yes",
         expiry_s=None,
@@ -557,7 +558,7 @@ _TABLE = (
     Topic(
         name="recognition",
         writer="whodrives",
-        readers=("head unit", "display"),
+        readers=("head unit", "monitor"),
         qos=0,
         retain="no",
         expiry_s=10,
@@ -594,7 +595,7 @@ _TABLE = (
     Topic(
         name="preferences/result",
         writer="ECU",
-        readers=("whodrives", "head unit"),
+        readers=("whodrives",),
         qos=1,
         retain="no",
         expiry_s=ANSWER_EXPIRY_S,
@@ -606,7 +607,7 @@ _TABLE = (
     Topic(
         name="preferences/position",
         writer="ECU",
-        readers=("whodrives", "head unit", "display"),
+        readers=("whodrives", "head unit"),
         qos=1,
         retain="yes",
         expiry_s=None,
@@ -669,7 +670,7 @@ _TABLE = (
     Topic(
         name="metrics",
         writer="whodrives",
-        readers=("display",),
+        readers=("monitor",),
         qos=0,
         retain="yes",
         expiry_s=None,

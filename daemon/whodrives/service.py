@@ -20,7 +20,6 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -285,7 +284,7 @@ class Daemon:
         self._recording = None if config.sound.source == MICROPHONE else self._recorded()
         self._recognizer, self._enrolling = _load_hearing(config)
         self._store = open_store(config)
-        self._proved: set[str] = set()
+        self._proved: tuple[str | None, float | None] = (None, None)
         self._signals_of_car = frozenset(config.vehicle.signals)
         self._journal = open_journal(config)
         self._bus = Bus(config.mqtt, config.vehicle, self._inbox.put)
@@ -424,19 +423,17 @@ class Daemon:
     def _say(self, event: Event) -> None:
         self._bus.publish(event)
         if isinstance(event, DriverState) and event.settled_by is SettledBy.VOICE:
-            self._prove(event.driver)
-        if isinstance(event, Stray):
-            self._bus.counters.refused += 1
+            self._prove(event)
         report(event, time.monotonic())
 
-    def _prove(self, driver: str | None) -> None:
-        """Note that a driver's voice settled this trip: once a day, and first after a change."""
-        mark = f"{driver} {datetime.now(UTC).date()}"
-        if driver is None or mark in self._proved:
+    def _prove(self, event: DriverState) -> None:
+        """Note that a driver's voice settled a trip: once for each settling."""
+        settling = event.driver, event.since_s
+        if event.driver is None or settling == self._proved:
             return
-        self._proved = {mark} | {each for each in self._proved if not each.startswith(driver)}
+        self._proved = settling
         try:
-            self._store.recognised(driver)
+            self._store.recognised(event.driver)
         except ProfileError as error:
             log.warning("event=not_noted reason=%r", str(error))
 
@@ -471,7 +468,6 @@ class Daemon:
 
     def _household(self) -> Household:
         """Everybody who is enrolled, once what is no profile is set aside."""
-        self._proved.clear()
         try:
             self._store.set_aside()
         except ProfileError as error:
@@ -632,10 +628,14 @@ def report(event: Event, now_s: float) -> None:
 
 
 def notify(*lines: str) -> None:
-    """Tell systemd, if it started us (sd_notify(3)); silently nothing otherwise."""
+    """Tell systemd, if it started us (sd_notify(3)); silently nothing otherwise.
+
+    A manager that does not read does not stop us: what it has no room for is lost.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     path = "\0" + address[1:] if address.startswith("@") else address
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
+        out.settimeout(0.0)
         out.sendto("\n".join(" ".join(line.split()) for line in lines).encode(), path)

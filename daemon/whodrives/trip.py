@@ -48,7 +48,7 @@ from whodrives.domain import (
     Withdraw,
 )
 from whodrives.interlock import MAX_AGE_S, MAX_AHEAD_S, RULES, fresh, refusals
-from whodrives.outbox import Outbox
+from whodrives.outbox import MOST_REQUESTS, Outbox
 
 LISTEN_S = 10.0
 """How long after `Listen` a known voice may become the driver."""
@@ -214,6 +214,7 @@ class Trip:
         self._kept = TripMemory()
         self._shown = DriverState(self._now_s)
         self._events: list[TripEvent] = []
+        self._unsaid: list[Withdraw] = []
         self._guards: Mapping[Guard, Callable[[_Cause], bool]] = {
             Guard.NOT_MOVING: lambda _: not _moves(fresh(self._vehicle.speed_kmh, self._now_s)),
             Guard.HIMSELF_ANEW: lambda cause: self._himself(cause) and self._may_ask_again(),
@@ -442,7 +443,7 @@ class Trip:
             self._outbox.drop()
         self._outbox.age(self._now_s)
         self._deliver()
-        events, self._events = self._events, []
+        events = self._told()
         memory = replace(self._held, outbox=self._outbox.memory)
         if memory != self._kept:
             self._kept = memory
@@ -452,6 +453,17 @@ class Trip:
             self._shown = state
             events.append(state)
         return tuple(events)
+
+    def _told(self) -> list[TripEvent]:
+        """What is to be said now, withdrawals first.
+
+        They wait for the broker, as nothing else does: to stop is right however late it is heard.
+        """
+        events, self._events = self._events, []
+        stops = [*self._unsaid, *(event for event in events if isinstance(event, Withdraw))]
+        self._unsaid = [] if self._linked else stops[-MOST_REQUESTS:]
+        now = [replace(stop, at_s=self._now_s) for stop in stops] if self._linked else []
+        return [*now, *(event for event in events if not isinstance(event, Withdraw))]
 
     def _deliver(self) -> None:
         """Ask for what may move now, once it is known who is enrolled."""

@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,21 +20,32 @@ from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
 from whodrives.bus import Bus, probe
-from whodrives.config import Mqtt, Tls
+from whodrives.config import Mqtt, Tls, Vehicle
+from whodrives.contract import Vitals
 from whodrives.domain import (
+    Answer,
     Apply,
     BusError,
+    Cancel,
+    Choose,
     DriverState,
+    Erase,
     Evidence,
+    Forget,
     Health,
     Input,
     LinkState,
     Listen,
     Match,
     Outcome,
+    Position,
+    Prefer,
     Recognition,
+    Save,
+    Stray,
     VehicleReport,
     Verdict,
+    Withdraw,
 )
 
 PATIENCE_S = 30.0
@@ -83,9 +95,14 @@ class Bench:
     def __init__(self, broker: Any) -> None:
         self.broker = broker
         self.inbox: queue.SimpleQueue[Input] = queue.SimpleQueue()
-        self.bus = Bus(Mqtt(broker.host, broker.port), "car", self.inbox.put)
+        self.bus = Bus(Mqtt(broker.host, broker.port), Vehicle(), self.inbox.put, self.vitals)
         self.inputs: list[Input] = []
         self.ears: list[Ear] = []
+
+    @staticmethod
+    def vitals() -> Vitals:
+        """What the rest of a daemon would say of itself."""
+        return Vitals(requests=2, backlog=7, encoder="ab" * 32)
 
     def until(self, ready: Callable[[], object], what: str) -> None:
         """Poll the bus until something is so."""
@@ -143,6 +160,10 @@ def _apply(age_s: float = 0.0) -> Apply:
     return Apply(time.monotonic() - age_s, str(uuid.uuid4()), "d-7f3a", {SEAT: 120.0})
 
 
+def _command(command: str, age_s: float = 0.0, **more: object) -> dict[str, Any]:
+    return {"schema": 1, "command_id": command, "issued_at": _iso(age_s), **more}
+
+
 def _recognition() -> Recognition:
     now_s = time.monotonic()
     evidence = Evidence((Match("d-7f3a", 0.7, 6.0),), 2.0, 12.0, now_s)
@@ -171,18 +192,58 @@ def test_apply_as_an_ecu_receives_it(bench: Bench) -> None:
     assert (expires - issued).total_seconds() == 3
 
 
-def test_each_request_has_its_own_name(bench: Bench) -> None:
-    """Two requests never share a request_id."""
+def test_a_request_that_is_made_again_keeps_its_name(bench: Bench) -> None:
+    """The name is the core's: the bus makes none of its own."""
     bench.connect()
     ear = bench.ear()
-    bench.bus.publish(_apply())
-    bench.bus.publish(_apply())
-    bench.until(lambda: len(ear.on("preferences/apply")) == 2, "both requests arrive")
-    assert len({json.loads(m.payload)["request_id"] for m in ear.on("preferences/apply")}) == 2
+    first = _apply()
+    bench.bus.publish(first)
+    bench.bus.publish(replace(first, at_s=first.at_s + 0.01))
+    bench.until(lambda: len(ear.on("preferences/apply")) == 2, "both copies arrive")
+    bodies = [json.loads(m.payload) for m in ear.on("preferences/apply")]
+    assert {body["request_id"] for body in bodies} == {first.request}
+    assert bodies[0]["issued_at"] < bodies[1]["issued_at"]
+
+
+def test_a_withdrawal_reaches_the_ecu(bench: Bench) -> None:
+    """It names the request in the correlation data, expires, and is not kept."""
+    bench.connect()
+    ear = bench.ear()
+    request = str(uuid.uuid4())
+    assert bench.bus.publish(Withdraw(time.monotonic(), request, "manual"))
+    bench.until(lambda: ear.on("preferences/cancel"), "the withdrawal arrives")
+    (message,) = ear.on("preferences/cancel")
+    properties: Any = message.properties
+    assert properties.CorrelationData.decode() == request
+    assert 0 < properties.MessageExpiryInterval <= 3
+    assert (message.qos, message.retain) == (1, False)
+    assert ear.last("preferences/cancel")["reason"] == "manual"
+
+
+def test_what_is_not_fit_to_be_said_is_not_said(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A position that no ECU takes is dropped, counted and logged, and the bus goes on."""
+    bench.connect()
+    ear = bench.ear()
+    assert not bench.bus.publish(replace(_apply(), signals={SEAT: 9_999.0}))
+    assert bench.bus.counters.dropped == 1
+    assert "event=message_unfit" in caplog.text
+    assert bench.bus.publish(_apply())
+    bench.until(lambda: ear.on("preferences/apply"), "the next request arrives")
+    assert len(ear.on("preferences/apply")) == 1
+
+
+def test_what_the_service_carries_out_is_not_said(bench: Bench) -> None:
+    """Events that are not the bus's are neither sent nor counted as lost."""
+    bench.connect()
+    for event in (Prefer(0.0, "c", "d-1", {}), Erase(0.0, "c", "d-1")):
+        assert not bench.bus.publish(event)
+    assert bench.bus.counters.dropped == 0
 
 
 def test_nothing_of_a_request_or_a_recognition_stays_at_the_broker(bench: Bench) -> None:
-    """A later subscriber finds status and driver, and nothing else."""
+    """A later subscriber finds status, driver and metrics, and nothing else."""
     bench.connect()
     first = bench.ear()
     for event in (Health(time.monotonic()), _driver(), _recognition(), _apply()):
@@ -193,8 +254,10 @@ def test_nothing_of_a_request_or_a_recognition_stays_at_the_broker(bench: Bench)
     assert 0 < expiry.MessageExpiryInterval <= 10
     assert not recognition.retain
     later = bench.ear()
-    bench.until(lambda: len(later.heard) >= 2, "the retained messages arrive")
-    assert {m.topic for m in later.heard} == {"whodrives/car/status", "whodrives/car/driver"}
+    bench.until(lambda: len(later.heard) >= 3, "the retained messages arrive")
+    assert {m.topic.removeprefix("whodrives/car/") for m in later.heard} == {
+        *("status", "driver", "metrics")
+    }
     assert all(m.retain for m in later.heard)
 
 
@@ -203,9 +266,9 @@ def test_a_killed_daemon_is_offline(bench: Bench) -> None:
     program = (
         "import sys, time\n"
         "from whodrives.bus import Bus\n"
-        "from whodrives.config import Mqtt\n"
+        "from whodrives.config import Mqtt, Vehicle\n"
         "from whodrives.domain import Health\n"
-        "bus = Bus(Mqtt(port=int(sys.argv[1])), 'car', lambda news: None)\n"
+        "bus = Bus(Mqtt(port=int(sys.argv[1])), Vehicle(), lambda news: None)\n"
         "bus.start()\n"
         "bus.publish(Health(time.monotonic()))\n"
         "while True:\n"
@@ -410,6 +473,115 @@ def test_listen_is_heard_unless_it_was_retained(bench: Bench) -> None:
     bench.until(lambda: bench.of(Listen), "a fresh command is heard")
 
 
+def test_commands_answers_and_positions_are_heard(bench: Bench) -> None:
+    """What head unit and ECU say becomes inputs, each once."""
+    bench.connect()
+    ear = bench.ear()
+    names = [str(uuid.uuid4()) for _ in range(4)]
+    request = str(uuid.uuid4())
+    ear.say("command/driver", _command(names[0], driver=None))
+    ear.say("command/save", _command(names[1]))
+    ear.say("command/save", _command(names[1]))
+    ear.say("command/cancel", _command(names[2]))
+    ear.say(
+        "preferences/result",
+        {"schema": 1, "time": _iso(), "request_id": request, "status": "completed", "reason": ""},
+    )
+    ear.say(
+        "preferences/position",
+        {"schema": 1, "time": _iso(), "moving": False, "signals": {SEAT: 99}},
+        retain=True,
+    )
+    bench.until(lambda: bench.of(Position), "the position is heard")
+    assert [c.driver for c in bench.of(Choose)] == [None]
+    assert [c.command for c in bench.of(Save)] == [names[1]]
+    assert [c.command for c in bench.of(Cancel)] == [names[2]]
+    assert [(a.request, a.status) for a in bench.of(Answer)] == [(request, "completed")]
+    assert bench.of(Position)[0].signals == {SEAT: 99.0}
+    assert bench.bus.counters.replayed == 1
+    assert bench.bus.counters.refused == 0
+
+
+def test_a_retained_result_is_ignored(bench: Bench) -> None:
+    """What became of a request in another life is stale."""
+    ear = bench.ear()
+    body = {"schema": 1, "time": _iso(), "request_id": str(uuid.uuid4()), "status": "completed"}
+    ear.say("preferences/result", body, retain=True)
+    bench.until(lambda: ear.on("preferences/result"), "the retained result is there")
+    bench.connect()
+    bench.until(lambda: bench.bus.counters.ignored == 1, "the retained result is ignored")
+    assert bench.of(Answer) == []
+
+
+def test_a_refused_command_is_answered(bench: Bench) -> None:
+    """Too old, or one that erases on a plain connection: the head unit hears why."""
+    bench.connect()
+    ear = bench.ear()
+    old, forget = str(uuid.uuid4()), str(uuid.uuid4())
+    ear.say("command/save", _command(old, age_s=7.0))
+    ear.say("command/forget", _command(forget, driver="d-7f3a"))
+    bench.until(lambda: len(ear.on("command/result")) == 2, "both refusals arrive")
+    bodies = [json.loads(message.payload) for message in ear.on("command/result")]
+    assert [body["command_id"] for body in bodies] == [old, forget]
+    assert {body["status"] for body in bodies} == {"refused"}
+    assert "7.0 s old" in bodies[0]["reason"]
+    assert "plain connection" in bodies[1]["reason"]
+    assert bench.bus.counters.refused == 2
+    assert bench.of(Save) == bench.of(Forget) == []
+
+
+def test_a_flood_of_poor_commands_does_not_end_the_connection(bench: Bench) -> None:
+    """Refusals are answered a few at a time and no more than can be remembered; the rest counts."""
+    bench.connect()
+    ear = bench.ear()
+    for _ in range(300):
+        ear.say("command/save", _command(str(uuid.uuid4()), age_s=60.0))
+    bench.until(lambda: bench.bus.counters.refused == 300, "all are refused")
+    bench.until(lambda: bench.bus.publish(_recognition()), "the bus still speaks")
+    bench.until(lambda: ear.on("recognition"), "and is heard")
+    assert bench.linked()
+    assert bench.bus.counters.connections == 1
+    assert 0 < len(ear.on("command/result")) <= 300
+
+
+def test_a_command_is_not_obeyed_again_after_a_reconnect(bench: Bench) -> None:
+    """What was heard before the connection broke is remembered when it is back."""
+    bench.connect()
+    name = str(uuid.uuid4())
+    body = _command(name)
+    ear = bench.ear()
+    ear.say("command/save", body)
+    bench.until(lambda: bench.of(Save), "the command is heard")
+    bench.broker.stop()
+    bench.until(lambda: not bench.linked(), "the loss is noticed")
+    bench.broker.start()
+    bench.until(bench.linked, "the bus is back")
+    again = bench.ear()
+    again.say("command/save", body)
+    counters = bench.bus.counters
+    bench.until(lambda: counters.replayed + counters.refused == 1, "the copy is noticed")
+    assert len(bench.of(Save)) == 1
+
+
+def test_metrics_are_said_at_once_and_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are retained and renewed, and hold the counters and what the daemon adds."""
+    monkeypatch.setattr("whodrives.bus.METRICS_S", 0.2)
+    bench.connect()
+    ear = bench.ear()
+    ear.say("vehicle", b"rubbish")
+    bench.bus.publish(Stray(time.monotonic(), str(uuid.uuid4())))
+    bench.until(
+        lambda: (ear.last("metrics") or {"counters": {}})["counters"].get("refused") == 2,
+        "the metrics tell of the rubbish and the stray result",
+    )
+    body = ear.last("metrics")
+    assert (body["requests"], body["backlog"], body["encoder"]) == (2, 7, "ab" * 32)
+    assert body["counters"]["connections"] == 1
+    assert len(ear.on("metrics")) >= 2
+    later = bench.ear()
+    bench.until(lambda: later.on("metrics"), "the metrics are retained")
+
+
 def test_hostile_payloads_are_refused_and_counted(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -484,4 +656,4 @@ def test_a_probe_says_why_not(bench: Bench) -> None:
 def test_settings_that_can_never_work_are_refused(settings: Mqtt, said: str) -> None:
     """Plain MQTT off this machine, a bad host name and unreadable files end the start."""
     with pytest.raises(BusError, match=said):
-        Bus(settings, "car", lambda _: None).start()
+        Bus(settings, Vehicle(), lambda _: None).start()

@@ -23,6 +23,7 @@ from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
 from conftest import end, program, wait_until
+from whodrives import contract
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = REPOSITORY / "systemd" / "mosquitto"
@@ -192,6 +193,20 @@ def test_each_role_says_and_hears_what_it_must_and_nothing_else(parties: dict[st
         wanted = {ROOT + topic for topic in READS[role]}
         wait_until(lambda p=party, w=wanted: {m.topic for m in p.heard} >= w, f"{role} heard")  # type: ignore[misc]
         assert {message.topic for message in party.heard} == wanted
+
+
+def test_the_rights_are_the_contracts() -> None:
+    """Who may write and read a topic is what the table of topics says; the monitor hears all."""
+    roles = {"ECU": "ecu", "car": "gateway", "head unit": "headunit"}
+    writes: dict[str, set[str]] = {role: set() for role in WRITES}
+    reads: dict[str, set[str]] = {role: set() for role in READS}
+    for topic in contract.TOPICS.values():
+        name = topic.name.replace("<VSS path>", "Vehicle.Speed")
+        writes[roles.get(topic.writer, topic.writer)].add(name)
+        for reader in (*topic.readers, "monitor"):
+            reads[roles.get(reader, reader)].add(name)
+    assert writes == WRITES
+    assert reads == READS
 
 
 def test_the_roles_are_those_that_certificates_are_made_for() -> None:

@@ -60,6 +60,7 @@ def test_the_unit_exposes_little() -> None:
         ("DeviceAllow=char-alsa rw", "without it there is no microphone"),
         ("LimitCORE=0", "a core dump would hold voices"),
         ("MemorySwapMax=0", "and so would swap"),
+        ("RuntimeDirectoryPreserve=restart", "the next daemon goes on with the trip"),
     ],
 )
 def test_what_must_not_be_hardened_or_softened_away(line: str, why: str) -> None:

@@ -185,7 +185,6 @@ class AnyOutbox(RuleBasedStateMachine):
         """Whatever is sent now may be sent now."""
         if self.driver is None:
             return
-        self.box.age(self.now_s)
         for apply in self.box.deliver(
             self.now_s, self.driver, PREFERENCES, lambda group: group in may_move
         ):

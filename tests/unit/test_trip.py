@@ -169,7 +169,9 @@ class Drive:
         self.car(in_park=True)
 
     def _note(self, events: tuple[TripEvent, ...]) -> None:
-        assert not any(isinstance(event, Remember) for event in events[1:])
+        kinds = [type(event) for event in events]
+        assert Remember not in kinds[1:]
+        assert Withdraw not in kinds[kinds.index(Apply) if Apply in kinds else len(kinds) :]
         for event in events:
             match event:
                 case Apply():
@@ -940,6 +942,27 @@ def test_getting_out_withdraws_what_is_under_way() -> None:
     assert len(drive.strays) == 1
 
 
+def test_a_withdrawal_waits_for_the_broker() -> None:
+    """The broker is away as she gets out; when it is back, the ECU is told to stop, once.
+
+    Only then is anything asked for her who sits there now.
+    """
+    drive = Drive()
+    drive.get_in()
+    drive.says(ANN)
+    drive.tell(LinkState(drive.now_s, connected=False))
+    drive.get_out()
+    drive.get_in()
+    drive.says(BEN)
+    assert drive.withdrawn == []
+    drive.tell(LinkState(drive.now_s, connected=True))
+    drive.wait(2)
+    (withdrawn,) = drive.withdrawn
+    assert (withdrawn.request, withdrawn.reason) == (drive.applied[0].request, "trip_over")
+    assert drive.asked == [ANN, BEN]
+    assert withdrawn.at_s <= drive.applied[1].at_s
+
+
 def test_preferences_that_change_meanwhile() -> None:
     """Her preferences are changed while an older request is under way: that one is withdrawn."""
     drive = Drive()
@@ -1216,7 +1239,7 @@ class AnyDrive(RuleBasedStateMachine):
         self.commands += 1
         self.drive.tell(Cancel(self.drive.now_s, "c"))
         self._check()
-        assert self.over >= self._of_this_trip()
+        assert self.over >= self._of_this_trip() or not self.linked
 
     @rule(moving=st.booleans(), age_s=st.sampled_from([0.0, 3.0]))
     def save(self, *, moving: bool, age_s: float) -> None:

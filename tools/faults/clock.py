@@ -1,0 +1,148 @@
+"""Time that runs faster than the world's, the same in every process of this machine.
+
+`install` puts it in the place of Python's clocks and waits, before anything of the daemon is
+imported. The calendar has an offset in a small shared file, so that it can be stepped from outside
+at one moment for all who share it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import queue
+import select
+import struct
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+EPOCH_S = 1_800_000_000.0
+"""What the calendar says when our monotonic clock is 0, before any step."""
+
+_real_monotonic = time.monotonic
+_real_sleep = time.sleep
+_real_select = select.select
+
+
+class Calendar:
+    """An offset of the calendar, in a file that processes share; and how late one of them is."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            path.write_bytes(struct.pack("ddd", 0.0, 0.0, 0.0))
+        with path.open("r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), 24)
+
+    @property
+    def offset_s(self) -> float:
+        """By how much the calendar was stepped."""
+        return float(struct.unpack("d", self._memory[:8])[0])
+
+    @offset_s.setter
+    def offset_s(self, value: float) -> None:
+        self._memory[:8] = struct.pack("d", value)
+
+    @property
+    def late_s(self) -> float:
+        """How late the slowest thing of a process was: the machine's fault, not the process's."""
+        return float(struct.unpack("d", self._memory[8:16])[0])
+
+    @late_s.setter
+    def late_s(self, value: float) -> None:
+        self._memory[8:16] = struct.pack("d", value)
+
+    @property
+    def disk_slow_until_s(self) -> float:
+        """Until when, on the fast monotonic clock, the disk is slow."""
+        return float(struct.unpack("d", self._memory[16:])[0])
+
+    @disk_slow_until_s.setter
+    def disk_slow_until_s(self, value: float) -> None:
+        self._memory[16:] = struct.pack("d", value)
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds of the fast clock.
+
+    Attributes:
+        scale: so many of its seconds pass in one of the world's.
+        began_s: the world's monotonic time at which it was 1000.
+        calendar: the offset of the calendar; None: never stepped.
+        stalled_s: when this process last waited because it was made to.
+    """
+
+    scale: float
+    began_s: float = field(default_factory=_real_monotonic)
+    calendar: Calendar | None = None
+    stalled_s: float = 0.0
+
+    def now_s(self) -> float:
+        """The fast monotonic clock."""
+        return 1000.0 + (_real_monotonic() - self.began_s) * self.scale
+
+    def wall_s(self) -> float:
+        """The fast calendar: seconds from 1970-01-01 UTC."""
+        return EPOCH_S + self.now_s() + (self.calendar.offset_s if self.calendar else 0.0)
+
+
+def install(clock: Clock) -> None:
+    """Let this process live by the fast clock: `time`, waits of queues, sleeping, `select`."""
+    scale = clock.scale
+
+    def now_ns(_clock: int = 0) -> int:
+        return int(clock.now_s() * 1e9)
+
+    def sleeps(seconds: Any) -> None:
+        _real_sleep(seconds / scale)
+
+    def waits(
+        readers: Any, writers: Any, others: Any, timeout: float | None = None
+    ) -> tuple[list[Any], list[Any], list[Any]]:
+        return _real_select(readers, writers, others, None if timeout is None else timeout / scale)
+
+    time.monotonic = clock.now_s
+    time.monotonic_ns = now_ns
+    time.time = clock.wall_s
+    time.sleep = sleeps
+    time.clock_gettime = lambda _clock: clock.now_s()
+    time.clock_gettime_ns = now_ns
+    select.select = waits
+
+    class FastQueue(queue.SimpleQueue):  # type: ignore[type-arg]
+        """A queue whose waits are as fast as the clock, and that knows how long things waited."""
+
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
+            super().put((clock.now_s(), item), block, timeout)
+
+        def get(self, block: bool = True, timeout: Any = None) -> Any:  # noqa: FBT001, FBT002
+            at_s, item = super().get(block, None if timeout is None else timeout / scale)
+            if at_s > clock.stalled_s:
+                note_late(clock, clock.now_s() - at_s)
+            return item
+
+        def get_nowait(self) -> Any:
+            return self.get(block=False)
+
+    queue.SimpleQueue = FastQueue  # type: ignore[misc]
+
+
+def note_late(clock: Clock, late_s: float) -> None:
+    """Remember the latest."""
+    if clock.calendar is not None and late_s > clock.calendar.late_s:
+        clock.calendar.late_s = late_s
+
+
+def watch_lateness(clock: Clock) -> None:
+    """Measure for ever how late this process is served."""
+    pause_s = 0.3
+    while True:
+        due_s = clock.now_s() + pause_s
+        _real_sleep(pause_s / clock.scale)
+        note_late(clock, clock.now_s() - due_s)
+
+
+def stall(clock: Clock, seconds: float) -> None:
+    """Wait, as a slow disk makes a process wait; this is no lateness of the machine's."""
+    _real_sleep(seconds / clock.scale)
+    clock.stalled_s = clock.now_s()

@@ -1,0 +1,698 @@
+"""Cars that share a broker, and everything around their daemons: people, ECUs, networks, faults.
+
+Owns the stage of one process: a real mosquitto with TLS and the shipped ACL, proxies, a zygote that
+bears the daemons, and for each car an ECU (tools/ecu's), a gateway, a head unit and a driver. What
+happened is written into a `Record` for each trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import certificates
+import ecu as ecus
+import judge
+import numpy as np
+import trips
+from clock import EPOCH_S, Calendar, Clock, note_late
+from paho.mqtt.client import Client, MQTTMessage, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from proxy import Proxy
+from zygote import FINGERPRINT, STEP, embedding
+
+from whodrives import config, vss
+from whodrives.profiles import ProfileStore
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "systemd" / "mosquitto"
+TICK_S = 0.2
+REPORT_S = 0.7
+BLOCK = 480
+BLOCK_S = 0.03
+PAUSE_BLOCKS = 32
+ONLINE_S = 90.0
+BROKER_LIVES_S = 240.0
+
+PREFERENCES = (
+    "Vehicle.Cabin.Seat.Row1.DriverSide.Position",
+    "Vehicle.Cabin.Seat.Row1.DriverSide.Backrest.Recline",
+    "Vehicle.Body.Mirrors.DriverSide.Tilt",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a group is to do."""
+
+    number: int
+    cars: int
+    trips: int
+    seed: int
+    scale: float
+    mutant: str | None = None
+    only: int | None = None
+    keep: str | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a group has done, fit for JSON."""
+
+    trips: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    violations: list[judge.Violation] = field(default_factory=list)
+    daemon_s: float = 0.0
+    late_s: float = 0.0
+
+
+def iso(wall_s: float) -> str:
+    """ISO 8601 in UTC with milliseconds."""
+    text = datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+class Broker:
+    """A mosquitto as shipped, on a port of its own, that can be killed."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        hosts, roles = ("127.0.0.1",), certificates.ROLES
+        certificates.fill(folder, hosts, roles, certificates.DAYS)
+        text = (SHIPPED / "whodrives.conf").read_text()
+        text = text.replace("listener 8883", f"listener {self.port} 127.0.0.1")
+        text = text.replace("/etc/mosquitto/certs/", f"{folder}/")
+        text = text.replace("/etc/mosquitto/whodrives.acl", str(SHIPPED / "whodrives.acl"))
+        # The fast clock lets more wait in a moment of the world's than a car ever would.
+        text = text.replace("max_connections 64", "max_connections -1")
+        text = text.replace("max_queued_messages 100", "max_queued_messages 2000")
+        self._config = folder / "mosquitto.conf"
+        self._config.write_text(text + "\nuser root\n")
+        self._process: subprocess.Popen[bytes] | None = None
+        found = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+        if found is None:
+            sys.exit("mosquitto is missing: apt-get install mosquitto")
+        self._program = found
+
+    def start(self) -> None:
+        """Start it; it listens soon."""
+        self._process = subprocess.Popen(
+            [self._program, "-c", str(self._config)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+class Zygote:
+    """Bears daemons; see zygote.py."""
+
+    def __init__(self, clock: Clock, mutant: str | None) -> None:
+        program = Path(__file__).with_name("zygote.py")
+        words = [repr(clock.scale), repr(clock.began_s), *([mutant] if mutant else [])]
+        self._process = subprocess.Popen(
+            [sys.executable, str(program), *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        if self._read() != "ready":
+            sys.exit("the zygote did not start")
+
+    def bear(self, life: dict[str, str]) -> int:
+        """A daemon's process id."""
+        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+        self._process.stdin.write(json.dumps(life) + "\n")
+        self._process.stdin.flush()
+        return int(self._read())
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None  # noqa: S101
+        return self._process.stdout.readline().strip()
+
+    def stop(self) -> None:
+        """End it and all its children."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+class Car:
+    """One car, its people, its ECU and its daemon."""
+
+    def __init__(self, group: Group, number: int) -> None:
+        self.name = f"car{group.order.number}-{number}"
+        self.group = group
+        self.folder = group.folder / self.name
+        self.folder.mkdir()
+        self.clock = Clock(group.clock.scale, group.clock.began_s)
+        self.clock.calendar = Calendar(self.folder / "calendar")
+        self.ecu = ecus.Ecu()
+        self.signals = dict(trips.PARKED)
+        self.online = False
+        self.pid: int | None = None
+        self.rng = random.Random(f"{group.order.seed}/{self.name}")  # noqa: S311 - a seed is wanted
+        self.link = Proxy(group.broker.port, self.rng)
+        self.ecu_link = Proxy(group.broker.port, self.rng)
+        self.record = judge.Record(self.name, -1, group.order.seed, self.clock.now_s())
+        self.drivers: list[str] = []
+        self._fifo = -1
+        self._sound: list[int] = []
+        self._saying: tuple[float, str | None, int] | None = None
+        self._offsets = [0.0]
+        self._reported_s = self._shown_s = self._stepped_s = self._heard_s = 0.0
+        self._lost: dict[str | None, float] = {}
+        self._ends: list[tuple[float, Callable[[], None]]] = []
+        self._reborn_s: float | None = None
+        self._cancels: dict[str, float] = {}
+
+    # --- beginnings ---
+
+    async def start(self) -> None:
+        """Enrol the household, let the network and the daemon begin."""
+        await self.link.start()
+        await self.ecu_link.start()
+        self._enrol()
+        sound = self.folder / "sound"
+        os.mkfifo(sound)
+        self._fifo = os.open(sound, os.O_RDWR | os.O_NONBLOCK)
+        files = {"ca": "ca", "certificate": "whodrives", "key": "whodrives-key"}
+        certs = self.group.folder / "broker"
+        settings = {
+            "vehicle": {"id": self.name},
+            "sound": {"source": "-"},
+            "mqtt": {
+                "host": "127.0.0.1",
+                "port": self.link.port,
+                "tls": {key: str(certs / f"{name}.pem") for key, name in files.items()},
+            },
+            "profiles": {"directory": "profiles", "key_file": "profile-key"},
+            "models": {"directory": "models"},
+        }
+        (self.folder / "whodrives.yaml").write_text(json.dumps(settings))
+        (self.folder / "run").mkdir()
+        self.ecu_client = self.group.client("ecu", self._on_ecu)
+        # Its interlock is fed by the car itself.
+        for topic in ("preferences/apply", "preferences/cancel"):
+            self.group.subscribe(self.ecu_client, f"whodrives/{self.name}/{topic}")
+        self.ecu_client.connect_async("127.0.0.1", self.ecu_link.port)
+        self.ecu_client.loop_start()
+        self._bear()
+
+    def _enrol(self) -> None:
+        store = ProfileStore(
+            self.folder / "profiles",
+            self.folder / "profile-key",
+            FINGERPRINT,
+            config.Config().vehicle.signals,
+        )
+        for number in range(trips.DRIVERS):
+            wanted = {
+                PREFERENCES[0]: 20.0 + 50 * number,
+                PREFERENCES[1]: 5.0 + 6 * number,
+                PREFERENCES[2]: -40.0 + 25 * number,
+            }
+            stored = store.save(f"Driver {number}", embedding(number + 1)[None, :], 20.0, wanted)
+            store.set_key(f"Driver {number}", f"fob-{number}")
+            self.drivers.append(stored.profile.id)
+
+    def _bear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._fifo, 65_536):
+                pass
+        self.pid = self.group.zygote.bear(
+            {
+                "config": str(self.folder / "whodrives.yaml"),
+                "sound": str(self.folder / "sound"),
+                "log": str(self.folder / "daemon.log"),
+                "runtime": str(self.folder / "run"),
+                "calendar": str(self.folder / "calendar"),
+            }
+        )
+
+    def stop(self) -> None:
+        """End what belongs to this car."""
+        self.link.close()
+        self.ecu_link.close()
+        self.ecu_client.disconnect()
+        self.ecu_client.loop_stop()
+        os.close(self._fifo)
+
+    # --- a life ---
+
+    async def live(self) -> None:
+        """Make trips until the group has made enough."""
+        while (number := self.group.next_trip()) is not None:
+            await self._until_online()
+            await self._trip(number)
+
+    async def _until_online(self) -> None:
+        limit_s = self.clock.now_s() + ONLINE_S
+        while not (self.online and self.ecu_client.is_connected()):
+            await self._tick()
+            if self.clock.now_s() > limit_s:
+                self.record.died.append(f"not online within {ONLINE_S:.0f} s")
+                self.group.conclude(self.record)
+                self.record.died.clear()
+                limit_s = self.clock.now_s() + ONLINE_S
+
+    async def _trip(self, number: int) -> None:
+        seed = self.group.order.seed * 1_000_003 + number
+        plan = trips.plan(random.Random(seed))  # noqa: S311 - a seed is wanted
+        began_s = self.clock.now_s()
+        self.record = judge.Record(self.name, number, seed, began_s)
+        self.ecu.faults = frozenset()
+        waiting = list(plan.deeds)
+        while (at_s := self.clock.now_s() - began_s) < plan.length_s or waiting:
+            while waiting and waiting[0].at_s <= at_s:
+                self._do(waiting.pop(0))
+            await self._tick()
+        self.record.ended_s = self.clock.now_s()
+        calendar = self.clock.calendar
+        if calendar is not None:
+            self.record.late_s, calendar.late_s = calendar.late_s, 0.0
+        self.group.conclude(self.record)
+
+    async def _tick(self) -> None:
+        now_s = self.clock.now_s()
+        for end in [e for e in self._ends if e[0] <= now_s]:
+            self._ends.remove(end)
+            end[1]()
+        self._watch(now_s)
+        self._speak(now_s)
+        self._run_ecu(now_s)
+        if now_s - self._reported_s >= REPORT_S:
+            self._reported_s = now_s
+            self._report(now_s)
+        due_s = now_s + TICK_S
+        await asyncio.sleep(max(0.0, due_s - self.clock.now_s()) / self.clock.scale)
+        note_late(self.clock, self.clock.now_s() - due_s)
+
+    def _watch(self, now_s: float) -> None:
+        """See that the daemon lives, unless we killed it."""
+        if self._reborn_s is not None:
+            if now_s >= self._reborn_s:
+                self._reborn_s = None
+                self._bear()
+            return
+        if self.pid is not None and not Path(f"/proc/{self.pid}").exists():
+            log = (self.folder / "daemon.log").read_text().splitlines()[-3:]
+            self.record.died.append(f"the daemon ended by itself: {' | '.join(log)}")
+            self._bear()
+
+    # --- deeds ---
+
+    def _do(self, deed: trips.Deed) -> None:
+        now_s = self.clock.now_s()
+        self.group.outcome.counts[deed.kind] += 1
+        match deed.kind:
+            case "car":
+                self._change(deed.what, now_s)
+            case "say":
+                self._say(*deed.what)
+            case "choose" | "listen" | "cancel" | "save":
+                self._command(deed.kind, deed.what, now_s)
+            case "switch":
+                self.record.acts.append((now_s, "switch", None))
+                self._answer(self.ecu.manual(PREFERENCES[0], float(deed.what), self.clock.wall_s()))
+            case "ecu":
+                self.record.misbehaviour = deed.what
+                self.ecu.faults = frozenset(ecus.Fault(name) for name in deed.what)
+            case _:
+                self._harm(deed.kind, deed.what, now_s)
+
+    def _change(self, change: dict[str, Any], now_s: float) -> None:
+        key = change.get(trips.KEY)
+        if key:
+            self.record.acts.append((now_s, "key", self.drivers[int(key[-1])]))
+        self.signals |= change
+        self._report(now_s)
+
+    def _harm(self, kind: str, what: Any, now_s: float) -> None:
+        if kind == "step":
+            calendar = self.clock.calendar
+            if calendar is not None:
+                calendar.offset_s += what
+                self._offsets.append(calendar.offset_s)
+            self.record.faults.append((now_s, now_s + 2.0, "step"))
+            return
+        seconds = what[1] if kind == "lost" else float(what)
+        self.record.faults.append((now_s, now_s + seconds, kind))
+        end_s = now_s + seconds
+        if kind == "lost":
+            self._lost[what[0]] = end_s
+        elif kind == "kill" and self.pid is not None and self._reborn_s is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self._reborn_s = end_s
+        elif kind == "cut":
+            self.link.cut()
+            self._ends.append((end_s, self.link.mend))
+        elif kind == "hold":
+            self.link.hold()
+            # Half of them never pass on what they held.
+            self._ends.append((end_s, self._let_go if self.rng.random() < 0.5 else self.link.mend))  # noqa: PLR2004
+        elif kind == "ecu_cut":
+            self.ecu_link.cut()
+            self._ends.append((end_s, self.ecu_link.mend))
+        elif kind == "disk" and self.clock.calendar is not None:
+            self.clock.calendar.disk_slow_until_s = end_s
+        elif kind == "delay":
+            self.link.delay_s = self.ecu_link.delay_s = 1.5 / self.clock.scale
+            self._ends.append((end_s, self._hurry))
+
+    def _let_go(self) -> None:
+        self.link.cut()
+        self.link.mend()
+
+    def _hurry(self) -> None:
+        self.link.delay_s = self.ecu_link.delay_s = 0.0
+
+    def _command(self, kind: str, who: int | None, now_s: float) -> None:
+        name = str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
+        issued = iso(self.clock.wall_s())
+        body: dict[str, Any] = {"schema": 1, "command_id": name, "issued_at": issued}
+        driver = None
+        if kind == "choose":
+            driver = None if who is None else self.drivers[who]
+            body["driver"] = driver
+        if kind == "cancel":
+            self._cancels[name] = now_s
+        self.record.acts.append((now_s, kind, driver))
+        topic = "driver" if kind == "choose" else kind
+        self.group.headunit.publish(f"whodrives/{self.name}/command/{topic}", json.dumps(body), 1)
+
+    # --- the car and the ECU ---
+
+    def _report(self, now_s: float) -> None:
+        self._lost = {path: end_s for path, end_s in self._lost.items() if end_s > now_s}
+        said = {p: v for p, v in self.signals.items() if p not in self._lost and v is not None}
+        when = iso(self.clock.wall_s())
+        body = {"schema": 1, "signals": {p: {"value": v, "time": when} for p, v in said.items()}}
+        self.ecu.car.hear({p: {"value": v, "time": when} for p, v in self.signals.items()})
+        if None in self._lost:
+            return
+        self.record.readings.append((now_s, said))
+        self.group.gateway.publish(f"whodrives/{self.name}/vehicle", json.dumps(body), 1)
+
+    def _run_ecu(self, now_s: float) -> None:
+        dt_s, self._stepped_s = min(now_s - self._stepped_s, 1.0), now_s
+        self._answer(self.ecu.advance(dt_s, self.clock.wall_s()))
+        every_s = 0.4 if self.ecu.moving else 1.0
+        if now_s - self._shown_s >= every_s and self.ecu_client.is_connected():
+            self._shown_s = now_s
+            topic, body = self.ecu.position(self.clock.wall_s())
+            self.ecu_client.publish(
+                f"whodrives/{self.name}/{topic}", json.dumps(body), 0, retain=True
+            )
+
+    def _answer(self, messages: list[ecus.Message]) -> None:
+        for topic, body in messages:
+            self.group.outcome.counts[f"ecu {body['status']}"] += 1
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.MessageExpiryInterval = ecus.RESULT_EXPIRY_S
+            properties.CorrelationData = body["request_id"].encode()
+            self.ecu_client.publish(
+                f"whodrives/{self.name}/{topic}", json.dumps(body), 1, properties=properties
+            )
+
+    def _on_ecu(self, message: MQTTMessage) -> None:
+        topic = message.topic.removeprefix(f"whodrives/{self.name}/")
+        body = json.loads(message.payload)
+        wall_s = self.clock.wall_s()
+        if topic == "preferences/cancel":
+            self._answer(self.ecu.cancel(body, wall_s))
+        elif message.retain:
+            now_s = self.clock.now_s()
+            self.record.asked.append(self._asked(body, now_s, retained=True))
+        else:
+            before = set(self.ecu._active)  # noqa: SLF001 - what it did, and not what it says
+            self._answer(self.ecu.apply(body, wall_s))
+            for request in set(self.ecu._active) - before:  # noqa: SLF001
+                for group in _groups(body):
+                    self.record.began.append(
+                        judge.Began(self.clock.now_s(), request, body["driver"], group)
+                    )
+
+    # --- what the monitor hears ---
+
+    def heard(self, topic: str, message: MQTTMessage) -> None:
+        """Write down what the broker passed on."""
+        now_s = self.clock.now_s()
+        body = json.loads(message.payload) if message.payload else None
+        if topic == "status" and body:
+            self.online = body["state"] != "offline"
+        elif topic == "driver" and body and body["driver"]:
+            since_s = self._moment(body["since"], now_s)
+            self.record.settled.append((now_s, body["driver"], since_s))
+        elif topic == "preferences/apply" and body:
+            self.group.outcome.counts["requests"] += 1
+            self.record.asked.append(self._asked(body, now_s, retained=message.retain))
+        elif topic == "command/result" and body:
+            self.group.outcome.counts[f"command {body['status']}"] += 1
+            if body["command_id"] in self._cancels and body["status"] == "done":
+                self.record.acts.append((now_s, "cancel_done", None))
+        elif topic == "preferences/result" and body:
+            if body["reason"] == ecus.MANUAL:
+                self.record.acts.append((now_s, "manual_told", None))
+        elif topic == "recognition" and body:
+            self.group.outcome.counts[f"heard {body['outcome']}"] += 1
+
+    def _asked(self, body: dict[str, Any], now_s: float, *, retained: bool) -> judge.Asked:
+        issued, expires = ecus.seconds(body["issued_at"]), ecus.seconds(body["expires_at"])
+        assert issued is not None and expires is not None  # noqa: S101, PT018 - the contract's
+        return judge.Asked(
+            at_s=now_s,
+            issued_s=self._moment(body["issued_at"], now_s),
+            good_s=expires - issued,
+            request=body["request_id"],
+            driver=body["driver"],
+            groups=_groups(body),
+            retained=retained,
+        )
+
+    def _moment(self, text: str, now_s: float) -> float:
+        """A time of the calendar on the monotonic clock, whichever step it was told after."""
+        wall_s = ecus.seconds(text) or 0.0
+        candidates = [wall_s - EPOCH_S - offset_s for offset_s in self._offsets[-8:]]
+        return max((at_s for at_s in candidates if at_s <= now_s + 0.5), default=now_s)
+
+    # --- sound ---
+
+    def _say(self, voice: int, seconds: float) -> None:
+        who = self.drivers[voice - 1] if 1 <= voice <= trips.DRIVERS else None
+        self._sound += [voice] * round(seconds / BLOCK_S) + [0] * PAUSE_BLOCKS
+        now_s = self.clock.now_s()
+        lasts_s = len(self._sound) * BLOCK_S
+        self.record.spoken.append(
+            (
+                now_s + lasts_s - seconds - PAUSE_BLOCKS * BLOCK_S,
+                now_s + lasts_s - PAUSE_BLOCKS * BLOCK_S,
+                who,
+            )
+        )
+
+    def _speak(self, now_s: float) -> None:
+        blocks = max(0, int((now_s - self._heard_s) / BLOCK_S)) if self._heard_s else 1
+        self._heard_s = now_s if not self._heard_s else self._heard_s + blocks * BLOCK_S
+        said, self._sound = self._sound[:blocks], self._sound[blocks:]
+        if self._reborn_s is not None:
+            return
+        for voice in said or [0]:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._fifo, _block(voice))
+
+
+_BLOCKS: dict[int, bytes] = {}
+
+
+def _block(voice: int) -> bytes:
+    if voice not in _BLOCKS:
+        _BLOCKS[voice] = np.full(BLOCK, voice * STEP, "<i2").tobytes()
+    return _BLOCKS[voice]
+
+
+def _groups(body: dict[str, Any]) -> frozenset[str]:
+    names = {vss.Group.SEAT: judge.SEAT_GROUP, vss.Group.MIRRORS: judge.MIRRORS}
+    return frozenset(names[vss.group_of(path)] for path in body["signals"])
+
+
+class Group:
+    """One process's cars."""
+
+    def __init__(self, order: Order, folder: Path) -> None:
+        self.order = order
+        self.folder = folder
+        self.outcome = Outcome()
+        self.clock = Clock(order.scale)
+        certs = folder / "broker"
+        certs.mkdir()
+        self.broker = Broker(certs)
+        self.zygote = Zygote(self.clock, order.mutant)
+        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._made = 0
+        self._loop = asyncio.get_running_loop()
+        self._rng = random.Random(f"{order.seed}/broker/{order.number}")  # noqa: S311
+        self.cars = [Car(self, number) for number in range(order.cars)]
+
+    def client(self, role: str, take: Callable[[MQTTMessage], None]) -> Client:
+        """An MQTT client of a role, whose messages are taken in our own thread."""
+        if role not in self._contexts:
+            certs = self.folder / "broker"
+            context = ssl.create_default_context(cafile=str(certs / "ca.pem"))
+            context.load_cert_chain(certs / f"{role}.pem", certs / f"{role}-key.pem")
+            self._contexts[role] = context
+        made = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
+        made.tls_set_context(self._contexts[role])
+        made.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type] # fractions are fine
+
+        def pass_on(_client: Client, _data: Any, message: MQTTMessage) -> None:
+            self._loop.call_soon_threadsafe(take, message)
+
+        made.on_message = pass_on
+        return made
+
+    def subscribe(self, client: Client, topic: str) -> None:
+        """At every connection."""
+        topics = client.user_data_get() or []
+        client.user_data_set([*topics, (topic, 1)])
+        client.on_connect = lambda c, data, *_: c.subscribe(data)
+
+    def next_trip(self) -> int | None:
+        """The number of the next trip, until there were enough."""
+        if self._made >= self.order.trips:
+            return None
+        self._made += 1
+        if self.order.only is not None:
+            return self.order.only
+        return self.order.number * 1_000_000 + self._made - 1
+
+    def conclude(self, record: judge.Record) -> None:
+        """Count a trip, and what was wrong with it."""
+        self.outcome.trips += record.ended_s > 0
+        self.outcome.counts["served"] += bool(record.began)
+        self.outcome.counts["late"] += record.late_s > judge.LATE_S
+        self.outcome.late_s = max(self.outcome.late_s, record.late_s)
+        found = judge.violations(record)
+        self.outcome.violations += found
+        if found and self.order.keep:
+            path = Path(self.order.keep) / f"{record.car}-{record.trip}.txt"
+            plan = trips.plan(random.Random(record.seed))  # noqa: S311
+            lines = [f"{v.kind}: {v.text}" for v in found] + [f"late {record.late_s:.1f} s"]
+            lines += [f"{d.at_s:7.2f} plan {d.kind} {d.what}" for d in plan.deeds]
+            for name in ("spoken", "acts", "asked", "began", "settled", "faults"):
+                lines += [f"{name}: {self._shown(item, record)}" for item in getattr(record, name)]
+            path.write_text("\n".join(lines) + "\n")
+
+    @staticmethod
+    def _shown(item: Any, record: judge.Record) -> str:
+        if isinstance(item, judge.Asked | judge.Began):
+            issued = (
+                f" issued {item.issued_s - record.began_s:.2f}"
+                if isinstance(item, judge.Asked)
+                else ""
+            )
+            return f"{item.at_s - record.began_s:.2f}{issued} {item}"
+        return f"{item[0] - record.began_s:.2f} {item}"
+
+    async def run(self) -> None:
+        """All trips."""
+        self.broker.start()
+        monitor = self.client("monitor", self._heard)
+        for topic in (
+            "status",
+            "driver",
+            "recognition",
+            "preferences/apply",
+            "preferences/result",
+            "command/result",
+        ):
+            self.subscribe(monitor, f"whodrives/+/{topic}")
+        self.gateway = self.client("gateway", lambda _: None)
+        self.headunit = self.client("headunit", lambda _: None)
+        for client in (monitor, self.gateway, self.headunit):
+            client.connect_async("127.0.0.1", self.broker.port)
+            client.loop_start()
+        by_name = {car.name: car for car in self.cars}
+        self._by_name = by_name
+        killer = None
+        try:
+            for car in self.cars:
+                await car.start()
+            killer = asyncio.create_task(self._kill_broker())
+            began_s = time.monotonic()
+            await asyncio.gather(*(car.live() for car in self.cars))
+            self.outcome.daemon_s = (time.monotonic() - began_s) * self.order.scale * len(self.cars)
+        finally:
+            if killer:
+                killer.cancel()
+            self.zygote.stop()
+            for client in (monitor, self.gateway, self.headunit):
+                client.disconnect()
+                client.loop_stop()
+            for car in self.cars:
+                car.stop()
+            self.broker.kill()
+
+    def _heard(self, message: MQTTMessage) -> None:
+        _, name, topic = message.topic.split("/", 2)
+        self._by_name[name].heard(topic, message)
+
+    async def _kill_broker(self) -> None:
+        while True:
+            await asyncio.sleep(self._rng.expovariate(1 / BROKER_LIVES_S) / self.order.scale)
+            seconds = self._rng.choice((1, 3, 8, 20))
+            from_s = self.clock.now_s()
+            self.outcome.counts["broker"] += 1
+            self.broker.kill()
+            for car in self.cars:
+                car.online = False
+                car.record.faults.append((from_s, from_s + seconds, "broker"))
+            before = [car.record for car in self.cars]
+            await asyncio.sleep(seconds / self.order.scale)
+            self.broker.start()
+            for car, record in zip(self.cars, before, strict=True):
+                if car.record is not record:
+                    car.record.faults.append((from_s, self.clock.now_s(), "broker"))
+
+
+def run(order: Order) -> Outcome:
+    """One process's part."""
+    with tempfile.TemporaryDirectory(
+        prefix="whodrives-faults-", ignore_cleanup_errors=True
+    ) as name:
+        return asyncio.run(_run(order, Path(name)))
+
+
+async def _run(order: Order, folder: Path) -> Outcome:
+    group = Group(order, folder)
+    await group.run()
+    return group.outcome
