@@ -15,7 +15,7 @@ from whodrives.decision import Policy, judge
 from whodrives.domain import Calibration, Evidence, Floats, Outcome, Profile
 from whodrives.scoring import centred, centroid, compare, unit
 
-SAME_PERSON_COSINE = 0.75
+SAME_PERSON_COSINE = 0.65
 """Two profiles that are at least so alike, relative to the mean voice, are one person's."""
 
 TAKEN_SHARE = 0.1
