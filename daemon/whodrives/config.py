@@ -478,6 +478,14 @@ class ProfileFiles:
             "Made at the first enrolment. A systemd credential named profile-key goes before it.",
         ),
     )
+    retention_days: int = field(
+        default=365,
+        metadata=_knob(
+            _Leaf("0 to 36500", lambda value: _is_integer(value, 0, 36_500)),
+            "Days after which a driver who was not recognised is offered to be forgotten, by "
+            "`drivers list` and `doctor`; nobody is forgotten unasked. 0: never.",
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,9 @@ from whodrives.domain import (
     CommandResult,
     Delivery,
     DriverState,
+    Enrol,
+    EnrolmentStage,
+    EnrolmentState,
     Erase,
     Event,
     Forget,
@@ -374,6 +377,56 @@ class ForgetPayload(CommandPayload, kw_only=True, frozen=True):
     driver: DriverId
 
 
+class Agreed(Struct, kw_only=True, frozen=True):
+    """That the person agreed to be enrolled, on the head unit's screen."""
+
+    by: Annotated[
+        str,
+        Meta(
+            pattern="^[A-Za-z0-9_-]{1,64}$",
+            description="a pseudonym of who agreed, such as an account's number; never a name",
+        ),
+    ]
+    text: Annotated[
+        str,
+        Meta(
+            pattern="^[A-Za-z0-9_.-]{1,32}$",
+            description="the version of the text that was agreed to; see docs/privacy.md",
+        ),
+    ]
+
+
+class EnrolPayload(CommandPayload, kw_only=True, frozen=True):
+    """Enrol whoever speaks now."""
+
+    driver: Annotated[
+        DriverId | None,
+        Meta(description="whom the voice is to replace, or null for a new driver"),
+    ]
+    consent: Agreed
+
+
+class Fault(Struct, kw_only=True, frozen=True):
+    """Something that is wrong with an enrolment."""
+
+    code: Annotated[str, Meta(pattern="^[a-z_]{1,40}$", description="such as too_quiet")]
+    text: Reason
+
+
+class EnrolmentPayload(_Payload, kw_only=True, frozen=True):
+    """How an enrolment goes."""
+
+    time: Time
+    command_id: Annotated[Id, Meta(description="of the command that began it")]
+    state: EnrolmentStage
+    driver: Annotated[
+        DriverId | None,
+        Meta(description="whose voice it is; null until a new driver is enrolled"),
+    ]
+    speech_s: Annotated[float, Meta(ge=0, description="useful seconds of speech so far")]
+    problems: Annotated[list[Fault], Meta(description="what is wrong just now; for refused: why")]
+
+
 class CommandResultPayload(_Payload, kw_only=True, frozen=True):
     """What became of a command."""
 
@@ -591,6 +644,7 @@ _TABLE = (
     _command("save", CommandPayload, "the present position is what the driver prefers"),
     _command("cancel", CommandPayload, "stop all that was asked for, and ask no more"),
     _command("forget", ForgetPayload, "erase a driver"),
+    _command("enrol", EnrolPayload, "enrol whoever speaks now"),
     Topic(
         name="command/result",
         writer="whodrives",
@@ -601,6 +655,18 @@ _TABLE = (
         payload=CommandResultPayload,
         text="what became of a command",
         examples=("command-result", "command-result-refused"),
+        id="command_id",
+    ),
+    Topic(
+        name="enrolment",
+        writer="whodrives",
+        readers=("head unit",),
+        qos=1,
+        retain="no",
+        expiry_s=ANSWER_EXPIRY_S,
+        payload=EnrolmentPayload,
+        text="how an enrolment goes",
+        examples=("enrolment", "enrolment-refused"),
         id="command_id",
     ),
     Topic(
@@ -738,6 +804,8 @@ def encode(event: Event, vehicle: Vehicle, epoch_s: float) -> Message | None:
             name, body = "preferences/cancel", _cancel(event, when)
         case CommandResult():
             name, body = "command/result", _command_result(event, when)
+        case EnrolmentState():
+            name, body = "enrolment", _enrolment(event, when)
         case Prefer() | Erase() | Stray() | Remember():
             return None
     return _message(name, vehicle.id, body)
@@ -851,6 +919,18 @@ def _command_result(event: CommandResult, when: datetime) -> CommandResultPayloa
     )
 
 
+def _enrolment(event: EnrolmentState, when: datetime) -> EnrolmentPayload:
+    return EnrolmentPayload(
+        schema=SCHEMA,
+        time=when,
+        command_id=event.command,
+        state=event.stage,
+        driver=event.driver,
+        speech_s=round(event.speech_s, 1),
+        problems=[Fault(code=problem.code, text=problem.text) for problem in event.problems],
+    )
+
+
 def _json(body: Struct) -> bytes:
     plain = msgspec.to_builtins(body, builtin_types=(datetime,))
     return json.dumps(plain, separators=(",", ":"), allow_nan=False, default=_iso).encode()
@@ -871,7 +951,9 @@ def _rounded(value: float | None, digits: int) -> float | None:
 
 # --- messages to inputs ---------------------------------------------------------------------------
 
-Incoming: TypeAlias = VehicleReport | Position | Answer | Listen | Choose | Save | Cancel | Forget
+Incoming: TypeAlias = (
+    VehicleReport | Position | Answer | Listen | Choose | Save | Cancel | Forget | Enrol
+)
 """What a message may be turned into."""
 
 
@@ -912,7 +994,7 @@ class Decoder:
 
     Args:
         vehicle: the car's name in the topics.
-        secure: whether the broker knows who is who; else what erases is refused.
+        secure: whether the broker knows who is who; else what erases or enrols is refused.
 
     Attributes:
         replayed: commands that came again, and messages with a reading older than the newest.
@@ -1022,7 +1104,7 @@ class Decoder:
         if known in self._obeyed:
             self.replayed += 1
             return None
-        if isinstance(body, ForgetPayload) and not self._secure:
+        if isinstance(body, ForgetPayload | EnrolPayload) and not self._secure:
             mend = "only over TLS does the broker know who asks; see mqtt.tls"
             raise PayloadError(f"{now.topic}: refused on a plain connection; {mend}")
         if len(self._obeyed) >= REMEMBERED_COMMANDS:
@@ -1041,6 +1123,8 @@ def _input(name: str, body: _Command, at_s: float) -> Incoming:
             return Choose(at_s, command, driver)
         case ForgetPayload(command_id=command, driver=driver):
             return Forget(at_s, command, driver)
+        case EnrolPayload(command_id=command, driver=driver, consent=agreed):
+            return Enrol(at_s, command, driver, agreed.by, agreed.text)
         case _:
             kind = Save if name == "command/save" else Cancel
             return kind(at_s, body.command_id)

@@ -203,7 +203,7 @@ def enrol(config: Path, drive: Drive, console: Console) -> dict[str, str]:
     voices = drive.folder / "voices"
     for member in drive.script["household"]:
         files = [str(voices / member["voice"] / file) for file in member["enrol"]]
-        whodrives(config, "enrol", member["name"], *files)
+        whodrives(config, "enrol", member["name"], *files, "--consent", member["name"])
         changes = [f"{path}={value}" for path, value in member["preferences"].items()]
         whodrives(config, "drivers", "preferences", member["name"], "--set", *changes)
         console.print(f"  enrolled [bold]{member['name']}[/] from {len(files)} sentences")

@@ -212,6 +212,25 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True)
+class Enrol:
+    """The head unit says that whoever speaks now be enrolled.
+
+    Attributes:
+        at_s: when it reached us.
+        command: names this command alone; its `CommandResult` carries it.
+        driver: whom the voice is to replace; None for a new driver.
+        by: a pseudonym of who agreed, for the record of consent.
+        text: version of the text they agreed to.
+    """
+
+    at_s: float
+    command: str
+    driver: str | None
+    by: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
     """Where the ECU says that seat, wheel and mirrors are.
 
@@ -306,6 +325,7 @@ Input: TypeAlias = (
     | Cancel
     | Save
     | Forget
+    | Enrol
     | Position
     | Answer
     | Begin
@@ -349,13 +369,18 @@ class UtteranceEnd:
     discarded: bool = False
 
 
+RENDITIONS = 3
+"""Each window of enrolment speech is embedded so many times: as spoken, and in two noises."""
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """An enrolled driver's voice.
 
     Attributes:
         id: pseudonymous identifier, safe to publish.
-        embeddings: float32, shape (k, D), each of unit length, one per window of enrolment speech.
+        embeddings: float32, shape (RENDITIONS k, D), each of unit length: the k windows of
+            enrolment speech as spoken, then all of them in road noise, then in broadband noise.
         encoder: sha256 of the encoder file that made them; others cannot be compared.
         speech_s: seconds of speech they were made from.
         preferences: VSS path to value, in the path's unit.
@@ -560,6 +585,67 @@ class CommandResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with an enrolment.
+
+    Attributes:
+        code: for machines.
+        text: for people, with the mend; without a name.
+        grave: whether it stands against a profile; else it is advice.
+    """
+
+    code: str
+    text: str
+    grave: bool = True
+
+
+class EnrolmentStage(StrEnum):
+    """How far an enrolment is; the last two end it."""
+
+    LISTENING = "listening"
+    ENOUGH = "enough"
+    DONE = "done"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentState:
+    """How the enrolment goes that the head unit asked for.
+
+    Attributes:
+        at_s: when this was so.
+        command: the `Enrol.command` it speaks of.
+        stage: how far it is.
+        speech_s: useful seconds of speech so far.
+        problems: what is wrong just now; for REFUSED, why.
+        driver: whose voice it is; None until a new driver is enrolled.
+    """
+
+    at_s: float
+    command: str
+    stage: EnrolmentStage
+    speech_s: float
+    problems: tuple[Problem, ...] = ()
+    driver: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Keep this voice as `driver`'s, or a new driver's, for the command `command`.
+
+    For the store alone: neither for the bus nor for the log. `by` and `text` as in `Enrol`.
+    """
+
+    at_s: float
+    command: str
+    driver: str | None
+    embeddings: Floats = field(repr=False)
+    speech_s: float
+    by: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stray:
     """An answer came to a request that was not made in this trip; it changed nothing."""
 
@@ -662,6 +748,7 @@ Event: TypeAlias = (
     | Prefer
     | Erase
     | CommandResult
+    | EnrolmentState
     | Stray
     | Remember
     | Health

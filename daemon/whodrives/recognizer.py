@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from whodrives.acoustics import Quality
 from whodrives.decision import Policy, judge
 from whodrives.domain import (
     AudioBlock,
@@ -27,7 +28,6 @@ from whodrives.domain import (
     UtteranceEnd,
     VoiceActivity,
 )
-from whodrives.quality import Quality
 from whodrives.scoring import RunningVoice, centred, centroid, compare
 from whodrives.speech import SpeechGate
 from whodrives.trip import Trip

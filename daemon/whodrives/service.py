@@ -32,6 +32,7 @@ from whodrives.config import MICROPHONE, PIPE, Config
 from whodrives.contract import Vitals
 from whodrives.decision import Policy
 from whodrives.domain import (
+    Adopt,
     Answer,
     Apply,
     AudioBlock,
@@ -40,6 +41,9 @@ from whodrives.domain import (
     Choose,
     CommandResult,
     DriverState,
+    Enrol,
+    EnrolmentStage,
+    EnrolmentState,
     Erase,
     Event,
     Forget,
@@ -50,10 +54,12 @@ from whodrives.domain import (
     Listen,
     Position,
     Prefer,
+    Problem,
     ProfileError,
     Recognition,
     Remember,
     Save,
+    SettledBy,
     SourceError,
     SourceHealth,
     SourceState,
@@ -62,13 +68,14 @@ from whodrives.domain import (
     VehicleReport,
     Withdraw,
 )
+from whodrives.enrolling import Enrolling
 from whodrives.inference import (
     load_calibration,
     load_encoder,
     load_gate,
 )
 from whodrives.journal import Journal
-from whodrives.profiles import ProfileStore
+from whodrives.profiles import Consent, ProfileStore, now
 from whodrives.recognizer import Recognizer
 
 log = logging.getLogger(__name__)
@@ -103,7 +110,9 @@ class _StopError(Exception):
 
 _Item: TypeAlias = Input | _Reload
 
-_NEWS = VehicleReport | LinkState | Answer | Position | Listen | Choose | Cancel | Save | Forget
+_NEWS = (
+    VehicleReport | LinkState | Answer | Position | Listen | Choose | Cancel | Save | Forget | Enrol
+)
 
 
 def news_first(items: Sequence[_Item]) -> list[_Item]:
@@ -115,17 +124,31 @@ def news_first(items: Sequence[_Item]) -> list[_Item]:
     return sorted(items, key=lambda item: not isinstance(item, _NEWS))
 
 
+def load_policy(config: Config) -> Policy:
+    """The configured promise, with the encoder's calibration.
+
+    Raises:
+        ModelError: the calibration is missing or does not fit the encoder.
+    """
+    return Policy(load_calibration(Path(config.models.directory)), config.recognition.strangers)
+
+
 def load_recognizer(config: Config) -> Recognizer:
     """The recognizer with the configured models and promise.
 
     Raises:
         ModelError: a model file is missing, changed or does not fit its calibration.
     """
-    models = Path(config.models.directory)
-    policy = Policy(load_calibration(models), config.recognition.strangers)
+    return _load_hearing(config)[0]
+
+
+def _load_hearing(config: Config) -> tuple[Recognizer, Enrolling]:
+    """What hears who drives, and what hears who enrols, with one encoder between them."""
+    models, policy = Path(config.models.directory), load_policy(config)
     # Loading the encoder is the peak of the daemon's memory: the less is there before, the better.
     encoder = load_encoder(models)
-    return Recognizer(load_gate(models), encoder, policy)
+    recognizer = Recognizer(load_gate(models), encoder, policy)
+    return recognizer, Enrolling(lambda: load_gate(models), encoder, policy)
 
 
 def open_store(config: Config) -> ProfileStore:
@@ -139,6 +162,7 @@ def open_store(config: Config) -> ProfileStore:
         key_file=Path(config.profiles.key_file),
         encoder=load_calibration(Path(config.models.directory)).encoder,
         limits=config.vehicle.signals,
+        vehicle=config.vehicle.id,
     )
 
 
@@ -259,8 +283,9 @@ class Daemon:
         self._inbox: SimpleQueue[_Item] = SimpleQueue()
         self._sound = config.sound
         self._recording = None if config.sound.source == MICROPHONE else self._recorded()
-        self._recognizer = load_recognizer(config)
+        self._recognizer, self._enrolling = _load_hearing(config)
         self._store = open_store(config)
+        self._proved: tuple[str | None, float | None] = (None, None)
         self._signals_of_car = frozenset(config.vehicle.signals)
         self._journal = open_journal(config)
         self._bus = Bus(config.mqtt, config.vehicle, self._inbox.put, self._vitals)
@@ -292,7 +317,7 @@ class Daemon:
         if remembered is not None:
             log.info("event=resumed gone_s=%.1f", gone_s)
         self._take(Begin(time.monotonic(), uuid.uuid4().hex, remembered, gone_s))
-        self._take(household(self._store, time.monotonic()))
+        self._take(self._household())
         notify("READY=1")
         try:
             if self._recording is None:
@@ -379,7 +404,7 @@ class Daemon:
     def _take(self, item: _Item) -> None:
         """One input in, its events out."""
         news = self._reloaded() if isinstance(item, _Reload) else item
-        orders = []
+        orders: list[Prefer | Erase | Adopt] = []
         for event in self._recognizer.step(news):
             if isinstance(event, Remember):
                 # Before what follows it is sent: a daemon that dies then asks for nothing twice.
@@ -388,19 +413,67 @@ class Daemon:
                 orders.append(event)
             else:
                 self._say(event)
+        for outcome in self._enrolling.step(news):
+            if isinstance(outcome, Adopt):
+                orders.append(outcome)
+            else:
+                self._say(outcome)
         for order in orders:
             self._execute(order)
 
     def _say(self, event: Event) -> None:
         self._bus.publish(event)
+        if isinstance(event, DriverState) and event.settled_by is SettledBy.VOICE:
+            self._prove(event)
         report(event, time.monotonic())
 
-    def _execute(self, order: Prefer | Erase) -> None:
+    def _prove(self, event: DriverState) -> None:
+        """Note that a driver's voice settled a trip: once for each settling."""
+        settling = event.driver, event.since_s
+        if event.driver is None or settling == self._proved:
+            return
+        self._proved = settling
+        try:
+            self._store.recognised(event.driver)
+        except ProfileError as error:
+            log.warning("event=not_noted reason=%r", str(error))
+
+    def _execute(self, order: Prefer | Erase | Adopt) -> None:
         """Change the store, let the recognizer know, and answer."""
+        if isinstance(order, Adopt):
+            self._adopt(order)
+            return
         reason = self._preferred(order) if isinstance(order, Prefer) else self._erased(order)
         if not reason:
-            self._take(household(self._store, time.monotonic()))
+            self._take(self._household())
         self._say(CommandResult(time.monotonic(), order.command, reason))
+
+    def _adopt(self, order: Adopt) -> None:
+        """Keep a voice that the head unit had enrolled, and tell it."""
+        consent = Consent(order.by, now(), order.text)
+        reason, driver = "", order.driver
+        try:
+            stored = self._store.adopt(driver, order.embeddings, order.speech_s, consent)
+            driver = stored.profile.id
+        except ProfileError as error:
+            log.warning("event=not_enrolled reason=%r", str(error))
+            reason = "not_stored"
+        now_s = time.monotonic()
+        if not reason:
+            log.info("event=enrolled driver=%s speech_s=%.1f", driver, order.speech_s)
+            self._take(self._household())
+        stage = EnrolmentStage.REFUSED if reason else EnrolmentStage.DONE
+        problems = (Problem(reason, "the voice could not be stored"),) if reason else ()
+        self._say(EnrolmentState(now_s, order.command, stage, order.speech_s, problems, driver))
+        self._say(CommandResult(now_s, order.command, reason))
+
+    def _household(self) -> Household:
+        """Everybody who is enrolled, once what is no profile is set aside."""
+        try:
+            self._store.set_aside()
+        except ProfileError as error:
+            log.warning("event=not_set_aside reason=%r", str(error))
+        return household(self._store, time.monotonic())
 
     def _preferred(self, order: Prefer) -> str:
         """Keep the position of what this car's drivers may set; why not, if it cannot be."""
@@ -435,7 +508,7 @@ class Daemon:
         )
 
     def _reloaded(self) -> Household:
-        house = household(self._store, time.monotonic())
+        house = self._household()
         enrolled, problems = len(house.profiles), len(house.problems)
         log.info("event=reloaded enrolled=%d problems=%d", enrolled, problems)
         return house
@@ -543,6 +616,10 @@ def report(event: Event, now_s: float) -> None:
         log.info("event=withdraw request=%s reason=%s", event.request, event.reason)
     elif isinstance(event, CommandResult):
         log.info("event=command command=%s reason=%s", event.command, event.reason or "-")
+    elif isinstance(event, EnrolmentState):
+        codes = ",".join(problem.code for problem in event.problems) or "-"
+        facts = event.stage, event.speech_s, codes
+        log.info("event=enrolment stage=%s speech_s=%.1f problems=%s", *facts)
     elif isinstance(event, Stray):
         log.info("event=stray_answer request=%s", event.request)
     elif isinstance(event, Health):

@@ -29,12 +29,14 @@ REPOSITORY = Path(__file__).parents[2]
 SHIPPED = REPOSITORY / "systemd" / "mosquitto"
 ROOT = "whodrives/car/"
 SPEED = "vehicle/Vehicle.Speed"
-COMMANDS = tuple(f"command/{name}" for name in ("listen", "driver", "save", "cancel", "forget"))
+COMMANDS = tuple(
+    f"command/{name}" for name in ("listen", "driver", "save", "cancel", "forget", "enrol")
+)
 
 WRITES = {
     "whodrives": {
         *("status", "driver", "recognition", "preferences/apply", "preferences/cancel"),
-        *("command/result", "metrics"),
+        *("command/result", "enrolment", "metrics"),
     },
     "ecu": {"preferences/result", "preferences/position"},
     "gateway": {"vehicle", SPEED},
@@ -46,7 +48,14 @@ READS = {
     "whodrives": {"vehicle", SPEED, "preferences/result", "preferences/position", *COMMANDS},
     "ecu": {"preferences/apply", "preferences/cancel", "status", "vehicle", SPEED},
     "gateway": set(),
-    "headunit": {"command/result", "status", "driver", "recognition", "preferences/position"},
+    "headunit": {
+        "command/result",
+        "enrolment",
+        "status",
+        "driver",
+        "recognition",
+        "preferences/position",
+    },
     "monitor": set(TOPICS),
 }
 ELSEWHERE = ("whodrives/car", "whodrives/car/other", "seat/apply", "homeassistant/x/config")

@@ -42,6 +42,9 @@ from whodrives.domain import (
     CommandResult,
     Delivery,
     DriverState,
+    Enrol,
+    EnrolmentStage,
+    EnrolmentState,
     Erase,
     Event,
     Evidence,
@@ -53,6 +56,7 @@ from whodrives.domain import (
     PayloadError,
     Position,
     Prefer,
+    Problem,
     Reading,
     Recognition,
     Save,
@@ -138,6 +142,36 @@ WRITTEN: dict[str, Message] = {
     "preferences-cancel": _encode(Withdraw(AT_S + 6.0, REQUEST, "manual")),
     "command-result": _encode(CommandResult(AT_S + 0.1, COMMAND)),
     "command-result-refused": _encode(REFUSED_COMMAND),
+    "enrolment": _encode(
+        EnrolmentState(
+            AT_S,
+            COMMAND,
+            EnrolmentStage.LISTENING,
+            12.42,
+            (
+                Problem(
+                    "too_quiet",
+                    "the speech is at -54 dBFS; raise the gain or come closer (above -50 dBFS)",
+                ),
+            ),
+        )
+    ),
+    "enrolment-refused": _encode(
+        EnrolmentState(
+            AT_S,
+            COMMAND,
+            EnrolmentStage.REFUSED,
+            20.16,
+            (
+                Problem(
+                    "not_the_driver",
+                    "this is not the voice of d-7f3a, whom it is to replace; enrol a new driver, "
+                    "or let that one speak",
+                ),
+            ),
+            "d-7f3a",
+        )
+    ),
     "metrics": encode_metrics(
         Counters(received=412, refused=1, published=27, connections=1),
         Vitals(requests=1, encoder=SHA256),
@@ -321,6 +355,7 @@ UNDERSTOOD: dict[str, Incoming] = {
     "command-save": Save(AT_S, COMMAND),
     "command-cancel": Cancel(AT_S, COMMAND),
     "command-forget": Forget(AT_S, COMMAND, "d-7f3a"),
+    "command-enrol": Enrol(AT_S, COMMAND, None, "account-3", "2026-11"),
     "preferences-result": Answer(AT_S, REQUEST, AnswerStatus.REJECTED, "standing"),
     "preferences-position": Position(
         AT_S,
@@ -833,6 +868,24 @@ def test_forgetting_needs_a_broker_that_knows_who_asks() -> None:
     assert isinstance(Decoder("car", secure=True).decode(topic, payload, AT_S, WALL_S), Forget)
 
 
+def test_enrolling_needs_a_broker_that_knows_who_asks() -> None:
+    """Nobody is enrolled by whoever happens to reach the broker."""
+    consent = {"by": "account-3", "text": "2026-11"}
+    payload = json.dumps(_command(driver=None, consent=consent)).encode()
+    topic = f"{ROOT}/command/enrol"
+    with pytest.raises(CommandError, match="plain connection"):
+        Decoder("car").decode(topic, payload, AT_S, WALL_S)
+    assert isinstance(Decoder("car", secure=True).decode(topic, payload, AT_S, WALL_S), Enrol)
+
+
+@pytest.mark.parametrize("by", ["Anna Smith", "", "a" * 65, "anna@example.org"])
+def test_a_name_does_not_travel_as_consent(by: str) -> None:
+    """Who agreed is a pseudonym: what looks like a name or an address is refused."""
+    consent = {"by": by, "text": "2026-11"}
+    with pytest.raises(CommandError, match="by"):
+        _decode(f"{ROOT}/command/enrol", _command(driver=None, consent=consent))
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -930,14 +983,14 @@ def test_any_payload_is_read_or_refused(
     if isinstance(news, Position):
         assert set(news.signals) <= set(vss.SIGNALS)
         assert all(math.isfinite(value) for value in news.signals.values())
-    if isinstance(news, Forget):
+    if isinstance(news, Forget | Enrol):
         assert secure
 
 
 @given(PAYLOADS)
 def test_a_command_that_is_not_of_now_is_never_obeyed(payload: bytes) -> None:
     """Read at any other time than its own, a command is refused."""
-    for name in ("listen", "driver", "save", "cancel", "forget"):
+    for name in ("listen", "driver", "save", "cancel", "forget", "enrol"):
         for wall_s in (WALL_S + 20_000, WALL_S - 20_000):
             with pytest.raises(PayloadError):
                 _decode(f"{ROOT}/command/{name}", payload.replace(b"9999-", b"2026-"), wall_s)

@@ -17,6 +17,7 @@ from corpora import Material, Person, material
 from corpus import blocks
 from numpy.typing import NDArray
 
+from whodrives.acoustics import Quality
 from whodrives.decision import is_telephone
 from whodrives.domain import (
     BLOCK_S,
@@ -29,7 +30,6 @@ from whodrives.domain import (
 )
 from whodrives.enrolment import Enrolment
 from whodrives.inference import load_calibration, load_encoder, load_gate
-from whodrives.quality import Quality
 from whodrives.scoring import RunningVoice, centroid, pooled
 from whodrives.speech import SpeechGate
 

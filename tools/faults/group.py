@@ -230,6 +230,7 @@ class Car:
             self.folder / "profile-key",
             FINGERPRINT,
             config.Config().vehicle.signals,
+            self.name,
         )
         for number in range(trips.DRIVERS):
             wanted = {

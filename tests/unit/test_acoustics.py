@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from whodrives.acoustics import Quality, dbfs
 from whodrives.domain import SAMPLE_RATE_HZ, Floats, Sound
-from whodrives.quality import Quality, dbfs
 
 
 def tone(hertz: float, level: float = 0.1, seconds: float = 1.0) -> Floats:
