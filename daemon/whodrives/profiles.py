@@ -7,7 +7,9 @@ must never know how a voice is compared or what is sent to the car.
 A file `d-xxxxxxxx.profile` is: magic, schema (1 byte), key id (8), encoder's sha256 (32), nonce
 (12), then the AES-256-GCM ciphertext of the payload (NIST SP 800-38D). All that stands before the
 nonce, and the driver's id, are bound to it as associated data. The payload is a JSON object, a
-newline, and the embeddings as little-endian float32.
+newline, and the embeddings as little-endian float32: the enrolled ones, then what was learned.
+
+`guests.sealed` holds the guest book in the same way; there is none without guests.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import re
 import secrets
 import stat
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -32,7 +34,7 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from whodrives import vss
+from whodrives import adaptation, guests, vss
 from whodrives.domain import Floats, Profile, ProfileError
 
 _MAGIC = b"whodrives profile"
@@ -47,6 +49,7 @@ _MOST_NAME_CHARACTERS = 64
 _UNIT_LENGTH_TOLERANCE = 1e-3
 _ID = re.compile(r"d-[0-9a-f]{8}")
 _JOINERS = {ord("\u200c"): None, ord("\u200d"): None}  # invisible, but spelling in some scripts
+_GUESTS = "guests"
 _CREDENTIAL = "profile-key"
 
 
@@ -162,6 +165,48 @@ class ProfileStore:
             profile = dataclasses.replace(old.profile, preferences=wanted)
             return self._write(dataclasses.replace(old, profile=profile), self._key())
 
+    def change(self, who: str, change: Callable[[Profile], Profile]) -> StoredProfile:
+        """Replace the driver's profile by what `change` makes of it; it may be called once only."""
+        with self._writing():
+            old = self._require(who)
+            new = dataclasses.replace(old, profile=change(old.profile))
+            return self._write(new, self._key())
+
+    def load_guests(self) -> tuple[guests.Guest, ...]:
+        """The guest book; empty when there is none."""
+        path = self._directory / f"{_GUESTS}.sealed"
+        try:
+            data = path.read_bytes()
+            encoder, payload = _unsealed(self._key(), _GUESTS, data)
+            text, _, raw = payload.partition(b"\n")
+            facts = json.loads(text)
+            rows = _voice(np.frombuffer(raw, dtype="<f4").reshape(facts["shape"]))
+            # Another encoder's voices cannot be compared; those guests will come again.
+            return guests.unpacked(facts["guests"], list(rows)) if encoder == self._encoder else ()
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise ProfileError(f"cannot read {path}: {error.strerror}; mend it") from error
+        except (_UnusableError, ValueError, KeyError, TypeError) as error:
+            raise ProfileError(f"the guest book {path} cannot be used; remove it") from error
+
+    def save_guests(self, book: Sequence[guests.Guest]) -> None:
+        """Replace the guest book; an empty one is no file."""
+        path = self._directory / f"{_GUESTS}.sealed"
+        if not book and not path.exists():
+            return
+        with self._writing():
+            if not book:
+                path.unlink()
+                _sync_directory(self._directory)
+                return
+            key = self._key_for_first() or self._key()
+            facts, voices = guests.packed(book)
+            rows = _voice(np.stack(voices))
+            text = json.dumps({"guests": facts, "shape": rows.shape}, allow_nan=False).encode()
+            payload = text + b"\n" + rows.astype("<f4").tobytes()
+            _write_whole(path, _sealed(key, self._encoder, _GUESTS, payload), os.replace)
+
     def forget(self, who: str) -> None:
         """Remove the driver's file; by id even one that cannot be read.
 
@@ -205,14 +250,15 @@ class ProfileStore:
                 f"profile {driver}: cannot be read: {error.strerror}; mend its permissions"
             ) from error
         try:
-            return _unsealed(key, driver, data)
+            return _stored(driver, *_unsealed(key, driver, data))
         except _UnusableError as error:
             raise ProfileError(f"profile {driver}: {error}") from error
 
     def _write(self, stored: StoredProfile, key: bytes) -> StoredProfile:
         """Put the profile on disk, whole or not at all, and read it back."""
         path = self._path(stored.profile.id)
-        _write_whole(path, _sealed(key, stored), os.replace)
+        sealed = _sealed(key, stored.profile.encoder, stored.profile.id, _payload(stored))
+        _write_whole(path, sealed, os.replace)
         return self._read(path, key)
 
     # --- all files ---
@@ -366,28 +412,24 @@ def _header(key: bytes, encoder: str) -> bytes:
     return _MAGIC + bytes([_SCHEMA]) + _key_id(key) + bytes.fromhex(encoder)
 
 
-def _sealed(key: bytes, stored: StoredProfile) -> bytes:
-    header = _header(key, stored.profile.encoder)
+def _sealed(key: bytes, encoder: str, name: str, payload: bytes) -> bytes:
+    header = _header(key, encoder)
     nonce = secrets.token_bytes(_NONCE_BYTES)
-    bound = header + stored.profile.id.encode()
-    return header + nonce + AESGCM(key).encrypt(nonce, _payload(stored), bound)
+    return header + nonce + AESGCM(key).encrypt(nonce, payload, header + name.encode())
 
 
-def _unsealed(key: bytes, driver: str, data: bytes) -> StoredProfile:
-    """The profile in a file's bytes."""
+def _unsealed(key: bytes, name: str, data: bytes) -> tuple[str, bytes]:
+    """The encoder and the payload in a file's bytes."""
     header, rest = data[:_HEADER_BYTES], data[_HEADER_BYTES:]
     _refuse_foreign(header, key)
     try:
         nonce, ciphertext = rest[:_NONCE_BYTES], rest[_NONCE_BYTES:]
-        payload = AESGCM(key).decrypt(nonce, ciphertext, header + driver.encode())
+        payload = AESGCM(key).decrypt(nonce, ciphertext, header + name.encode())
     except (InvalidTag, ValueError) as error:
         raise _UnusableError(
             "was changed, cut short or renamed since it was sealed; restore it, or enrol again"
         ) from error
-    try:
-        return _stored(driver, header[-_ENCODER_BYTES:].hex(), payload)
-    except (ValueError, KeyError, TypeError, ProfileError) as error:
-        raise _UnusableError("holds no valid profile; enrol this driver again") from error
+    return header[-_ENCODER_BYTES:].hex(), payload
 
 
 def _refuse_foreign(header: bytes, key: bytes) -> None:
@@ -406,15 +448,18 @@ def _refuse_foreign(header: bytes, key: bytes) -> None:
 
 def _payload(stored: StoredProfile) -> bytes:
     profile = stored.profile
+    learned, voices = adaptation.packed(profile.adaptation)
     facts = {
         "name": stored.name,
         "enrolled_at": stored.enrolled_at,
         "speech_s": profile.speech_s,
         "preferences": dict(profile.preferences),
         "shape": profile.embeddings.shape,
+        "adaptation": learned,
     }
     text = json.dumps(facts, allow_nan=False).encode()
-    return text + b"\n" + profile.embeddings.astype("<f4").tobytes()
+    rows = np.concatenate([profile.embeddings, *(voice[np.newaxis] for voice in voices)])
+    return text + b"\n" + rows.astype("<f4").tobytes()
 
 
 def _stored(driver: str, encoder: str, payload: bytes) -> StoredProfile:
@@ -422,12 +467,17 @@ def _stored(driver: str, encoder: str, payload: bytes) -> StoredProfile:
     text, _, raw = payload.partition(b"\n")
     facts = json.loads(text)
     preferences = {str(path): float(value) for path, value in facts["preferences"].items()}
+    count, numbers = facts["shape"]
+    rows = _voice(np.frombuffer(raw, dtype="<f4").reshape(-1, numbers))
+    # Profiles that were made before there was such a thing do not hold it.
+    learned = facts.get("adaptation") or {"steps": [], "held": []}
     profile = Profile(
         id=driver,
-        embeddings=_voice(np.frombuffer(raw, dtype="<f4").reshape(facts["shape"])),
+        embeddings=_voice(rows[:count]),
         encoder=encoder,
         speech_s=float(facts["speech_s"]),
         preferences=MappingProxyType(preferences),
+        adaptation=adaptation.unpacked(learned, list(rows[count:])),
     )
     if not all(map(vss.is_number, (profile.speech_s, *preferences.values()))):
         raise ValueError("a number that is not finite")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from whodrives import adaptation
 from whodrives.decision import Policy, judge
 from whodrives.domain import (
     AudioBlock,
+    DriverState,
     Encoder,
     Event,
     Evidence,
@@ -19,6 +21,7 @@ from whodrives.domain import (
     Health,
     Household,
     Input,
+    Lesson,
     LinkState,
     Listen,
     Look,
@@ -28,8 +31,10 @@ from whodrives.domain import (
     Tick,
     UtteranceEnd,
     VehicleReport,
+    Verdict,
     VoiceActivity,
 )
+from whodrives.lessons import Lessons
 from whodrives.scoring import centred, centroid, compare, pooled
 from whodrives.speech import SpeechGate
 from whodrives.trip import Trip
@@ -45,7 +50,19 @@ class _Utterance:
     embeddings: list[Floats] = field(default_factory=list)
     weights_s: list[float] = field(default_factory=list)
     evidence: Evidence | None = None
-    judged: bool = False
+    verdict: Verdict | None = None
+
+    @property
+    def judged(self) -> bool:
+        return self.verdict is not None
+
+    def lesson(self) -> Lesson | None:
+        """All that was heard of it; None when nothing was."""
+        if self.evidence is None or not self.embeddings:
+            return None
+        voice = pooled(self.embeddings, self.weights_s)
+        evidence = self.evidence
+        return Lesson(voice, evidence.speech_s, evidence.snr_db, evidence.matches)
 
 
 class Recognizer:
@@ -70,6 +87,7 @@ class Recognizer:
         self._policy = policy
         self._gate = SpeechGate()
         self._trip = Trip()
+        self._lessons = Lessons(policy)
         self._utterance = _Utterance()
         self._voices: tuple[tuple[str, Floats], ...] = ()
         self._problems: tuple[str, ...] = ()
@@ -89,7 +107,8 @@ class Recognizer:
         events = self._heard(news) if isinstance(news, AudioBlock) else self._told(news)
         if isinstance(news, Household | SourceState):
             events += self._health_events(news.at_s)
-        return events
+        taught = [self._lessons.follow(e) for e in events if isinstance(e, DriverState)]
+        return [*events, *(event for some in taught for event in some)]
 
     def _heard(self, block: AudioBlock) -> list[Event]:
         if block.gap:
@@ -106,11 +125,13 @@ class Recognizer:
             return self._source_changed(news)
         if isinstance(news, Household):
             calibration = self._policy.calibration
-            self._voices = tuple((p.id, centred(centroid(p), calibration)) for p in news.profiles)
+            known = [adaptation.effective(profile) for profile in news.profiles]
+            self._voices = tuple((p.id, centred(centroid(p), calibration)) for p in known)
             self._problems = news.problems
             # Evidence about the old household says nothing of the new one.
             self._gate.reset()
             self._utterance = _Utterance()
+            self._lessons.household_changed()
         return list(self._trip.step(news))
 
     def _source_changed(self, news: SourceState) -> list[Event]:
@@ -129,12 +150,21 @@ class Recognizer:
             self._look(piece)
             return self._concluded(final=False)
         events = [] if piece.discarded else self._concluded(final=True, end=piece)
+        if not piece.discarded:
+            self._teach()
         self._utterance = _Utterance()
         return events
 
+    def _teach(self) -> None:
+        """Keep the utterance that is over, if it may teach something at the end of the trip."""
+        verdict, lesson = self._utterance.verdict, self._utterance.lesson()
+        if verdict is not None and lesson is not None:
+            self._lessons.heard(verdict, lesson, len(self._voices))
+
     def _look(self, look: Look) -> None:
-        """Add a look to the evidence; once an utterance is judged, more of it costs nothing."""
-        if self._utterance.judged:
+        """Add a look to the evidence; once an utterance is judged, most need not be heard on."""
+        verdict = self._utterance.verdict
+        if verdict is not None and not self._lessons.wants_all_of(verdict):
             return
         self._utterance.embeddings.append(self._encoder.embed(look.samples))
         self._utterance.weights_s.append(look.new_s)
@@ -153,7 +183,7 @@ class Recognizer:
         verdict = judge(evidence, len(self._voices), self._policy, final=final)
         if verdict is None:
             return []
-        self._utterance.judged = True
+        self._utterance.verdict = verdict
         at_s = end.at_s if end else evidence.at_s
         return [Recognition(at_s, verdict), *self._trip.heard(verdict, at_s)]
 

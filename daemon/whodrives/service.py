@@ -36,7 +36,10 @@ from whodrives.domain import (
     Health,
     Household,
     Input,
+    Learn,
     LinkState,
+    Met,
+    Profile,
     ProfileError,
     Recognition,
     SourceError,
@@ -50,6 +53,7 @@ from whodrives.inference import (
     load_encoder,
     load_gate,
 )
+from whodrives.learning import Learning
 from whodrives.profiles import ProfileStore
 from whodrives.recognizer import Recognizer
 
@@ -226,6 +230,12 @@ class Daemon:
         self._recording = None if config.sound.source == MICROPHONE else self._recorded()
         self._recognizer = load_recognizer(config)
         self._store = open_store(config)
+        self._household: tuple[Profile, ...] = ()
+        self._learning = Learning(
+            self._store,
+            load_calibration(Path(config.models.directory)),
+            remember_guests=config.guests.remember,
+        )
         self._bus = Bus(config.mqtt, config.vehicle.id, self._inbox.put)
         self._told_to_stop = ""
         self._fed_s = float("-inf")
@@ -338,9 +348,29 @@ class Daemon:
     def _take(self, item: _Item) -> None:
         """One input in, its events out."""
         news = self._reloaded() if isinstance(item, _Reload) else item
+        taught = []
         for event in self._recognizer.step(news):
-            self._bus.publish(event)
-            report(event, time.monotonic())
+            if isinstance(event, Learn | Met):
+                taught.append(event)
+            else:
+                self._say(event)
+        if isinstance(news, Household):
+            self._household = news.profiles
+            self._say(self._learning.tidy(news.profiles, news.at_s))
+        for event in taught:
+            self._learn(event)
+
+    def _say(self, event: Event) -> None:
+        self._bus.publish(event)
+        report(event, time.monotonic())
+
+    def _learn(self, event: Learn | Met) -> None:
+        """Put what a trip taught into the store; a profile that learned is heard with at once."""
+        if isinstance(event, Learn):
+            if self._learning.learn(event, self._household):
+                self._take(household(self._store, time.monotonic()))
+        elif (offered := self._learning.meet(event, self._household)) is not None:
+            self._say(offered)
 
     def _reloaded(self) -> Household:
         house = household(self._store, time.monotonic())

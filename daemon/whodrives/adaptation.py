@@ -1,0 +1,278 @@
+"""How a profile follows a voice that changes, without ever leaving the one that was enrolled.
+
+Owns the quarantine, the promotion, and the way back. Knows nothing of the calendar or of files: a
+day is a number, a profile is a value. Must never change the enrolled embeddings, the *anchor*.
+
+The way of new speech into a profile:
+
+1. An utterance *teaches* if it is long, recognised far above the threshold and far from everybody
+   else in the household.
+2. At the end of a trip that had one driver, what the trip taught is *held* in quarantine, if it is
+   like the anchor.
+3. Once trips of several days agree with each other, they become a *step* of the profile, if the
+   profile as a whole then still is like the anchor and no nearer to another driver.
+
+`effective` is the profile that voices are compared with: the anchor's embeddings and, as a bounded
+share of the whole, the newest steps'. Somebody who is not the driver has to pass all of it, on
+several days, and even then cannot pull the profile further than the bounds let it go.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from whodrives.domain import (
+    Adaptation,
+    Calibration,
+    Floats,
+    Held,
+    Lesson,
+    Noise,
+    OperatingPoint,
+    Profile,
+    Step,
+)
+from whodrives.scoring import accept_llr, centred, centroid, pooled
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When a profile learns; docs/months.md says how the figures were chosen.
+
+    Attributes:
+        speech_s: seconds of speech that an utterance needs, to teach.
+        wide_llr: how far above the acceptance threshold it must be recognised, natural log.
+        clear_llr: how far from the runner-up.
+        anchor_cosine: how like the anchor a trip must be, both relative to the mean voice.
+        alike_cosine: how like each other the trips of a step must be, in the same way.
+        trips: number of trips in a step, on as many days.
+        held: trips in quarantine, at most.
+        held_days: a trip is forgotten when it was held for so long.
+        share: of all the embeddings of the effective profile, at most this share was learned.
+        drift_cosine: how like the anchor the effective profile stays.
+        steps: number of steps that are kept.
+    """
+
+    speech_s: float = 2.5
+    wide_llr: float = 2.0
+    clear_llr: float = 6.0
+    anchor_cosine: float = 0.5
+    alike_cosine: float = 0.5
+    trips: int = 3
+    held: int = 8
+    held_days: int = 60
+    share: float = 0.5
+    drift_cosine: float = 0.8
+    steps: int = 8
+
+
+RULES = Rules()
+
+NEARER_COSINE = 0.0
+"""So much nearer to another driver a step may bring a profile: not at all."""
+
+QUIET_DB, LOUD_DB = 20.0, 10.0
+"""From the one on speech is called quiet, below the other loud."""
+
+
+def teaches(
+    lesson: Lesson,
+    enrolled: int,
+    calibration: Calibration,
+    operating_point: OperatingPoint,
+    rules: Rules = RULES,
+) -> bool:
+    """Whether an utterance that was called known is clear enough to learn from."""
+    if lesson.speech_s < rules.speech_s or not lesson.matches:
+        return False
+    best = lesson.matches[0].llr
+    threshold = accept_llr(lesson.speech_s, enrolled, calibration, operating_point)
+    clear = len(lesson.matches) == 1 or best - lesson.matches[1].llr >= rules.clear_llr
+    return clear and best >= threshold + rules.wide_llr
+
+
+def quarantined(
+    profile: Profile,
+    lessons: Sequence[Lesson],
+    day: int,
+    calibration: Calibration,
+    rules: Rules = RULES,
+) -> Profile:
+    """The profile with what one trip of its driver taught held in quarantine.
+
+    What is not like the anchor is not held. The oldest leave when there are too many, and after
+    `Rules.held_days`; trips of one day may come in any order.
+    """
+    fresh = [h for h in profile.adaptation.held if day - h.day <= rules.held_days]
+    if lessons:
+        voice = pooled([le.voice for le in lessons], [le.speech_s for le in lessons])
+        likeness = _likeness(voice, centroid(profile), calibration)
+        if likeness >= rules.anchor_cosine:
+            speech_s = sum(lesson.speech_s for lesson in lessons)
+            fresh.append(Held(day, voice, speech_s, _noise(lessons), likeness))
+    held = tuple(sorted(fresh, key=_order))[-rules.held :]
+    return replace(profile, adaptation=replace(profile.adaptation, held=held))
+
+
+def promoted(
+    profile: Profile,
+    others: Sequence[Profile],
+    day: int,
+    calibration: Calibration,
+    rules: Rules = RULES,
+) -> tuple[Profile, Step | None]:
+    """Take what is consistent out of quarantine into the profile, if anything is.
+
+    Args:
+        profile: the driver's.
+        others: the rest of the household.
+        day: today.
+        calibration: of the encoder that made them.
+        rules: when to learn.
+
+    Returns:
+        The profile and the step that it made. The trips of a step that would lead away from the
+        anchor, or nearer to another driver, leave the quarantine and teach nothing.
+    """
+    group = _consistent(profile.adaptation.held, calibration, rules)
+    if not group:
+        return profile, None
+    left = tuple(h for h in profile.adaptation.held if not any(h is g for g in group))
+    step = Step(day, group)
+    steps = (*profile.adaptation.steps, step)[-rules.steps :]
+    grown = replace(profile, adaptation=Adaptation(steps, left))
+    if _is_safe(profile, grown, others, calibration, rules):
+        return grown, step
+    return replace(profile, adaptation=replace(profile.adaptation, held=left)), None
+
+
+def undone(profile: Profile) -> tuple[Profile, Step | None]:
+    """Take the newest step back, and empty the quarantine: it may hold more of the same.
+
+    Before the oldest step that is still kept there is the anchor alone.
+    """
+    steps = profile.adaptation.steps
+    return replace(profile, adaptation=Adaptation(steps[:-1])), steps[-1] if steps else None
+
+
+def effective(profile: Profile, rules: Rules = RULES) -> Profile:
+    """The profile to compare voices with: the anchor's embeddings, then what was learned.
+
+    The newest trips come first, and no more of them than the share allows.
+    """
+    count = len(profile.embeddings)
+    most = int(count * rules.share / (1.0 - rules.share) + 1e-9)
+    learned = [trip.voice for step in profile.adaptation.steps for trip in step.trips]
+    if not learned or not most:
+        return profile
+    rows = np.concatenate([profile.embeddings, np.stack(learned[-most:])])
+    return replace(profile, embeddings=rows)
+
+
+def drift(profile: Profile, calibration: Calibration, rules: Rules = RULES) -> float:
+    """How like the anchor the effective profile is: a cosine, both relative to the mean voice."""
+    return _likeness(centroid(effective(profile, rules)), centroid(profile), calibration)
+
+
+def _consistent(held: tuple[Held, ...], calibration: Calibration, rules: Rules) -> tuple[Held, ...]:
+    """The largest group of held trips that are like one of them, if enough days are in it."""
+    voices = [centred(h.voice, calibration) for h in held]
+    best: tuple[Held, ...] = ()
+    for seed in voices:
+        group = tuple(
+            h
+            for h, voice in zip(held, voices, strict=True)
+            if float(seed @ voice) >= rules.alike_cosine
+        )
+        if len({h.day for h in group}) >= rules.trips and len(group) > len(best):
+            best = group
+    return best
+
+
+def _is_safe(
+    before: Profile,
+    after: Profile,
+    others: Sequence[Profile],
+    calibration: Calibration,
+    rules: Rules,
+) -> bool:
+    """Whether a profile stays like its anchor and comes no nearer to anybody's."""
+    if drift(after, calibration, rules) < rules.drift_cosine:
+        return False
+    was, now = centroid(effective(before, rules)), centroid(effective(after, rules))
+    return all(
+        _likeness(now, centroid(other), calibration)
+        <= _likeness(was, centroid(other), calibration) + NEARER_COSINE
+        for other in others
+    )
+
+
+def _likeness(one: Floats, other: Floats, calibration: Calibration) -> float:
+    return float(centred(one, calibration) @ centred(other, calibration))
+
+
+def _noise(lessons: Sequence[Lesson]) -> Noise:
+    """Of the noisiest of the lessons; where no noise was heard it was quiet."""
+    worst = min((le.snr_db for le in lessons if le.snr_db is not None), default=QUIET_DB)
+    if worst >= QUIET_DB:
+        return Noise.QUIET
+    return Noise.SOME if worst >= LOUD_DB else Noise.LOUD
+
+
+def _order(held: Held) -> tuple[int, bytes]:
+    """By day; within a day in an order that does not depend on which came first."""
+    return held.day, held.voice.tobytes()
+
+
+# --- as plain values, for a file ------------------------------------------------------------------
+
+
+def packed(known: Adaptation) -> tuple[dict[str, Any], list[Floats]]:
+    """An adaptation as values fit for JSON, and its embeddings, each (D,), in their order."""
+    trips = [*(trip for step in known.steps for trip in step.trips), *known.held]
+    facts = {
+        "steps": [{"day": s.day, "trips": [_facts(t) for t in s.trips]} for s in known.steps],
+        "held": [_facts(trip) for trip in known.held],
+    }
+    return facts, [trip.voice for trip in trips]
+
+
+def unpacked(facts: Mapping[str, Any], voices: Sequence[Floats]) -> Adaptation:
+    """What `packed` was given.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is something else.
+    """
+    waiting = iter(voices)
+    steps = tuple(
+        Step(int(step["day"]), tuple(_held(trip, waiting) for trip in step["trips"]))
+        for step in facts["steps"]
+    )
+    held = tuple(_held(trip, waiting) for trip in facts["held"])
+    if next(waiting, None) is not None:
+        raise ValueError("more embeddings than trips")
+    return Adaptation(steps, held)
+
+
+def _facts(trip: Held) -> dict[str, Any]:
+    return {
+        "day": trip.day,
+        "speech_s": trip.speech_s,
+        "noise": str(trip.noise),
+        "anchor_cosine": trip.anchor_cosine,
+    }
+
+
+def _held(facts: Mapping[str, Any], voices: Iterator[Floats]) -> Held:
+    voice = next(voices, None)
+    if voice is None:
+        raise ValueError("more trips than embeddings")
+    speech_s, cosine = float(facts["speech_s"]), float(facts["anchor_cosine"])
+    if not (math.isfinite(speech_s) and math.isfinite(cosine)):
+        raise ValueError("a number that is not finite")
+    return Held(int(facts["day"]), voice, speech_s, Noise(facts["noise"]), cosine)
