@@ -12,8 +12,8 @@ The way of new speech into a profile:
 3. Once trips of several days agree with each other, they become a *step* of the profile, if the
    profile as a whole then still is like the anchor and no nearer to another driver.
 
-`effective` is the profile that voices are compared with: the anchor's embeddings and, as a bounded
-share of the whole, the newest steps'. Somebody who is not the driver has to pass all of it, on
+`voice` is what utterances are compared with: the anchor and, as a bounded share of the whole, the
+newest trips learned. Somebody who is not the driver has to pass all of it, on
 several days, and even then cannot pull the profile further than the bounds let it go.
 """
 
@@ -37,7 +37,7 @@ from whodrives.domain import (
     Profile,
     Step,
 )
-from whodrives.scoring import accept_llr, centred, centroid, pooled
+from whodrives.scoring import accept_llr, centred, centroid, pooled, unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +53,29 @@ class Rules:
         trips: number of trips in a step, on as many days.
         held: trips in quarantine, at most.
         held_days: a trip is forgotten when it was held for so long.
-        share: of all the embeddings of the effective profile, at most this share was learned.
-        drift_cosine: how like the anchor the effective profile stays.
-        steps: number of steps that are kept.
+        active: number of trips, the newest, that a profile consists of beside the anchor.
+        share: their weight against the anchor, at most.
+        drift_cosine: how like the anchor the profile as a whole stays.
+        apart_cosine: a step may not bring a profile nearer to another driver, above this.
+        steps: number of steps that are kept, to go back.
     """
 
     speech_s: float = 2.5
     wide_llr: float = 2.0
     clear_llr: float = 6.0
-    anchor_cosine: float = 0.5
-    alike_cosine: float = 0.5
+    anchor_cosine: float = 0.6
+    alike_cosine: float = 0.6
     trips: int = 3
     held: int = 8
     held_days: int = 60
-    share: float = 0.5
-    drift_cosine: float = 0.8
+    active: int = 12
+    share: float = 0.4
+    drift_cosine: float = 0.85
+    apart_cosine: float = 0.3
     steps: int = 8
 
 
 RULES = Rules()
-
-NEARER_COSINE = 0.0
-"""So much nearer to another driver a step may bring a profile: not at all."""
 
 QUIET_DB, LOUD_DB = 20.0, 10.0
 """From the one on speech is called quiet, below the other loud."""
@@ -110,11 +111,11 @@ def quarantined(
     """
     fresh = [h for h in profile.adaptation.held if day - h.day <= rules.held_days]
     if lessons:
-        voice = pooled([le.voice for le in lessons], [le.speech_s for le in lessons])
-        likeness = _likeness(voice, centroid(profile), calibration)
+        spoken = pooled([le.voice for le in lessons], [le.speech_s for le in lessons])
+        likeness = float(centred(spoken, calibration) @ _anchor(profile, calibration))
         if likeness >= rules.anchor_cosine:
             speech_s = sum(lesson.speech_s for lesson in lessons)
-            fresh.append(Held(day, voice, speech_s, _noise(lessons), likeness))
+            fresh.append(Held(day, spoken, speech_s, _noise(lessons), likeness))
     held = tuple(sorted(fresh, key=_order))[-rules.held :]
     return replace(profile, adaptation=replace(profile.adaptation, held=held))
 
@@ -160,23 +161,30 @@ def undone(profile: Profile) -> tuple[Profile, Step | None]:
     return replace(profile, adaptation=Adaptation(steps[:-1])), steps[-1] if steps else None
 
 
-def effective(profile: Profile, rules: Rules = RULES) -> Profile:
-    """The profile to compare voices with: the anchor's embeddings, then what was learned.
+def voice(profile: Profile, calibration: Calibration, rules: Rules = RULES) -> Floats:
+    """What voices are compared with, (D,): relative to the mean voice, of length one at most.
 
-    The newest trips come first, and no more of them than the share allows.
+    The weighted mean of the anchor and of the newest trips learned, so that every score is the
+    weighted mean of the scores against the two. Where they differ the mean is shorter than one; to
+    stretch it would let more strangers pass, who are a little like each of them.
     """
-    count = len(profile.embeddings)
-    most = int(count * rules.share / (1.0 - rules.share) + 1e-9)
-    learned = [trip.voice for step in profile.adaptation.steps for trip in step.trips]
-    if not learned or not most:
-        return profile
-    rows = np.concatenate([profile.embeddings, np.stack(learned[-most:])])
-    return replace(profile, embeddings=rows)
+    anchor = _anchor(profile, calibration)
+    newest = [trip for step in profile.adaptation.steps for trip in step.trips][-rules.active :]
+    if not newest:
+        return anchor
+    learned = unit(np.sum([centred(trip.voice, calibration) for trip in newest], axis=0))
+    share = min(rules.share, len(newest) / (len(newest) + len(profile.embeddings)))
+    return np.asarray((1.0 - share) * anchor + share * learned, np.float32)
 
 
 def drift(profile: Profile, calibration: Calibration, rules: Rules = RULES) -> float:
-    """How like the anchor the effective profile is: a cosine, both relative to the mean voice."""
-    return _likeness(centroid(effective(profile, rules)), centroid(profile), calibration)
+    """How like the anchor the profile as a whole is: a cosine, both relative to the mean voice."""
+    return float(unit(voice(profile, calibration, rules)) @ _anchor(profile, calibration))
+
+
+def _anchor(profile: Profile, calibration: Calibration) -> Floats:
+    """The voice as it was enrolled, relative to the mean voice."""
+    return centred(centroid(profile), calibration)
 
 
 def _consistent(held: tuple[Held, ...], calibration: Calibration, rules: Rules) -> tuple[Held, ...]:
@@ -204,16 +212,11 @@ def _is_safe(
     """Whether a profile stays like its anchor and comes no nearer to anybody's."""
     if drift(after, calibration, rules) < rules.drift_cosine:
         return False
-    was, now = centroid(effective(before, rules)), centroid(effective(after, rules))
+    was, now = voice(before, calibration, rules), voice(after, calibration, rules)
+    anchors = [_anchor(other, calibration) for other in others]
     return all(
-        _likeness(now, centroid(other), calibration)
-        <= _likeness(was, centroid(other), calibration) + NEARER_COSINE
-        for other in others
+        float(now @ anchor) <= max(float(was @ anchor), rules.apart_cosine) for anchor in anchors
     )
-
-
-def _likeness(one: Floats, other: Floats, calibration: Calibration) -> float:
-    return float(centred(one, calibration) @ centred(other, calibration))
 
 
 def _noise(lessons: Sequence[Lesson]) -> Noise:

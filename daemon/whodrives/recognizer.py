@@ -35,7 +35,7 @@ from whodrives.domain import (
     VoiceActivity,
 )
 from whodrives.lessons import Lessons
-from whodrives.scoring import centred, centroid, compare, pooled
+from whodrives.scoring import centred, compare, pooled
 from whodrives.speech import SpeechGate
 from whodrives.trip import Trip
 
@@ -125,8 +125,7 @@ class Recognizer:
             return self._source_changed(news)
         if isinstance(news, Household):
             calibration = self._policy.calibration
-            known = [adaptation.effective(profile) for profile in news.profiles]
-            self._voices = tuple((p.id, centred(centroid(p), calibration)) for p in known)
+            self._voices = tuple((p.id, adaptation.voice(p, calibration)) for p in news.profiles)
             self._problems = news.problems
             # Evidence about the old household says nothing of the new one.
             self._gate.reset()

@@ -18,6 +18,7 @@ BIN = Path(sys.executable).parent
         ["mypy", "tools/build_models"],
         ["mypy", "tools/bench"],
         ["mypy", "tools/evaluate"],
+        ["mypy", "tools/months"],
         ["mypy", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tools").glob("*.py"))],
         ["lint-imports"],
     ],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 from conditions import generator
@@ -17,20 +18,23 @@ from speakers import Speaker, Utterance
 from whodrives import adaptation
 from whodrives.adaptation import Rules
 from whodrives.decision import Policy, judge
-from whodrives.domain import Evidence, Floats, Lesson, Match, Outcome, Profile
+from whodrives.domain import Evidence, Floats, Lesson, Match, Profile, Verdict
 from whodrives.scoring import centred, centroid, compare, unit
+
+Enrolled: TypeAlias = Sequence[tuple[str, Floats]]
+"""Driver id and centred voice (D,)."""
 
 TRIPS = 100
 UTTERANCES = 3
 """Of the driver in each trip."""
 
 SEASONS: Sequence[tuple[str, ...]] = (
-    ("clean", "car 10 dB"),
-    ("cold", "cold, car 10 dB"),
-    ("car 5 dB", "car 10 dB"),
-    ("cabin, car 5 dB", "car 10 dB"),
+    ("clean", "car 5 dB"),
+    ("cold, car 10 dB",),
+    ("clean", "car 5 dB"),
+    ("cabin, car 5 dB",),
 )
-"""A quarter of the trips each: as enrolled; a cold; louder tyres; a microphone that is further away."""
+"""A quarter of the trips each: as enrolled; a cold; well again; a microphone further away."""
 
 DRIVES = (0.5, 0.25, 0.25)
 """Share of the trips of the driver in question, of the most similar one and of another."""
@@ -38,6 +42,7 @@ DRIVES = (0.5, 0.25, 0.25)
 STRANGER = 0.3
 """Share of the trips in which a stranger speaks too."""
 
+ATTACKS = ("none", "speak", "creep")
 ATTACK = 0.5
 """Share of the trips in which the attacker drives, with the driver's key."""
 
@@ -54,15 +59,35 @@ class Household:
     strangers: list[Speaker]
     profiles: list[Profile] = field(default_factory=list)
 
+    def reset(self) -> None:
+        """Enrol everybody anew."""
+        self.profiles = [replace(m.profile, id=f"d-{n}") for n, m in enumerate(self.members)]
+
+
+Tally: TypeAlias = Mapping[str, tuple[int, int]]
+"""By condition, errors among so many trials."""
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Errors among trials, by condition: [errors, trials]."""
+    """Errors of a household's profiles.
 
-    missed: Mapping[str, tuple[int, int]]
-    taken: Mapping[str, tuple[int, int]]
-    attacker: tuple[int, int]
-    similar: tuple[int, int]
+    Attributes:
+        fnir: the driver's utterances that are not recognised as the driver's.
+        fpir: strangers' utterances that are taken for anybody's of the household.
+        attacker: the attacker's utterances that are taken for the driver's.
+        similar: those of the most similar enrolled voice that are.
+    """
+
+    fnir: Tally
+    fpir: Tally
+    attacker: Tally
+    similar: Tally
+
+    def of(self, name: str) -> Tally:
+        """The tally of that name."""
+        tally: Tally = getattr(self, name)
+        return tally
 
 
 def households(people: Sequence[Speaker], mean: Floats, least: int = 6) -> Iterable[Household]:
@@ -79,45 +104,37 @@ def households(people: Sequence[Speaker], mean: Floats, least: int = 6) -> Itera
         members = [driver, others[0], third]
         outside = [p for p in others if p not in members]
         house = Household(members, outside[0], outside)
-        house.profiles = [
-            replace(member.profile, id=f"d-{number}") for number, member in enumerate(members)
-        ]
+        house.reset()
         yield house
 
 
 def _alike(one: Speaker, other: Speaker, mean: Floats) -> float:
-    return float(
-        unit(centroid(one.profile) - mean) @ unit(centroid(other.profile) - mean)
-    )
+    return float(unit(centroid(one.profile) - mean) @ unit(centroid(other.profile) - mean))
 
 
-def voices(profiles: Sequence[Profile], policy: Policy, rules: Rules) -> list[tuple[str, Floats]]:
+def voices(profiles: Sequence[Profile], policy: Policy, rules: Rules) -> Enrolled:
     """What utterances are compared with, as the recognizer prepares it."""
-    return [
-        (p.id, centred(centroid(adaptation.effective(p, rules)), policy.calibration))
-        for p in profiles
-    ]
+    return [(p.id, adaptation.voice(p, policy.calibration, rules)) for p in profiles]
 
 
-def decided(
-    utterance: Utterance, enrolled: Sequence[tuple[str, Floats]], policy: Policy
-) -> tuple[str | None, Outcome]:
-    """Who the daemon says an utterance is of, as soon as it says so."""
-    speech_s = np.cumsum(utterance.new_s)
-    for looks in range(1, len(speech_s) + 1):
-        matches = compared(utterance.voice(looks), float(speech_s[looks - 1]), enrolled, policy)
-        evidence = Evidence(matches, float(speech_s[looks - 1]), utterance.snr_db, 0.0)
-        verdict = judge(evidence, len(enrolled), policy, final=looks == len(speech_s))
+def decided(utterance: Utterance, enrolled: Enrolled, policy: Policy) -> Verdict:
+    """What the daemon says of an utterance, as soon as it says it."""
+    count = len(utterance.speech_s)
+    for look in range(count):
+        matches = compared(utterance, look, enrolled, policy)
+        evidence = Evidence(matches, utterance.speech_s[look], utterance.snr_db, 0.0)
+        verdict = judge(evidence, len(enrolled), policy, final=look == count - 1)
         if verdict is not None:
-            return verdict.driver, verdict.outcome
-    return None, Outcome.INSUFFICIENT_SPEECH
+            return verdict
+    raise ValueError("an utterance without a look")
 
 
 def compared(
-    voice: Floats, speech_s: float, enrolled: Sequence[tuple[str, Floats]], policy: Policy
+    utterance: Utterance, look: int, enrolled: Enrolled, policy: Policy
 ) -> tuple[Match, ...]:
-    """Every driver's match with a voice, best first."""
-    return compare(centred(voice, policy.calibration), speech_s, enrolled, policy.calibration)
+    """Every driver's match with an utterance up to a look, best first."""
+    voice = centred(utterance.voices[look], policy.calibration)
+    return compare(voice, utterance.speech_s[look], enrolled, policy.calibration)
 
 
 def lived(house: Household, attack: str, policy: Policy, rules: Rules, trips: int = TRIPS) -> int:
@@ -158,21 +175,17 @@ def lived(house: Household, attack: str, policy: Policy, rules: Rules, trips: in
             if (lesson := _lesson(utterance, settled, enrolled, policy, rules))
         ]
         calibration = policy.calibration
-        profile = adaptation.quarantined(
-            house.profiles[settled], lessons, day, calibration, rules
-        )
+        profile = adaptation.quarantined(house.profiles[settled], lessons, day, calibration, rules)
         rest = [p for n, p in enumerate(house.profiles) if n != settled]
         house.profiles[settled], step = adaptation.promoted(profile, rest, day, calibration, rules)
         steps += step is not None
     return steps
 
 
-def _settled(
-    spoken: Sequence[Utterance], enrolled: Sequence[tuple[str, Floats]], policy: Policy
-) -> int | None:
+def _settled(spoken: Sequence[Utterance], enrolled: Enrolled, policy: Policy) -> int | None:
     """The first known voice of the trip drives it."""
     for utterance in spoken:
-        driver, _ = decided(utterance, enrolled, policy)
+        driver = decided(utterance, enrolled, policy).driver
         if driver is not None:
             return int(driver[2:])
     return None
@@ -181,17 +194,24 @@ def _settled(
 def _lesson(
     utterance: Utterance,
     settled: int,
-    enrolled: Sequence[tuple[str, Floats]],
+    enrolled: Enrolled,
     policy: Policy,
     rules: Rules,
 ) -> Lesson | None:
     """What an utterance teaches the profile of the settled driver."""
-    driver, _ = decided(utterance, enrolled, policy)
-    matches = compared(utterance.voice(), utterance.speech_s, enrolled, policy)
-    lesson = Lesson(utterance.voice(), utterance.speech_s, utterance.snr_db, matches)
-    mine = driver == f"d-{settled}" == matches[0].driver
+    lesson = as_lesson(utterance, enrolled, policy)
     promise = policy.calibration, policy.operating_point
-    return lesson if mine and adaptation.teaches(lesson, len(enrolled), *promise, rules) else None
+    if lesson.matches[0].driver != f"d-{settled}":
+        return None
+    if not adaptation.teaches(lesson, len(enrolled), *promise, rules):
+        return None
+    return lesson if decided(utterance, enrolled, policy).driver == f"d-{settled}" else None
+
+
+def as_lesson(utterance: Utterance, enrolled: Enrolled, policy: Policy) -> Lesson:
+    """All of an utterance, as the recognizer keeps it until the end of the trip."""
+    matches = compared(utterance, -1, enrolled, policy)
+    return Lesson(utterance.voices[-1], utterance.speech_s[-1], utterance.snr_db, matches)
 
 
 def _mixed(
@@ -202,13 +222,12 @@ def _mixed(
     anchor = centred(centroid(house.profiles[0]), policy.calibration)
 
     def blended(share: float) -> Utterance:
-        voice = unit((1 - share) * own.voice() + share * other.voice())
-        looks = np.tile(voice, (len(own.new_s), 1))
-        return Utterance(looks, own.new_s, own.snr_db)
+        voice = unit((1 - share) * own.voices[-1] + share * other.voices[-1])
+        return Utterance(np.tile(voice, (len(own.speech_s), 1)), own.speech_s, own.snr_db)
 
     def learned(share: float) -> bool:
         heard = blended(share)
-        near = float(centred(heard.voice(), policy.calibration) @ anchor)
+        near = float(centred(heard.voices[-1], policy.calibration) @ anchor)
         return near >= rules.anchor_cosine and bool(_lesson(heard, 0, enrolled, policy, rules))
 
     if learned(1.0):
@@ -220,30 +239,26 @@ def _mixed(
     return blended(low)
 
 
-def counted(
-    house: Household, policy: Policy, rules: Rules, conditions: Sequence[str]
-) -> Counts:
+def counted(house: Household, policy: Policy, rules: Rules) -> Counts:
     """What the household's profiles recognise now, on utterances that no trip has."""
     enrolled = voices(house.profiles, policy, rules)
-    driver, similar = house.members[0], house.members[1]
+    driver, similar = house.members[:2]
     rng = generator("tests", driver.person.name)
-    missed, taken = {}, {}
-    attacks, errors = [], []
-    for condition in conditions:
-        own = [decided(u, enrolled, policy)[0] for u in driver.tests[condition]]
-        missed[condition] = sum(who != "d-0" for who in own), len(own)
-        heard = [u for s in house.strangers for u in (*s.tests[condition],)]
+    tallies: dict[str, dict[str, tuple[int, int]]] = {}
+    for condition, own in driver.tests.items():
+        heard = [u for stranger in house.strangers for u in stranger.tests[condition]]
         chosen = [heard[int(n)] for n in rng.permutation(len(heard))[:SOUNDS]]
-        named = [decided(u, enrolled, policy)[0] for u in chosen]
-        taken[condition] = sum(who is not None for who in named), len(named)
-        attacks += [decided(u, enrolled, policy)[0] for u in house.attacker.tests[condition]]
-        errors += [decided(u, enrolled, policy)[0] for u in similar.tests[condition]]
-    return Counts(
-        missed,
-        taken,
-        (sum(who == "d-0" for who in attacks), len(attacks)),
-        (sum(who == "d-0" for who in errors), len(errors)),
-    )
+        for name, said in (
+            ("fnir", own),
+            ("fpir", chosen),
+            ("attacker", house.attacker.tests[condition]),
+            ("similar", similar.tests[condition]),
+        ):
+            named = [decided(utterance, enrolled, policy).driver for utterance in said]
+            taken = sum(who is not None if name == "fpir" else who == "d-0" for who in named)
+            errors = len(named) - taken if name == "fnir" else taken
+            tallies.setdefault(name, {})[condition] = errors, len(named)
+    return Counts(**tallies)
 
 
 def interval(
