@@ -20,7 +20,7 @@ several days, and even then cannot pull the profile further than the bounds let 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,6 +55,8 @@ class Rules:
         held_days: a trip is forgotten when it was held for so long.
         active: number of trips, the newest, that a profile consists of beside the anchor.
         share: their weight against the anchor, at most.
+        length: how much shorter than one the mean of both stays: 1 as much as it is, 0 not at all.
+            Chosen so that as many strangers pass as before.
         drift_cosine: how like the anchor the profile as a whole stays.
         apart_cosine: a step may not bring a profile nearer to another driver, above this.
         steps: number of steps that are kept, to go back.
@@ -68,11 +70,12 @@ class Rules:
     trips: int = 3
     held: int = 8
     held_days: int = 60
-    active: int = 12
-    share: float = 0.4
+    active: int = 48
+    share: float = 0.3
+    length: float = 0.5
     drift_cosine: float = 0.85
     apart_cosine: float = 0.3
-    steps: int = 8
+    steps: int = 24
 
 
 RULES = Rules()
@@ -164,9 +167,9 @@ def undone(profile: Profile) -> tuple[Profile, Step | None]:
 def voice(profile: Profile, calibration: Calibration, rules: Rules = RULES) -> Floats:
     """What voices are compared with, (D,): relative to the mean voice, of length one at most.
 
-    The weighted mean of the anchor and of the newest trips learned, so that every score is the
-    weighted mean of the scores against the two. Where they differ the mean is shorter than one; to
-    stretch it would let more strangers pass, who are a little like each of them.
+    The weighted mean of the anchor and of the newest trips learned. Where the two differ their mean
+    is shorter than one, and every score is the weighted mean of the scores against them. Stretched
+    to length one it would let more strangers pass, who are a little like each: see `Rules.length`.
     """
     anchor = _anchor(profile, calibration)
     newest = [trip for step in profile.adaptation.steps for trip in step.trips][-rules.active :]
@@ -174,7 +177,8 @@ def voice(profile: Profile, calibration: Calibration, rules: Rules = RULES) -> F
         return anchor
     learned = unit(np.sum([centred(trip.voice, calibration) for trip in newest], axis=0))
     share = min(rules.share, len(newest) / (len(newest) + len(profile.embeddings)))
-    return np.asarray((1.0 - share) * anchor + share * learned, np.float32)
+    mean = (1.0 - share) * anchor + share * learned
+    return np.asarray(mean * np.linalg.norm(mean) ** (rules.length - 1.0), np.float32)
 
 
 def drift(profile: Profile, calibration: Calibration, rules: Rules = RULES) -> float:
@@ -235,47 +239,40 @@ def _order(held: Held) -> tuple[int, bytes]:
 # --- as plain values, for a file ------------------------------------------------------------------
 
 
-def packed(known: Adaptation) -> tuple[dict[str, Any], list[Floats]]:
-    """An adaptation as values fit for JSON, and its embeddings, each (D,), in their order."""
-    trips = [*(trip for step in known.steps for trip in step.trips), *known.held]
-    facts = {
+def packed(known: Adaptation) -> dict[str, Any]:
+    """An adaptation as values fit for JSON; an embedding is its float32, little-endian, in hex."""
+    return {
         "steps": [{"day": s.day, "trips": [_facts(t) for t in s.trips]} for s in known.steps],
         "held": [_facts(trip) for trip in known.held],
     }
-    return facts, [trip.voice for trip in trips]
 
 
-def unpacked(facts: Mapping[str, Any], voices: Sequence[Floats]) -> Adaptation:
+def unpacked(facts: Mapping[str, Any]) -> Adaptation:
     """What `packed` was given.
 
     Raises:
         ValueError, KeyError, TypeError: it is something else.
     """
-    waiting = iter(voices)
-    steps = tuple(
-        Step(int(step["day"]), tuple(_held(trip, waiting) for trip in step["trips"]))
+    steps = (
+        Step(int(step["day"]), tuple(_held(trip) for trip in step["trips"]))
         for step in facts["steps"]
     )
-    held = tuple(_held(trip, waiting) for trip in facts["held"])
-    if next(waiting, None) is not None:
-        raise ValueError("more embeddings than trips")
-    return Adaptation(steps, held)
+    return Adaptation(tuple(steps), tuple(_held(trip) for trip in facts["held"]))
 
 
 def _facts(trip: Held) -> dict[str, Any]:
     return {
         "day": trip.day,
+        "voice": trip.voice.astype("<f4").tobytes().hex(),
         "speech_s": trip.speech_s,
         "noise": str(trip.noise),
         "anchor_cosine": trip.anchor_cosine,
     }
 
 
-def _held(facts: Mapping[str, Any], voices: Iterator[Floats]) -> Held:
-    voice = next(voices, None)
-    if voice is None:
-        raise ValueError("more trips than embeddings")
+def _held(facts: Mapping[str, Any]) -> Held:
+    spoken = np.frombuffer(bytes.fromhex(facts["voice"]), "<f4").astype(np.float32)
     speech_s, cosine = float(facts["speech_s"]), float(facts["anchor_cosine"])
-    if not (math.isfinite(speech_s) and math.isfinite(cosine)):
+    if not all(map(math.isfinite, (speech_s, cosine, *spoken))):
         raise ValueError("a number that is not finite")
-    return Held(int(facts["day"]), voice, speech_s, Noise(facts["noise"]), cosine)
+    return Held(int(facts["day"]), spoken, speech_s, Noise(facts["noise"]), cosine)

@@ -12,7 +12,6 @@ two.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from whodrives.domain import Calibration, Floats, Lesson, Offer, Profile
-from whodrives.scoring import centred, centroid, log_likelihood_ratio, pooled
+from whodrives.scoring import centred, centroid, compare, pooled
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +149,9 @@ def strangers(
         guest
         for guest in book
         if all(
-            _llr(_voice(guest), sum(guest.speech_s), centroid(profile), np.inf, calibration)
+            _llr(
+                _voice(guest), sum(guest.speech_s), centroid(profile), profile.speech_s, calibration
+            )
             < rules.back_llr
             for profile in household
         )
@@ -257,19 +258,21 @@ def _voice(guest: Guest) -> Floats:
 def _llr(
     one: Floats, one_s: float, other: Floats, other_s: float, calibration: Calibration
 ) -> float:
-    """Of two voices, after as much speech as the shorter of them has."""
-    cosine = float(centred(one, calibration) @ centred(other, calibration))
-    return log_likelihood_ratio(cosine, min(one_s, other_s), calibration)
+    """Of two voices, as if one were all the household; by the speech of the shorter."""
+    known = [("", centred(other, calibration))]
+    voice = centred(one, calibration)
+    return compare(voice, min(one_s, other_s), known, calibration)[0].llr
 
 
 # --- as plain values, for a file ------------------------------------------------------------------
 
 
-def packed(book: Sequence[Guest]) -> tuple[list[dict[str, Any]], list[Floats]]:
-    """A guest book as values fit for JSON, and its embeddings, each (D,), in their order."""
-    facts = [
+def packed(book: Sequence[Guest]) -> list[dict[str, Any]]:
+    """A guest book as values fit for JSON; embeddings are their float32, little-endian, in hex."""
+    return [
         {
             "id": guest.id,
+            "voices": [voice.astype("<f4").tobytes().hex() for voice in guest.voices],
             "speech_s": list(guest.speech_s),
             "trips": guest.trips,
             "first_day": guest.first_day,
@@ -277,24 +280,21 @@ def packed(book: Sequence[Guest]) -> tuple[list[dict[str, Any]], list[Floats]]:
         }
         for guest in book
     ]
-    return facts, [voice for guest in book for voice in guest.voices]
 
 
-def unpacked(facts: Sequence[Mapping[str, Any]], voices: Sequence[Floats]) -> tuple[Guest, ...]:
+def unpacked(facts: Sequence[Mapping[str, Any]]) -> tuple[Guest, ...]:
     """What `packed` was given.
 
     Raises:
         ValueError, KeyError, TypeError: it is something else.
     """
-    waiting = list(voices)
     book = []
     for said in facts:
+        rows = [np.frombuffer(bytes.fromhex(text), "<f4") for text in said["voices"]]
+        voices = np.stack(rows).astype(np.float32)
         speech_s = tuple(float(seconds) for seconds in said["speech_s"])
-        own, waiting = waiting[: len(speech_s)], waiting[len(speech_s) :]
-        if not own or len(own) < len(speech_s) or not all(map(math.isfinite, speech_s)):
-            raise ValueError("a guest without a voice, or without its seconds")
+        if len(speech_s) != len(voices) or not np.isfinite([*voices.flat, *speech_s]).all():
+            raise ValueError("a guest's voices and their seconds do not match")
         days = int(said["first_day"]), int(said["last_day"])
-        book.append(Guest(str(said["id"]), np.stack(own), speech_s, int(said["trips"]), *days))
-    if waiting:
-        raise ValueError("more voices than guests have")
+        book.append(Guest(str(said["id"]), voices, speech_s, int(said["trips"]), *days))
     return tuple(book)

@@ -7,7 +7,7 @@ must never know how a voice is compared or what is sent to the car.
 A file `d-xxxxxxxx.profile` is: magic, schema (1 byte), key id (8), encoder's sha256 (32), nonce
 (12), then the AES-256-GCM ciphertext of the payload (NIST SP 800-38D). All that stands before the
 nonce, and the driver's id, are bound to it as associated data. The payload is a JSON object, a
-newline, and the embeddings as little-endian float32: the enrolled ones, then what was learned.
+newline, and the enrolled embeddings as little-endian float32.
 
 `guests.sealed` holds the guest book in the same way; there is none without guests.
 """
@@ -35,7 +35,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from whodrives import adaptation, guests, vss
-from whodrives.domain import Floats, Profile, ProfileError
+from whodrives.domain import Adaptation, Floats, Profile, ProfileError
 
 _MAGIC = b"whodrives profile"
 _SCHEMA = 1
@@ -178,11 +178,8 @@ class ProfileStore:
         try:
             data = path.read_bytes()
             encoder, payload = _unsealed(self._key(), _GUESTS, data)
-            text, _, raw = payload.partition(b"\n")
-            facts = json.loads(text)
-            rows = _voice(np.frombuffer(raw, dtype="<f4").reshape(facts["shape"]))
             # Another encoder's voices cannot be compared; those guests will come again.
-            return guests.unpacked(facts["guests"], list(rows)) if encoder == self._encoder else ()
+            return guests.unpacked(json.loads(payload)) if encoder == self._encoder else ()
         except FileNotFoundError:
             return ()
         except OSError as error:
@@ -201,10 +198,7 @@ class ProfileStore:
                 _sync_directory(self._directory)
                 return
             key = self._key_for_first() or self._key()
-            facts, voices = guests.packed(book)
-            rows = _voice(np.stack(voices))
-            text = json.dumps({"guests": facts, "shape": rows.shape}, allow_nan=False).encode()
-            payload = text + b"\n" + rows.astype("<f4").tobytes()
+            payload = json.dumps(guests.packed(book), allow_nan=False).encode()
             _write_whole(path, _sealed(key, self._encoder, _GUESTS, payload), os.replace)
 
     def forget(self, who: str) -> None:
@@ -448,18 +442,16 @@ def _refuse_foreign(header: bytes, key: bytes) -> None:
 
 def _payload(stored: StoredProfile) -> bytes:
     profile = stored.profile
-    learned, voices = adaptation.packed(profile.adaptation)
     facts = {
         "name": stored.name,
         "enrolled_at": stored.enrolled_at,
         "speech_s": profile.speech_s,
         "preferences": dict(profile.preferences),
         "shape": profile.embeddings.shape,
-        "adaptation": learned,
+        "adaptation": adaptation.packed(profile.adaptation),
     }
     text = json.dumps(facts, allow_nan=False).encode()
-    rows = np.concatenate([profile.embeddings, *(voice[np.newaxis] for voice in voices)])
-    return text + b"\n" + rows.astype("<f4").tobytes()
+    return text + b"\n" + profile.embeddings.astype("<f4").tobytes()
 
 
 def _stored(driver: str, encoder: str, payload: bytes) -> StoredProfile:
@@ -467,17 +459,15 @@ def _stored(driver: str, encoder: str, payload: bytes) -> StoredProfile:
     text, _, raw = payload.partition(b"\n")
     facts = json.loads(text)
     preferences = {str(path): float(value) for path, value in facts["preferences"].items()}
-    count, numbers = facts["shape"]
-    rows = _voice(np.frombuffer(raw, dtype="<f4").reshape(-1, numbers))
     # Profiles that were made before there was such a thing do not hold it.
-    learned = facts.get("adaptation") or {"steps": [], "held": []}
+    learned = facts.get("adaptation")
     profile = Profile(
         id=driver,
-        embeddings=_voice(rows[:count]),
+        embeddings=_voice(np.frombuffer(raw, dtype="<f4").reshape(facts["shape"])),
         encoder=encoder,
         speech_s=float(facts["speech_s"]),
         preferences=MappingProxyType(preferences),
-        adaptation=adaptation.unpacked(learned, list(rows[count:])),
+        adaptation=adaptation.unpacked(learned) if learned else Adaptation(),
     )
     if not all(map(vss.is_number, (profile.speech_s, *preferences.values()))):
         raise ValueError("a number that is not finite")

@@ -9,6 +9,7 @@ import pytest
 from whodrives import adaptation, learning
 from whodrives.config import Vehicle
 from whodrives.domain import (
+    Adaptation,
     Calibration,
     CalibrationPoint,
     Floats,
@@ -30,8 +31,11 @@ CALIBRATION = Calibration(ENCODER, np.zeros(D, np.float32), (POINT,), 2.9, 3)
 
 def near(who: int, take: int) -> Floats:
     """One take of somebody's voice."""
-    base, other = (np.random.default_rng(n).normal(size=D) for n in (who, 1000 * who + take))
-    return unit((unit(base) + 0.3 * unit(other)).astype(np.float32))
+    base, other = (
+        unit(np.random.default_rng(n).normal(size=D).astype(np.float32))
+        for n in (who, 1000 * who + take)
+    )
+    return unit(base + np.float32(0.3) * other)
 
 
 def lessons(who: int, day: int) -> tuple[Lesson, ...]:
@@ -112,7 +116,7 @@ def test_somebody_elses_voice_changes_nothing(car: Car) -> None:
     """Even if the trip was settled on the driver every day."""
     assert not any(car.trip(day, 2) for day in range(20))
     (profile,) = car.household
-    assert profile.adaptation == adaptation.Adaptation()
+    assert profile.adaptation == Adaptation()
 
 
 def test_a_driver_who_was_forgotten_meanwhile_is_no_error(

@@ -32,13 +32,14 @@ def said(driver: str | None, llr: float = MARGIN, speech_s: float = 3.0) -> tupl
     matches = (Match(driver or "d-1", 0.9, llr if driver else -5.0),)
     evidence = Evidence(matches, speech_s, None, 0.0)
     outcome = Outcome.KNOWN if driver else Outcome.UNKNOWN
-    lesson = Lesson(np.ones(4, np.float32) / 2, speech_s, None, matches)
+    lesson = Lesson(np.full(4, 0.5, np.float32), speech_s, None, matches)
     return Verdict(outcome, driver, evidence, None), lesson
 
 
 def told(*story: DriverState | str | None) -> list[Learn | Met]:
     """All that a story of trip states and speakers teaches."""
-    lessons, taught = Lessons(Policy(CALIBRATION, "1/100")), []
+    lessons = Lessons(Policy(CALIBRATION, "1/100"))
+    taught: list[Learn | Met] = []
     for item in story:
         if isinstance(item, DriverState):
             taught += lessons.follow(item)
