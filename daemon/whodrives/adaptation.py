@@ -72,7 +72,7 @@ class Rules:
     held_days: int = 60
     active: int = 48
     share: float = 0.3
-    length: float = 0.5
+    length: float = 0.4
     drift_cosine: float = 0.85
     apart_cosine: float = 0.3
     steps: int = 24

@@ -61,18 +61,18 @@ class Rules:
         voices: most embeddings of a guest.
     """
 
-    speech_s: float = 2.0
+    speech_s: float = 1.5
     snr_db: float = 5.0
     household_llr: float = -1.0
     together_llr: float = 2.0
-    group_s: float = 3.0
+    group_s: float = 2.5
     back_llr: float = 2.0
     new_llr: float = -1.0
     one_llr: float = 3.0
     offer_trips: int = 3
     days: int = 60
     guests: int = 40
-    voices: int = 10
+    voices: int = 6
 
 
 RULES = Rules()

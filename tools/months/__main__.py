@@ -32,7 +32,7 @@ sys.path.insert(3, str(Path(__file__).resolve().parents[1] / "bench"))
 
 import machine
 from adapting import ATTACKS, Counts, counted, households, interval, lived
-from corpora import Person, read_people
+from corpora import CorpusError, Person, read_people
 from returning import SHERPA_THRESHOLDS, baseline, figures, ours, trips
 from speakers import CONDITIONS, Speaker, speakers
 
@@ -51,6 +51,9 @@ LEFT_OUT = ("klettres", "ktuberling")
 DRAWS = 10
 """So many times guests are drawn and drive."""
 
+LONGER = 4
+"""So much longer one draw goes on, to see whether the memory grows."""
+
 
 def main() -> int:
     """Run both experiments and write what came out."""
@@ -63,17 +66,23 @@ def main() -> int:
     options = parser.parse_args()
     if (options.corpus is None) is not options.small:
         parser.error("give a corpus, or --small")
-    started = time.monotonic()
     try:
-        people = read_people(options.corpus or VOICES, options.role)
+        _measure(options)
     except WhodrivesError as error:
         parser.exit(1, f"{error}\n")
+    print(options.out)
+    return 0
+
+
+def _measure(options: argparse.Namespace) -> None:
+    started = time.monotonic()
+    people = read_people(options.corpus or VOICES, options.role)
     policy = Policy(load_calibration(MODELS), "1/100")
     chosen = spread(people, 8 if options.small else options.people)
     heard = list(speakers(chosen, MODELS, list(CONDITIONS)))
     result: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
-        "command": shlex.join(["python", "tools/months", *sys.argv[1:]]),
+        "command": _command(options),
         "machine": machine.describe(),
         "people": Counter(speaker.person.corpus for speaker in heard),
         "adaptation": adapted(heard, policy, 20 if options.small else 100),
@@ -81,8 +90,12 @@ def main() -> int:
     }
     result["minutes"] = round((time.monotonic() - started) / 60, 1)
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(options.out)
-    return 0
+
+
+def _command(options: argparse.Namespace) -> str:
+    """What was called, wherever the corpus lies."""
+    said = ["CORPUS" if word == str(options.corpus) else word for word in sys.argv[1:]]
+    return shlex.join(["python", "tools/months", *said])
 
 
 def spread(people: Sequence[Person], most: int) -> list[Person]:
@@ -102,6 +115,8 @@ def adapted(heard: Sequence[Speaker], policy: Policy, count: int) -> Mapping[str
     """Errors before and after so many trips, without and with an attacker."""
     rules = adaptation.RULES
     houses = list(households(heard, policy.calibration.mean))
+    if not houses:
+        raise CorpusError("no corpus has seven people who say enough; give one that has")
     before = [counted(house, policy, rules) for house in houses]
     found: dict[str, Any] = {"households": len(houses), "trips": count}
     for attack in ATTACKS:
@@ -170,6 +185,8 @@ def returned(
     """Guests who come back, by the daemon's guest book and by sherpa-onnx's example."""
     invited = min(invited, len(heard) - 3)
     rows: dict[str, list[Mapping[str, float]]] = {}
+    told, _ = trips(heard, policy, draws, LONGER * count, invited)
+    long = ours(told, policy, guests.RULES)
     for seed in range(draws):
         told, drivers = trips(heard, policy, seed, count, invited)
         rows.setdefault("whodrives", []).append(figures(ours(told, policy, guests.RULES), drivers))
@@ -180,6 +197,11 @@ def returned(
         "guests": invited,
         "trips": count,
         "draws": draws,
+        "long": {
+            "trips": LONGER * count,
+            "bytes": long.size[count - 1 :: count],
+            "guests": long.count[count - 1 :: count],
+        },
         **{name: _summary(found) for name, found in rows.items()},
     }
 
