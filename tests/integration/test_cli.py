@@ -57,6 +57,8 @@ def enrolled(tmp_path_factory: pytest.TempPathFactory, voices: Path) -> Installa
         "drivers rename",
         "drivers forget",
         "drivers preferences",
+        "drivers history",
+        "drivers undo",
         "replay",
         "demo",
         "doctor",

@@ -92,13 +92,14 @@ class Speaker:
     tests: dict[str, list[Utterance]] = field(default_factory=dict)
 
 
-def speakers(
-    people: Iterable[Person], models: Path, conditions: Sequence[str]
-) -> Iterator[Speaker]:
-    """Everybody whose enrolment is accepted and who has something left to say, in order."""
+def speakers(people: Iterable[Person], models: Path, enrol_s: float = ENROL_S) -> Iterator[Speaker]:
+    """Everybody whose enrolment is accepted and who has something left to say, in order.
+
+    `enrol_s` is the speech of an enrolment, at least, by level; whole recordings make it.
+    """
     ear = Ear(models)
     for person in people:
-        enrolment, trips, tests = divided(person)
+        enrolment, trips, tests = divided(person, enrol_s)
         if not trips or not tests:
             continue
         try:
@@ -106,13 +107,13 @@ def speakers(
         except EnrolmentError:
             continue
         speaker = Speaker(person, profile)
-        for condition in conditions:
+        for condition in CONDITIONS:
             speaker.trips[condition] = list(_heard(ear, trips, condition, person.name, "trip"))
             speaker.tests[condition] = list(_heard(ear, tests, condition, person.name, "test"))
         yield speaker
 
 
-def divided(person: Person) -> tuple[Floats, list[Floats], list[Floats]]:
+def divided(person: Person, enrol_s: float) -> tuple[Floats, list[Floats], list[Floats]]:
     """A person's enrolment, sounds for the trips and for the tests; no recording is in two."""
     rng = generator("months", person.name)
     enrolment: list[Floats] = []
@@ -121,7 +122,7 @@ def divided(person: Person) -> tuple[Floats, list[Floats], list[Floats]]:
     enrolled_s = 0.0
     for index in rng.permutation(len(person.files)):
         sound = read_sound(person.files[index])
-        if enrolled_s < ENROL_S:
+        if enrolled_s < enrol_s:
             enrolment.append(sound)
             enrolled_s += speech_s(sound)
             continue
