@@ -24,7 +24,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from paho.mqtt.client import (
@@ -46,6 +46,7 @@ from whodrives.domain import (
     BusError,
     DriverState,
     Event,
+    Guests,
     Health,
     Input,
     LinkState,
@@ -110,7 +111,9 @@ def root(vehicle: str) -> str:
     return f"whodrives/{vehicle}"
 
 
-def encode(event: Recognition | DriverState | Health, vehicle: str, epoch_s: float) -> Message:
+def encode(
+    event: Recognition | DriverState | Guests | Health, vehicle: str, epoch_s: float
+) -> Message:
     """The message that tells the car of an event.
 
     Args:
@@ -125,6 +128,9 @@ def encode(event: Recognition | DriverState | Health, vehicle: str, epoch_s: flo
         case DriverState():
             payload = _json(_driver(event, epoch_s)) if event.trip_open else b""
             return Message(_below(vehicle, "driver"), payload, 1, retain=True)
+        case Guests():
+            payload = _json(_guests(event, epoch_s)) if event.offers else b""
+            return Message(_below(vehicle, "guest"), payload, 1, retain=True)
         case Health():
             state = "degraded" if event.reasons else "online"
             return _status(vehicle, state, event.reasons, _iso(event.at_s + epoch_s))
@@ -180,6 +186,21 @@ def _recognition(event: Recognition, epoch_s: float) -> dict[str, object]:
         "snr_db": _rounded(evidence.snr_db, 1),
         "llr": _rounded(next(iter(llrs), None), 2),
         "runner_up_llr": _rounded(next(iter(llrs[1:]), None), 2),
+    }
+
+
+def _guests(event: Guests, epoch_s: float) -> dict[str, object]:
+    return {
+        "schema": SCHEMA,
+        "time": _iso(event.at_s + epoch_s),
+        "guests": [
+            {
+                "guest": offer.guest,
+                "trips": offer.trips,
+                "last_seen": date.fromordinal(offer.last_day).isoformat(),
+            }
+            for offer in event.offers
+        ],
     }
 
 
@@ -656,6 +677,7 @@ class Bus:
         self._retry_at_s = math.inf
         self._retry_s = RETRY_FIRST_S
         self._status: Health | None = None
+        self._guests: Guests | None = None
         # A predecessor that died may have left a driver behind: the first greeting clears it.
         self._driver = DriverState(0.0)
 
@@ -689,8 +711,8 @@ class Bus:
     def publish(self, event: Event) -> bool:
         """Send an event, if the broker is there; return whether it went out.
 
-        The last `Health` and `DriverState` are said again after each connect; an `Apply` or a
-        `Recognition` that cannot go out at once never goes out.
+        The last `Health`, `DriverState` and `Guests` are said again after each connect; an `Apply`
+        or a `Recognition` that cannot go out at once never goes out.
         """
         if isinstance(event, Apply):
             return self._ask(event)
@@ -698,6 +720,8 @@ class Bus:
             self._status = event
         elif isinstance(event, DriverState):
             self._driver = event
+        elif isinstance(event, Guests):
+            self._guests = event
         return self._send(encode(event, self._vehicle, _epoch_s()))
 
     def stop(self) -> None:
@@ -708,6 +732,7 @@ class Bus:
             return
         if self._connected and link.ended is None:
             link.send(encode(DriverState(0.0), self._vehicle, _epoch_s()))
+            link.send(encode(Guests(0.0), self._vehicle, _epoch_s()))
             farewell = link.send(encode_offline(self._vehicle, "stopped"))
             if farewell.rc is MQTTErrorCode.MQTT_ERR_SUCCESS:
                 farewell.wait_for_publish(0.5)
@@ -727,7 +752,7 @@ class Bus:
         if self._lost or self.counters.connections == 1:
             log.info("event=broker_connected host=%s port=%d", *self._settings.address)
         self._lost = False
-        for event in (self._status, self._driver):
+        for event in (self._status, self._driver, self._guests):
             if event is not None:
                 link.send(encode(event, self._vehicle, _epoch_s()))
                 self.counters.published += 1

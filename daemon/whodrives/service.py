@@ -33,6 +33,7 @@ from whodrives.domain import (
     Apply,
     AudioBlock,
     Event,
+    Guests,
     Health,
     Household,
     Input,
@@ -479,6 +480,8 @@ def report(event: Event, now_s: float) -> None:
         level = logging.WARNING if event.reasons else logging.INFO
         log.log(level, "event=health state=%s reasons=%r", state, reasons)
         notify(f"STATUS={state}{': ' if reasons else ''}{reasons}")
+    elif isinstance(event, Guests):
+        log.info("event=guests offered=%d", len(event.offers))
     else:
         log.info(
             "event=driver driver=%s preferences=%s waiting_for=%s",

@@ -3,7 +3,7 @@ import math
 import re
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from whodrives.domain import (
     Delivery,
     DriverState,
     Evidence,
+    Guests,
     Health,
     Listen,
     Match,
+    Offer,
     Outcome,
     PayloadError,
     Reading,
@@ -66,6 +68,11 @@ WRITTEN: dict[str, Message] = {
     "status": encode(Health(AT_S, ("source: the microphone is gone",)), "car", EPOCH_S),
     "status-offline": encode_offline("car", "the connection was lost"),
     "driver": encode(DRIVER, "car", EPOCH_S),
+    "guest": encode(
+        Guests(AT_S + 5.0, (Offer("g-3f2a9c1e", 4, date(2026, 11, 20).toordinal()),)),
+        "car",
+        EPOCH_S,
+    ),
     "recognition": encode(Recognition(AT_S + 2.5, VERDICT), "car", EPOCH_S),
     "preferences-apply": encode_apply(APPLY, "car", EPOCH_S, REQUEST),
 }
@@ -94,6 +101,12 @@ def _state(body: object, wall_now_s: float = WALL_S) -> VehicleState:
     report = _decode(VEHICLE, body, wall_now_s)
     assert isinstance(report, VehicleReport)
     return report.state
+
+
+def test_the_offer_is_removed_when_nobody_is_left() -> None:
+    """A guest who was enrolled or forgotten is not offered any more: an empty retained message."""
+    message = encode(Guests(AT_S), "car", EPOCH_S)
+    assert (message.payload, message.retain, message.qos) == (b"", True, 1)
 
 
 # --- the golden files, the documentation and the code agree ---------------------------------------
