@@ -167,9 +167,10 @@ def undone(profile: Profile) -> tuple[Profile, Step | None]:
 def voice(profile: Profile, calibration: Calibration, rules: Rules = RULES) -> Floats:
     """What voices are compared with, (D,): relative to the mean voice, of length one at most.
 
-    The weighted mean of the anchor and of the newest trips learned. Where the two differ their mean
-    is shorter than one, and every score is the weighted mean of the scores against them. Stretched
-    to length one it would let more strangers pass, who are a little like each: see `Rules.length`.
+    The weighted mean of the anchor and of the newest trips learned. The more the two differ, the
+    shorter their mean is. Left so, every score is the weighted mean of the scores against them;
+    stretched to length one, it lets more strangers pass, who are a little like each. Some of the
+    length stays lost: see `Rules.length`.
     """
     anchor = _anchor(profile, calibration)
     newest = [trip for step in profile.adaptation.steps for trip in step.trips][-rules.active :]
