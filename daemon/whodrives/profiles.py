@@ -244,7 +244,7 @@ class ProfileStore:
                 f"profile {driver}: cannot be read: {error.strerror}; mend its permissions"
             ) from error
         try:
-            return _stored(driver, *_unsealed(key, driver, data))
+            return _profile(driver, *_unsealed(key, driver, data))
         except _UnusableError as error:
             raise ProfileError(f"profile {driver}: {error}") from error
 
@@ -452,6 +452,14 @@ def _payload(stored: StoredProfile) -> bytes:
     }
     text = json.dumps(facts, allow_nan=False).encode()
     return text + b"\n" + profile.embeddings.astype("<f4").tobytes()
+
+
+def _profile(driver: str, encoder: str, payload: bytes) -> StoredProfile:
+    """The payload's profile; _UnusableError if it is not one."""
+    try:
+        return _stored(driver, encoder, payload)
+    except (ValueError, KeyError, TypeError, ProfileError) as error:
+        raise _UnusableError("holds no valid profile; enrol this driver again") from error
 
 
 def _stored(driver: str, encoder: str, payload: bytes) -> StoredProfile:

@@ -231,7 +231,7 @@ class Daemon:
         self._recording = None if config.sound.source == MICROPHONE else self._recorded()
         self._recognizer = load_recognizer(config)
         self._store = open_store(config)
-        self._household: tuple[Profile, ...] = ()
+        self._drivers: tuple[Profile, ...] = ()
         self._learning = Learning(
             self._store,
             load_calibration(Path(config.models.directory)),
@@ -356,7 +356,7 @@ class Daemon:
             else:
                 self._say(event)
         if isinstance(news, Household):
-            self._household = news.profiles
+            self._drivers = news.profiles
             self._say(self._learning.tidy(news.profiles, news.at_s))
         for event in taught:
             self._learn(event)
@@ -368,9 +368,9 @@ class Daemon:
     def _learn(self, event: Learn | Met) -> None:
         """Put what a trip taught into the store; a profile that learned is heard with at once."""
         if isinstance(event, Learn):
-            if self._learning.learn(event, self._household):
+            if self._learning.learn(event, self._drivers):
                 self._take(household(self._store, time.monotonic()))
-        elif (offered := self._learning.meet(event, self._household)) is not None:
+        elif (offered := self._learning.meet(event, self._drivers)) is not None:
             self._say(offered)
 
     def _reloaded(self) -> Household:

@@ -1,4 +1,5 @@
 import errno
+import json
 import multiprocessing
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from whodrives import vss
+from whodrives import profiles, vss
 from whodrives.config import Vehicle
 from whodrives.domain import Floats, ProfileError
 from whodrives.profiles import Loaded, ProfileStore, StoredProfile
@@ -459,3 +460,22 @@ def test_two_writers_lose_nothing(tmp_path: Path) -> None:
         writer.join()
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     assert names_in(tmp_path) == [f"{person} {number}" for person in people for number in range(5)]
+
+
+# --- what was learned -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("learned", [{"steps": []}, {"steps": 1, "held": []}, [], "all"])
+def test_a_sealed_file_that_holds_no_valid_adaptation_is_a_problem(
+    store: ProfileStore, anna: StoredProfile, tmp_path: Path, learned: object
+) -> None:
+    """Whoever wrote it had the key; the driver is named, and the others go on."""
+    path = tmp_path / "profiles" / f"{anna.profile.id}.profile"
+    text, _, rows = profiles._payload(anna).partition(b"\n")
+    facts = json.loads(text) | {"adaptation": learned or {"held": []}}
+    key = (tmp_path / "key").read_bytes()
+    payload = json.dumps(facts).encode() + b"\n" + rows
+    path.write_bytes(profiles._sealed(key, ENCODER, anna.profile.id, payload))
+    loaded = store.load()
+    assert loaded.profiles == ()
+    assert "holds no valid profile" in loaded.problems[0]
