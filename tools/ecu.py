@@ -1,11 +1,16 @@
 """A simulated seat and mirror ECU: what an integrator starts with.
 
-    python tools/ecu.py --host 127.0.0.1 --port 1883 --vehicle car
+    python tools/ecu.py --vehicle car      # a broker on this machine; over TLS:
+    python tools/ecu.py --vehicle car --ca ca.pem --certificate ecu.pem --key ecu-key.pem
 
 It does what docs/mqtt.md asks of an ECU: it takes `preferences/apply`, looks at `expires_at`, acts
-on a `request_id` once, keeps an interlock of its own (fed by `vehicle`, not by whodrives), moves at
-the speed of real motors, stops when the car is no longer safe, answers on `preferences/result` and
-shows where everything is on `ecu/position`.
+on a `request_id` once and answers a copy from memory, keeps an interlock of its own (fed by
+`vehicle`, not by whodrives), moves at the speed of real motors, stops when the car is no longer
+safe, when `preferences/cancel` says so and when a person works a switch, answers on
+`preferences/result`, and tells on `preferences/position` where everything is.
+
+Type a line to be that person: `Seat.Row1.DriverSide.Position 120`, or only its last words. With
+`--save FILE` the next ECU goes on where this one was. `--misbehave` makes it a bad one, for tests.
 
 `Ecu` is the pure part: messages and time in, messages out. `Shell` carries them over MQTT.
 """
@@ -15,13 +20,20 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import queue
 import signal
+import ssl
+import sys
+import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
+from io import FileIO
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
@@ -35,8 +47,16 @@ FRESH_S = 2.0
 AHEAD_S = 1.0
 REMEMBERED_REQUESTS = 256
 RESULT_EXPIRY_S = 10
-POSITION_EVERY_S = 0.2
+POSITION_MOVING_S = 0.2
+POSITION_S = 1.0
 STEP_S = 0.02
+LATE_S = 5.0
+"""So late a slow ECU answers."""
+SLOWNESS = 0.1
+"""The share of their speed that a slow ECU's motors have."""
+
+MANUAL = "manual"
+"""The reason that says: a person worked a switch."""
 
 _SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide"
 _GEAR = "Vehicle.Powertrain.Transmission.SelectedGear"
@@ -44,9 +64,23 @@ _PARK_LOCK = "Vehicle.Powertrain.Transmission.IsParkLockEngaged"
 _BRAKE = "Vehicle.Chassis.ParkingBrake.IsEngaged"
 _DOOR = "Vehicle.Cabin.Door.Row1.DriverSide.IsOpen"
 _OCCUPANCY = f"{_SEAT}.OccupancyStatus"
+_IGNITION = "Vehicle.LowVoltageSystemState"
 
 Message: TypeAlias = tuple[str, dict[str, Any]]
 """A topic below the car's, and what to say there."""
+
+
+class Fault(StrEnum):
+    """How an ECU may be bad."""
+
+    SILENT = "silent"  # moves, and never answers
+    DEAF = "deaf"  # neither moves nor answers
+    SLOW = "slow"  # late answers, and motors at a tenth of their speed
+    LYING = "lying"  # completed at once, and nothing moved
+    REJECTS = "rejects"  # the car is never safe enough
+    DUPLICATES = "duplicates"  # every answer twice
+    STRAY = "stray"  # answers requests that nobody made
+    JAMMED = "jammed"  # accepts, and aborts half-way
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,52 +169,138 @@ class Ecu:
     """Seat, steering wheel and mirrors: where they are and what they were asked for.
 
     Every method takes the wall-clock time in seconds from 1970 UTC and returns what to say.
+
+    Attributes:
+        car: what the car says of itself.
+        faults: how this ECU is bad.
+        positions: VSS path to where its motor is.
+        touched: groups that a person moved by hand, until the trip is over.
     """
 
     car: Car = field(default_factory=Car)
+    faults: frozenset[Fault] = frozenset()
     positions: dict[str, float] = field(
         default_factory=lambda: {p: float((m.minimum + m.maximum) // 2) for p, m in MOTORS.items()}
     )
-    _targets: dict[str, float] = field(default_factory=dict)
-    _request: str | None = None
-    _results: OrderedDict[str, Message] = field(default_factory=OrderedDict)
+    touched: set[vss.Group] = field(default_factory=set)
+    _active: dict[str, dict[str, float]] = field(default_factory=dict)
+    _by_hand: dict[str, float] = field(default_factory=dict)
+    _answers: OrderedDict[str, tuple[str, str]] = field(default_factory=OrderedDict)
+    _late: list[tuple[float, Message]] = field(default_factory=list)
 
     @property
     def moving(self) -> bool:
-        """Whether a request is under way."""
-        return self._request is not None
+        """Whether any motor is on its way."""
+        return bool(self._active or self._by_hand)
 
     def apply(self, body: Mapping[str, Any], now_s: float) -> list[Message]:
-        """Take a `preferences/apply`."""
+        """Take a `preferences/apply`: refuse it, begin it, or say again what became of it."""
         request, signals = body.get("request_id"), body.get("signals")
-        if not isinstance(request, str) or not isinstance(signals, dict):
+        if not isinstance(request, str) or not isinstance(signals, dict) or not signals:
             return []
-        if request in self._results:
-            return [self._results[request]]
+        if Fault.DEAF in self.faults:
+            return []
+        if request in self._answers:
+            return self._say(request, *self._answers[request], now_s)
         if reason := self._refusal(body, signals, now_s):
-            return [self._result(request, "rejected", reason, now_s)]
-        said = self._stop("superseded by another request", now_s)
-        self._request, self._targets = request, {p: float(v) for p, v in signals.items()}
-        return [*said, self._result(request, "accepted", "", now_s)]
+            # It was not acted on, so it may come again: nothing to remember.
+            return self._say(request, "rejected", reason, now_s)
+        return self._begin(request, {path: float(v) for path, v in signals.items()}, now_s)
+
+    def cancel(self, body: Mapping[str, Any], now_s: float) -> list[Message]:
+        """Take a `preferences/cancel`: stop that request, and refuse it if it still arrives."""
+        request = body.get("request_id")
+        if not isinstance(request, str) or body.get("schema") != 1:
+            return []
+        answered = self._answers.get(request)
+        if answered and answered[0] != "accepted":
+            return self._say(request, *answered, now_s)
+        return self._end(request, "aborted", "cancelled", now_s)
+
+    def manual(self, path: str, target: float, now_s: float) -> list[Message]:
+        """Let a person move a signal by its switch: that goes before anything that was asked for.
+
+        Raises:
+            ValueError: no such signal, or it does not go there.
+        """
+        if path not in MOTORS or not _fits(target, MOTORS[path]):
+            raise ValueError(f"{path} {target:g}: no such signal, or it does not go there")
+        group = vss.group_of(path)
+        self.touched.add(group)
+        self._by_hand[path] = target
+        return self._stop(group, MANUAL, now_s)
 
     def advance(self, dt_s: float, now_s: float) -> list[Message]:
         """Let the motors run for `dt_s`."""
-        if self._request is None:
-            return []
-        if blocks := self._blocks(self._targets, now_s):
-            return self._stop(", ".join(blocks), now_s)
-        for path, target in self._targets.items():
-            self.positions[path] = step(self.positions[path], target, MOTORS[path], dt_s)
-        if any(self.positions[path] != target for path, target in self._targets.items()):
-            return []
-        request, self._request = self._request, None
-        return [self._result(request, "completed", "", now_s)]
+        self._forget_touch(now_s)
+        said = [message for due_s, message in self._late if due_s <= now_s]
+        self._late = [late for late in self._late if late[0] > now_s]
+        slowness = SLOWNESS if Fault.SLOW in self.faults else 1.0
+        self._by_hand = self._run(self._by_hand, dt_s)
+        for request in list(self._active):
+            if blocks := self._blocks(self._active[request], now_s):
+                said += self._end(request, "aborted", ", ".join(blocks), now_s)
+                continue
+            self._active[request] = self._run(self._active[request], dt_s * slowness)
+            if Fault.JAMMED in self.faults:
+                said += self._end(request, "aborted", "jammed", now_s)
+            elif not self._active[request]:
+                said += self._end(request, "completed", "", now_s)
+        return said
 
     def position(self, now_s: float) -> Message:
         """Where everything is."""
         signals = {path: round(value, 1) for path, value in self.positions.items()}
         body = {"schema": 1, "time": _iso(now_s), "moving": self.moving, "signals": signals}
-        return "ecu/position", body
+        return "preferences/position", body
+
+    def saved(self) -> dict[str, Any]:
+        """What the next ECU must know, fit for JSON: what was under way is aborted by then."""
+        answers = {
+            request: ("aborted", "restarted") if answer[0] == "accepted" else answer
+            for request, answer in self._answers.items()
+        }
+        return {"positions": self.positions, "answers": answers}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what another ECU saved.
+
+        Raises:
+            ValueError: that is not what `saved` gives.
+        """
+        try:
+            positions = {path: float(saved["positions"][path]) for path in MOTORS}
+            answers = {str(r): (str(a[0]), str(a[1])) for r, a in saved["answers"].items()}
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise ValueError(f"not saved by an ECU: {error!r}") from error
+        if bad := [path for path in MOTORS if not _fits(positions[path], MOTORS[path])]:
+            raise ValueError(f"out of range: {', '.join(bad)}")
+        self.positions, self._answers = positions, OrderedDict(answers)
+
+    def _begin(self, request: str, targets: dict[str, float], now_s: float) -> list[Message]:
+        said = []
+        for group in {vss.group_of(path) for path in targets}:
+            said += self._stop(group, "superseded by another request", now_s)
+        if Fault.LYING in self.faults:
+            return [*said, *self._end(request, "completed", "", now_s)]
+        self._active[request] = targets
+        self._remember(request, "accepted", "")
+        said += self._say(request, "accepted", "", now_s)
+        if Fault.STRAY in self.faults:
+            said += self._say(_another(request), "completed", "", now_s)
+        return said
+
+    def _run(self, targets: Mapping[str, float], dt_s: float) -> dict[str, float]:
+        """Let these motors run; returns the targets that are not reached."""
+        for path, target in targets.items():
+            self.positions[path] = step(self.positions[path], target, MOTORS[path], dt_s)
+        return {path: t for path, t in targets.items() if self.positions[path] != t}
+
+    def _forget_touch(self, now_s: float) -> None:
+        """The next trip is another one: whoever sat there has left, or was never there."""
+        left = self.car.now(_OCCUPANCY, now_s) == "EMPTY" or self.car.now(_DOOR, now_s) is True
+        if left or self.car.now(_IGNITION, now_s) in ("OFF", "LOCK"):
+            self.touched.clear()
 
     def _refusal(self, body: Mapping[str, Any], signals: Mapping[str, Any], now_s: float) -> str:
         issued_s, expires_s = seconds(body.get("issued_at")), seconds(body.get("expires_at"))
@@ -188,30 +308,51 @@ class Ecu:
             return "not the schema of docs/mqtt.md"
         if not issued_s - AHEAD_S <= now_s < expires_s:
             return "expired"
-        for path, value in signals.items():
-            if path not in MOTORS:
-                return f"no such signal: {path}"
-            if not _fits(value, MOTORS[path]):
-                return f"out of range: {path}"
-        return ", ".join(self._blocks(signals, now_s))
+        if bad := [path for path in signals if path not in MOTORS]:
+            return f"no such signal: {bad[0]}"
+        if bad := [path for path, value in signals.items() if not _fits(value, MOTORS[path])]:
+            return f"out of range: {bad[0]}"
+        if self.touched & {vss.group_of(path) for path in signals}:
+            return MANUAL
+        blocks = ["standing"] if Fault.REJECTS in self.faults else self._blocks(signals, now_s)
+        return ", ".join(blocks)
 
-    def _blocks(self, signals: Mapping[str, Any], now_s: float) -> list[str]:
+    def _blocks(self, signals: Iterable[str], now_s: float) -> list[str]:
         groups = {vss.group_of(path) for path in signals}
         names = [n for g in vss.Group if g in groups for n in self.car.blocks(g, now_s)]
         return list(dict.fromkeys(names))
 
-    def _stop(self, reason: str, now_s: float) -> list[Message]:
-        """Stop every motor where it is."""
-        request, self._request = self._request, None
-        return [] if request is None else [self._result(request, "aborted", reason, now_s)]
+    def _stop(self, group: vss.Group, reason: str, now_s: float) -> list[Message]:
+        """Stop where they are all motors of the requests that move this group."""
+        touching = [r for r, t in self._active.items() if any(vss.group_of(p) is group for p in t)]
+        return [m for request in touching for m in self._end(request, "aborted", reason, now_s)]
 
-    def _result(self, request: str, status: str, reason: str, now_s: float) -> Message:
+    def _end(self, request: str, status: str, reason: str, now_s: float) -> list[Message]:
+        self._active.pop(request, None)
+        self._remember(request, status, reason)
+        return self._say(request, status, reason, now_s)
+
+    def _remember(self, request: str, status: str, reason: str) -> None:
+        self._answers[request] = (status, reason)
+        while len(self._answers) > REMEMBERED_REQUESTS:
+            self._answers.popitem(last=False)
+
+    def _say(self, request: str, status: str, reason: str, now_s: float) -> list[Message]:
         body = {"schema": 1, "time": _iso(now_s), "request_id": request, "status": status}
-        result = ("preferences/result", {**body, "reason": reason})
-        self._results[request] = result
-        while len(self._results) > REMEMBERED_REQUESTS:
-            self._results.popitem(last=False)
-        return result
+        said: list[Message] = [("preferences/result", {**body, "reason": reason})]
+        if Fault.SILENT in self.faults:
+            return []
+        if Fault.DUPLICATES in self.faults:
+            said = said * 2
+        if Fault.SLOW in self.faults:
+            self._late += [(now_s + LATE_S, message) for message in said]
+            return []
+        return said
+
+
+def _another(request: str) -> str:
+    """A request id that is not this one."""
+    return request[:-1] + ("0" if request[-1] != "0" else "1")
 
 
 def _fits(value: object, motor: Motor) -> bool:
@@ -224,21 +365,54 @@ def _iso(wall_s: float) -> str:
     return text.replace("+00:00", "Z")
 
 
+def switched(line: str) -> tuple[str, float]:
+    """The signal and the target in a typed line: the path's last words, and a number.
+
+    Raises:
+        ValueError: the text says what to type.
+    """
+    name, _, number = line.strip().rpartition(" ")
+    found = [path for path in MOTORS if f".{path}".endswith(f".{name.strip()}")]
+    if not name or len(found) != 1:
+        which = ", ".join(found or MOTORS)
+        raise ValueError(f"{line.strip()!r}: type one signal and a number; one of {which}")
+    try:
+        return found[0], float(number)
+    except ValueError:
+        raise ValueError(f"{line.strip()!r}: {number!r} is no number") from None
+
+
 # --- the MQTT side --------------------------------------------------------------------------------
 
 
 class Shell:
-    """Carries messages between the broker and an `Ecu`, and lets its motors run."""
+    """Carries messages between the broker and an `Ecu`, and lets its motors run.
 
-    def __init__(self, vehicle: str) -> None:
+    Args:
+        ecu: the pure part.
+        vehicle: the car's name in the topics.
+        tls: how to prove who is who; None for plain MQTT.
+        keep: called before an answer goes out, so that the next ECU knows of it.
+    """
+
+    def __init__(
+        self,
+        ecu: Ecu,
+        vehicle: str,
+        tls: ssl.SSLContext | None = None,
+        keep: Callable[[], None] = lambda: None,
+    ) -> None:
         self._root = f"whodrives/{vehicle}/"
-        self._ecu = Ecu()
-        self._inbox: queue.SimpleQueue[MQTTMessage] = queue.SimpleQueue()
+        self._ecu = ecu
+        self._keep = keep
+        self._inbox: queue.SimpleQueue[MQTTMessage | str] = queue.SimpleQueue()
         self._running = True
         self._greeted = False
-        self._shown_s = 0.0
+        self._shown_s = -math.inf
         self._shown_moving = False
         self._client = Client(CallbackAPIVersion.VERSION2, f"ecu-{vehicle}", protocol=MQTTv5)
+        if tls is not None:
+            self._client.tls_set_context(tls)
         self._client.on_connect = self._on_connect
         self._client.on_message = lambda _client, _data, message: self._inbox.put(message)
 
@@ -260,20 +434,33 @@ class Shell:
         """Let `run` return."""
         self._running = False
 
+    def switch(self, line: str) -> None:
+        """Let a person work a switch, as typed; from any thread."""
+        self._inbox.put(line)
+
     def _on_connect(self, client: Client, *_: Any) -> None:
-        topics = ("vehicle", "vehicle/+", "preferences/apply")
+        topics = ("vehicle", "vehicle/+", "preferences/apply", "preferences/cancel")
         client.subscribe([(self._root + topic, 1) for topic in topics])
         self._greeted = True
 
     def _take(self) -> None:
         """Wait a moment for messages and take those that came."""
         try:
-            message = self._inbox.get(timeout=STEP_S)
+            item = self._inbox.get(timeout=STEP_S)
             while True:
-                self._read(message)
-                message = self._inbox.get_nowait()
+                if isinstance(item, str):
+                    self._switch(item)
+                else:
+                    self._read(item)
+                item = self._inbox.get_nowait()
         except queue.Empty:
             return
+
+    def _switch(self, line: str) -> None:
+        try:
+            self._say(self._ecu.manual(*switched(line), time.time()))
+        except ValueError as error:
+            print(f"ecu: {error}", flush=True)
 
     def _read(self, message: MQTTMessage) -> None:
         topic = message.topic.removeprefix(self._root)
@@ -283,9 +470,10 @@ class Shell:
             body = None
         if not isinstance(body, dict):
             print(f"ecu: {topic}: not a JSON object", flush=True)
-        elif topic == "preferences/apply":
-            # A request that the broker kept is not one of this moment.
-            self._say([] if message.retain else self._ecu.apply(body, time.time()))
+        elif topic in ("preferences/apply", "preferences/cancel"):
+            take = self._ecu.apply if topic == "preferences/apply" else self._ecu.cancel
+            # What the broker kept is not of this moment.
+            self._say([] if message.retain else take(body, time.time()))
         elif topic == "vehicle":
             signals = body.get("signals")
             self._ecu.car.hear(signals if isinstance(signals, dict) else {})
@@ -293,6 +481,8 @@ class Shell:
             self._ecu.car.hear({topic.removeprefix("vehicle/"): body})
 
     def _say(self, messages: list[Message]) -> None:
+        if messages:
+            self._keep()
         for topic, body in messages:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's own gap
             properties.MessageExpiryInterval = RESULT_EXPIRY_S
@@ -301,27 +491,97 @@ class Shell:
             print(f"ecu: {body['status']} {body['request_id']} {body['reason']}", flush=True)
 
     def _show(self, now_s: float) -> None:
-        """Publish the position when it changes state, and while it changes."""
+        """Publish the position every second, more often while it changes, and at every change."""
         moving = self._ecu.moving
-        due = moving and now_s - self._shown_s >= POSITION_EVERY_S
+        due = now_s - self._shown_s >= (POSITION_MOVING_S if moving else POSITION_S)
         if not (due or moving != self._shown_moving or self._greeted):
             return
         self._shown_s, self._shown_moving, self._greeted = now_s, moving, False
-        topic, body = self._ecu.position(time.time())
-        self._client.publish(self._root + topic, json.dumps(body), 0, retain=not moving)
+        if self._client.is_connected():
+            topic, body = self._ecu.position(time.time())
+            self._client.publish(self._root + topic, json.dumps(body), 1, retain=True)
 
 
-def main() -> None:
-    """Run the ECU until SIGINT or SIGTERM."""
+def load(path: Path, ecu: Ecu) -> None:
+    """Let the ECU go on from this file, if it is there.
+
+    Raises:
+        SystemExit: it is not what an ECU saved; the text says what to do.
+    """
+    try:
+        if path.exists():
+            ecu.restore(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError) as error:
+        sys.exit(f"ecu: {path}: {error}; delete it to start in the middle")
+
+
+def save(path: Path, ecu: Ecu) -> None:
+    """Write the file whole or not at all."""
+    new = path.with_name(path.name + ".new")
+    with new.open("w", encoding="utf-8") as out:
+        json.dump(ecu.saved(), out, indent=2)
+        out.flush()
+        os.fsync(out.fileno())
+    new.replace(path)
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="A simulated seat and mirror ECU.")
-    parser.add_argument("--host", default="127.0.0.1", help="the broker's host (plain MQTT)")
-    parser.add_argument("--port", type=int, default=1883)
+    parser.add_argument("--host", default="127.0.0.1", help="the broker's host")
+    parser.add_argument("--port", type=int, help="the broker's port (1883; with TLS 8883)")
     parser.add_argument("--vehicle", required=True, help="the car's name in the topics")
-    options = parser.parse_args()
-    shell = Shell(options.vehicle)
+    parser.add_argument("--ca", help="TLS: the certificate authority's PEM file")
+    parser.add_argument("--certificate", help="TLS: the ECU's certificate, PEM")
+    parser.add_argument("--key", help="TLS: its private key, PEM")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="keep positions and answers here")
+    parser.add_argument(
+        "--misbehave", nargs="+", type=Fault, default=[], choices=list(Fault), help="be a bad one"
+    )
+    options = parser.parse_args(arguments)
+    files = (options.ca, options.certificate, options.key)
+    if any(files) and not all(files):
+        parser.error("give --ca, --certificate and --key, or none of them")
+    return options
+
+
+def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+    if options.ca is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=options.ca)
+        context.load_cert_chain(options.certificate, options.key)
+    except OSError as error:
+        sys.exit(f"ecu: {options.ca}, {options.certificate} and {options.key}: {error}")
+    return context
+
+
+def _type(shell: Shell) -> None:
+    # Not sys.stdin: Python cannot end while a thread waits in its buffer.
+    for line in FileIO(0, closefd=False):
+        shell.switch(line.decode(errors="replace"))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the ECU until SIGINT or SIGTERM."""
+    options = _options(arguments)
+    ecu = Ecu(faults=frozenset(options.misbehave))
+    if options.save:
+        load(options.save, ecu)
+    tls = _tls(options)
+
+    def keep() -> None:
+        if options.save:
+            save(options.save, ecu)
+
+    shell = Shell(ecu, options.vehicle, tls, keep)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: shell.stop())
-    shell.run(options.host, options.port)
+    if sys.stdin is not None:
+        threading.Thread(target=_type, args=(shell,), daemon=True).start()
+    try:
+        shell.run(options.host, options.port or (8883 if tls else 1883))
+    finally:
+        keep()
 
 
 if __name__ == "__main__":

@@ -9,38 +9,32 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
+import getpass
 import json
 import logging
 import math
 import os
+import resource
 import shlex
 import sys
 import textwrap
-import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
 from rich.console import Console
-from rich.live import Live
 from rich.markup import escape
-from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
-from whodrives import __version__, adaptation, bus, config, service
-from whodrives.capture import Microphone, read_file, read_pipe
+from whodrives import __version__, adaptation, config, contract, service
+from whodrives.capture import read_file, read_pipe
 from whodrives.config import Config
 from whodrives.domain import (
-    Apply,
     AudioBlock,
     BusError,
     ConfigError,
-    EnrolmentError,
     Event,
     Held,
     Input,
@@ -48,20 +42,19 @@ from whodrives.domain import (
     PayloadError,
     Profile,
     ProfileError,
-    SourceError,
-    SourceHealth,
-    SourceState,
     VehicleReport,
     WhodrivesError,
 )
-from whodrives.enrolment import ENOUGH_S, LEAST_S, Enrolled, Enrolment, Progress
-from whodrives.inference import load_calibration, load_encoder, load_gate
-from whodrives.profiles import ProfileStore, StoredProfile, folded
+from whodrives.enrolment import ENOUGH_S, LEAST_S
+from whodrives.inference import load_calibration
+from whodrives.profiles import ProfileStore, StoredProfile, folded, unused
 from whodrives.service import Daemon, household, load_recognizer, open_store
+from whodrives.tutor import Wish, enrol, likeness_picture, likeness_table
 
 CHECKOUT = Path(__file__).parents[2]
 SYSTEM_CONFIG = Path("/etc/whodrives/whodrives.yaml")
 EX_CONFIG = 78
+_PR_SET_DUMPABLE = 4
 INTERRUPTED = 130
 _NOT_CURED_BY_RETRYING = (ConfigError, ModelError, BusError)
 
@@ -69,6 +62,7 @@ _NOT_CURED_BY_RETRYING = (ConfigError, ModelError, BusError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
+    _leave_no_core()
     logging.basicConfig(level=logging.INFO, format="level=%(levelname)s from=%(name)s %(message)s")
     try:
         code: int = options.command(options)
@@ -83,6 +77,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
+
+
+def _leave_no_core() -> None:
+    """Let no crash write our memory, voices and all, to a disk.
+
+    A limit of 0 alone does not keep it from a core_pattern that is a pipe (core(5)); a process that
+    is not dumpable (prctl(2), PR_SET_DUMPABLE) is not given to one either.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
 
 
 # --- the arguments --------------------------------------------------------------------------------
@@ -162,11 +167,25 @@ def _add_enrol(commands: _Commands) -> None:
         "and language: from the microphone, or from recordings of this one person.",
         "whodrives enrol Anna",
         "whodrives enrol Anna monday.wav tuesday.flac",
+        "whodrives enrol Anna --road          in the parked car, and once more while driving",
         "whodrives enrol Anna --replace       with a new microphone, or after years",
     )
     parser.add_argument("name", help="what the driver is called; stays in the sealed store")
     parser.add_argument("files", nargs="*", type=Path, help="recordings; none: the microphone")
     parser.add_argument("--replace", action="store_true", help="enrol this driver anew")
+    parser.add_argument(
+        "--road", action="store_true", help="record once more on the road, with its noise"
+    )
+    parser.add_argument(
+        "--consent",
+        metavar="NAME",
+        help="who has agreed to be enrolled (without: it is asked, with the text)",
+    )
+    parser.add_argument(
+        "--accept-alike",
+        action="store_true",
+        help="keep a voice that is too like another driver's, knowing what it costs",
+    )
     parser.set_defaults(command=_enrol)
 
 
@@ -174,7 +193,7 @@ def _add_drivers(commands: _Commands) -> None:
     parser = _add(
         commands,
         "drivers",
-        "list, show, rename, forget; preferences; history, undo",
+        "list, show, rename, forget; preferences, key; history, undo",
         "Look after the enrolled drivers; without an action, list them. WHO is a name or an id.",
         "whodrives drivers",
         "whodrives drivers show Anna",
@@ -185,10 +204,15 @@ def _add_drivers(commands: _Commands) -> None:
     _add_list(actions)
     _add_show(actions)
     _add_rename(actions)
+    _add_restore(actions)
     _add_forget(actions)
+    _add_alike(actions)
+    _add_export(actions)
+    _add_import(actions)
     _add_preferences(actions)
     _add_history(actions)
     _add_undo(actions)
+    _add_key(actions)
 
 
 def _add_list(actions: _Commands) -> None:
@@ -227,6 +251,69 @@ def _add_rename(actions: _Commands) -> None:
     rename.set_defaults(command=_rename)
 
 
+def _add_restore(actions: _Commands) -> None:
+    restore = _add(
+        actions,
+        "restore",
+        "go back to the voice before the last enrolment",
+        "Go back to the voice that --replace replaced, and erase the new one. That is possible "
+        "until the new voice has settled a trip.",
+        "whodrives drivers restore Anna",
+    )
+    restore.add_argument("who", metavar="WHO")
+    restore.set_defaults(command=_restore)
+
+
+def _add_alike(actions: _Commands) -> None:
+    alike = _add(
+        actions,
+        "alike",
+        "how alike the household's voices are",
+        "Print how alike each two voices are (cosine relative to the mean voice; 1: the same), and "
+        "whom that makes hard to tell apart.",
+        "whodrives drivers alike",
+        "whodrives drivers alike --picture household.png",
+    )
+    alike.add_argument("--picture", type=Path, metavar="FILE.png", help="draw it, with matplotlib")
+    alike.set_defaults(command=_alike)
+
+
+def _add_export(actions: _Commands) -> None:
+    export = _add(
+        actions,
+        "export",
+        "the whole household into one file, under a passphrase",
+        "Write everybody who is enrolled into a new file, sealed with a passphrase, to take them "
+        "to another car.",
+        "whodrives drivers export household.whodrives",
+    )
+    export.add_argument("file", type=Path, metavar="FILE")
+    _add_passphrase(export)
+    export.set_defaults(command=_export)
+
+
+def _add_import(actions: _Commands) -> None:
+    arrive = _add(
+        actions,
+        "import",
+        "take in a household that was exported",
+        "Take in the drivers of an exported file: all of them, or none if one is here already.",
+        "whodrives drivers import household.whodrives",
+    )
+    arrive.add_argument("file", type=Path, metavar="FILE")
+    _add_passphrase(arrive)
+    arrive.set_defaults(command=_import)
+
+
+def _add_passphrase(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--passphrase-file",
+        type=Path,
+        metavar="FILE",
+        help="a file whose first line is the passphrase (without: it is asked)",
+    )
+
+
 def _add_forget(actions: _Commands) -> None:
     forget = _add(
         actions,
@@ -255,6 +342,9 @@ def _add_preferences(actions: _Commands) -> None:
     preferences.add_argument("who", metavar="WHO")
     preferences.add_argument("--set", nargs="+", metavar="PATH=VALUE", default=[], dest="changes")
     preferences.add_argument("--file", type=Path, help="YAML with all of them, 'path: value'")
+    preferences.add_argument(
+        "--previous", action="store_true", help="bring back the ones before the last change"
+    )
     preferences.set_defaults(command=_preferences)
 
 
@@ -283,6 +373,23 @@ def _add_undo(actions: _Commands) -> None:
     undo.add_argument("who", metavar="WHO")
     undo.add_argument("--all", action="store_true", help="every step, and the quarantine")
     undo.set_defaults(command=_undo)
+
+
+def _add_key(actions: _Commands) -> None:
+    key = _add(
+        actions,
+        "key",
+        "the key fob that is a driver's",
+        "Print, set or clear the key fob that settles this driver without a voice. ID is what the "
+        "car says in Vehicle.Occupant.Row1.DriverSide.Identifier.Subject.",
+        "whodrives drivers key Anna --set 4f1a9c",
+        "whodrives drivers key Anna --clear",
+    )
+    key.add_argument("who", metavar="WHO")
+    change = key.add_mutually_exclusive_group()
+    change.add_argument("--set", metavar="ID", dest="fob")
+    change.add_argument("--clear", action="store_true")
+    key.set_defaults(command=_key)
 
 
 def _add_replay(commands: _Commands) -> None:
@@ -401,21 +508,26 @@ def _config(options: argparse.Namespace) -> int:
 
 def _enrol(options: argparse.Namespace) -> int:
     settings = load_config(options.config)
+    if options.road and options.files:
+        raise ProfileError("--road records once more while you drive; leave it out with recordings")
     store = open_store(settings)
-    _refuse_namesake(store, options.name, replace=options.replace)
-    models = Path(settings.models.directory)
-    enrolment = Enrolment(load_gate(models), load_encoder(models))
-    if options.files:
-        enrolled = enrol_files(enrolment, options.files)
-    else:
-        enrolled = _enrol_live(enrolment, settings.sound.device)
-    stored = store.save(
-        options.name, enrolled.embeddings, enrolled.speech_s, replace=options.replace
+    wish = Wish(
+        options.name,
+        options.files,
+        replace=options.replace,
+        road=options.road,
+        consent=options.consent,
+        accept_alike=options.accept_alike,
     )
-    heard = f"{enrolled.speech_s:.1f} s of speech"
+    stored = enrol(wish, settings, store, Console(stderr=True))
+    heard = f"{stored.profile.speech_s:.1f} s of speech"
     print(f"{stored.name} is enrolled as {stored.profile.id} from {heard}.")
-    if enrolled.speech_s < ENOUGH_S:
+    if stored.profile.speech_s < ENOUGH_S:
         print(f"{ENOUGH_S:.0f} s would make a stronger profile: enrol again with --replace.")
+    if stored.before:
+        who = shlex.quote(stored.name)
+        print("The voice before is kept until the new one has settled a trip; to go back to it:")
+        print(f"  whodrives drivers restore {who}")
     if not stored.profile.preferences:
         who = shlex.quote(stored.name)
         print(f"Next: whodrives drivers preferences {who} --set PATH=VALUE")
@@ -423,100 +535,30 @@ def _enrol(options: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_namesake(store: ProfileStore, name: str, *, replace: bool) -> None:
-    """Say so before anybody has spoken for twenty seconds."""
-    taken = any(folded(stored.name) == folded(name) for stored in store.load().profiles)
-    if taken and not replace:
-        raise ProfileError(f"{name} is enrolled already; take another name, or give --replace")
-
-
-def enrol_files(enrolment: Enrolment, files: Sequence[Path]) -> Enrolled:
-    """Enrol one person from recordings.
-
-    Raises:
-        SourceError: a file cannot be used.
-        EnrolmentError: together they do not make a good profile; names the files.
-    """
-    end_s = 0.0
-    for path in files:
-        for block in read_file(path):
-            enrolment.step(replace(block, at_s=end_s + block.at_s))
-        end_s += block.at_s
-        enrolment.pause(end_s)
-    try:
-        return enrolment.finish(end_s)
-    except EnrolmentError as error:
-        raise EnrolmentError(f"{', '.join(map(str, files))}:\n{error}") from error
-
-
-def _enrol_live(enrolment: Enrolment, device: str | int | None) -> Enrolled:
-    """Enrol whoever speaks into the microphone; Ctrl-C ends it early."""
-    console = Console(stderr=True)
-    console.print(
-        "Speak freely, in any language, about anything: the way here, the weather, the week. "
-        f"It stops by itself after {ENOUGH_S:.0f} s of speech; Ctrl-C ends it early."
-    )
-    at_s = 0.0
-    with contextlib.suppress(KeyboardInterrupt), Live(console=console, transient=True) as live:
-        for block in _microphone(device):
-            at_s = block.at_s
-            progress = enrolment.step(block)
-            live.update(_meter(progress))
-            if progress.speech_s >= ENOUGH_S:
-                break
-    return enrolment.finish(at_s)
-
-
-def _microphone(device: str | int | None) -> Iterator[AudioBlock]:
-    """The microphone's blocks; SourceError when it is lost or gives nothing."""
-    inbox: SimpleQueue[AudioBlock | SourceState] = SimpleQueue()
-    microphone = Microphone(device, inbox.put)
-    microphone.open()
-    try:
-        while True:
-            try:
-                item = inbox.get(timeout=0.5)
-            except Empty:
-                if microphone.stalled(time.monotonic()):
-                    raise SourceError(
-                        "microphone: gives no sound; is it muted in the mixer?"
-                    ) from None
-                continue
-            if isinstance(item, AudioBlock):
-                microphone.taken()
-                yield item
-            elif item.health is SourceHealth.LOST:
-                raise SourceError(f"microphone: {item.reason}; plug it in and begin again")
-    finally:
-        microphone.close()
-
-
-def _meter(progress: Progress) -> Table:
-    level = max(0.0, min(60.0, progress.level_dbfs + 60.0))
-    table = Table(box=None, show_header=False)
-    table.add_row("level", ProgressBar(60.0, level, width=40), f"{progress.level_dbfs:.0f} dBFS")
-    speaking = Text("speaking" if progress.speaking else "", "green")
-    bar = ProgressBar(ENOUGH_S, min(progress.speech_s, ENOUGH_S), width=40)
-    table.add_row("speech", bar, f"{progress.speech_s:.0f} of {ENOUGH_S:.0f} s", speaking)
-    return table
-
-
 def _list(options: argparse.Namespace) -> int:
-    loaded = open_store(load_config(options.config)).load()
+    settings = load_config(options.config)
+    loaded = open_store(settings).load()
     if loaded.profiles:
-        table = Table("name", "id", "enrolled", "speech", "preferences", box=None)
+        table = Table("name", "id", "enrolled", "recognised", "speech", "preferences", box=None)
         for stored in loaded.profiles:
             count = len(stored.profile.preferences)
             table.add_row(
                 escape(stored.name),
                 stored.profile.id,
                 stored.enrolled_at,
+                stored.recognised_on or "not yet",
                 f"{stored.profile.speech_s:.0f} s",
                 str(count or "none"),
             )
         Console().print(table)
     else:
         print("Nobody is enrolled. Begin with: whodrives enrol NAME")
+    for stored, days in unused(loaded.profiles, settings.profiles.retention_days):
+        who = shlex.quote(stored.name)
+        print(
+            f"{stored.name} was not recognised for {days} days. If this driver is not coming back:"
+        )
+        print(f"  whodrives drivers forget {who}")
     for problem in loaded.problems:
         print(f"whodrives: {problem}", file=sys.stderr)
     return 1 if loaded.problems else 0
@@ -526,6 +568,10 @@ def _show(options: argparse.Namespace) -> int:
     stored = _find(open_store(load_config(options.config)), options.who)
     print(f"{stored.name}: {stored.profile.id}, enrolled {stored.enrolled_at}", end=" ")
     print(f"from {stored.profile.speech_s:.1f} s of speech")
+    agreed = stored.consent
+    said = f"{agreed.by}, {agreed.at}, text {agreed.text}" if agreed else "not recorded here"
+    print(f"consent: {said}")
+    print(f"key: {stored.profile.key or 'none'}")
     print(config.render_preferences(stored.profile.preferences), end="")
     return 0
 
@@ -547,9 +593,18 @@ def _rename(options: argparse.Namespace) -> int:
     return 0
 
 
+def _restore(options: argparse.Namespace) -> int:
+    stored = open_store(load_config(options.config)).restore(options.who)
+    print(f"{stored.name} has the voice of {stored.enrolled_at} again.")
+    print("A running daemon knows after: systemctl reload whodrives (or SIGHUP)")
+    return 0
+
+
 def _forget(options: argparse.Namespace) -> int:
-    open_store(load_config(options.config)).forget(options.who)
-    print(f"{options.who} is forgotten: voice and preferences are erased.")
+    receipt = open_store(load_config(options.config)).forget(options.who)
+    print(f"{options.who} is forgotten. Receipt of {receipt.at} for {receipt.driver}; erased:")
+    for thing in receipt.erased:
+        print(f"  - {thing}")
     print("A running daemon forgets after: systemctl reload whodrives (or SIGHUP)")
     return 0
 
@@ -602,11 +657,52 @@ def _undo(options: argparse.Namespace) -> int:
     return 0
 
 
+def _alike(options: argparse.Namespace) -> int:
+    settings = load_config(options.config)
+    household = open_store(settings).load().profiles
+    Console().print(likeness_table(household, settings))
+    if options.picture:
+        likeness_picture(household, settings, options.picture)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    store = open_store(load_config(options.config))
+    count = store.export(options.file, _passphrase(options.passphrase_file, again=True))
+    print(f"{count} drivers are in {options.file}; without the passphrase nobody can read it.")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    store = open_store(load_config(options.config))
+    arrived = store.import_household(options.file, _passphrase(options.passphrase_file))
+    for stored in arrived:
+        print(f"{stored.name} is here as {stored.profile.id}.")
+    print("A running daemon takes them in after: systemctl reload whodrives (or SIGHUP)")
+    return 0
+
+
+def _passphrase(path: Path | None, *, again: bool = False) -> str:
+    """The passphrase of a file's first line, or of whoever sits at the terminal."""
+    if path:
+        return _read(path, ProfileError).partition("\n")[0].rstrip("\r")
+    if not sys.stdin.isatty():
+        raise ProfileError("there is no terminal to ask for a passphrase; give --passphrase-file")
+    given = getpass.getpass("Passphrase: ")
+    if again and getpass.getpass("Once more: ") != given:
+        raise ProfileError("the two passphrases differ; begin again")
+    return given
+
+
 def _preferences(options: argparse.Namespace) -> int:
     settings = load_config(options.config)
     store = open_store(settings)
     stored = _find(store, options.who)
-    if options.file or options.changes:
+    if options.previous and (options.file or options.changes):
+        raise ProfileError("--previous brings others back; give it alone")
+    if options.previous:
+        stored = store.bring_back_preferences(options.who)
+    elif options.file or options.changes:
         wanted = dict(stored.profile.preferences)
         if options.file:
             text = _read(options.file, ProfileError)
@@ -616,6 +712,16 @@ def _preferences(options: argparse.Namespace) -> int:
             wanted |= _preferences_text(lines, "--set", settings)
         stored = store.set_preferences(options.who, wanted)
     print(config.render_preferences(stored.profile.preferences), end="")
+    return 0
+
+
+def _key(options: argparse.Namespace) -> int:
+    store = open_store(load_config(options.config))
+    stored = _find(store, options.who)
+    if options.clear or options.fob is not None:
+        stored = store.set_key(options.who, options.fob)
+        print("A running daemon knows after: systemctl reload whodrives (or SIGHUP)")
+    print(f"key: {stored.profile.key or 'none'}")
     return 0
 
 
@@ -656,8 +762,9 @@ def _replay(options: argparse.Namespace) -> int:
     for problem in house.problems:
         print(f"whodrives: {problem}", file=sys.stderr)
     news = recorded_vehicle(options.vehicle, settings.vehicle.id) if options.vehicle else []
-    for number, event in enumerate(service.replay(load_recognizer(settings), house, blocks, news)):
-        print(json_line(event, settings.vehicle.id, number), flush=True)
+    for event in service.replay(load_recognizer(settings), house, blocks, news):
+        if line := json_line(event, settings.vehicle):
+            print(line, flush=True)
     return 0
 
 
@@ -669,13 +776,11 @@ def _recording(name: str, settings: Config) -> Iterator[AudioBlock]:
     return read_file(Path(name))
 
 
-def json_line(event: Event, vehicle: str, number: int) -> str:
-    """An event as the message it would have been; `number` makes the request id of an Apply."""
-    if isinstance(event, Apply):
-        request_id = uuid.uuid5(uuid.NAMESPACE_URL, f"replay:{vehicle}:{number}")
-        message = bus.encode_apply(event, vehicle, 0.0, request_id)
-    else:
-        message = bus.encode(event, vehicle, 0.0)
+def json_line(event: Event, vehicle: config.Vehicle) -> str | None:
+    """An event as the message it would have been; None if it would have been none."""
+    message = contract.encode(event, vehicle, 0.0)
+    if message is None:
+        return None
     payload = json.loads(message.payload) if message.payload else None
     line = {"at_s": round(event.at_s, 3), "topic": message.topic, "payload": payload}
     return json.dumps(line, ensure_ascii=False)
@@ -692,7 +797,7 @@ def recorded_vehicle(path: Path, vehicle: str) -> list[Input]:
     texts = _read(path, PayloadError).splitlines()
     lines = [_vehicle_line(path, number, text) for number, text in enumerate(texts, 1)]
     ends = [at_s for at_s, _ in lines[1:]] + [lines[-1][0] + LONGEST_S] if lines else []
-    decoder = bus.Decoder(vehicle)
+    decoder = contract.Decoder(vehicle)
     news: list[Input] = []
     signals: dict[str, object] = {}
     for number, ((at_s, changes), end_s) in enumerate(zip(lines, ends, strict=True), 1):
@@ -720,12 +825,12 @@ def _vehicle_line(path: Path, number: int, text: str) -> tuple[float, dict[str, 
 
 
 def _vehicle_report(
-    decoder: bus.Decoder, vehicle: str, signals: Mapping[str, object], at_s: float, where: str
+    decoder: contract.Decoder, vehicle: str, signals: Mapping[str, object], at_s: float, where: str
 ) -> VehicleReport:
     """The report a car would have made of these signals, read as the daemon reads it."""
     time_of = {"time": datetime.fromtimestamp(at_s, UTC).isoformat()}
     body = {"schema": 1, "signals": {p: {"value": v} | time_of for p, v in signals.items()}}
-    topic = f"{bus.root(vehicle)}/vehicle"
+    topic = f"{contract.root(vehicle)}/vehicle"
     try:
         report = decoder.decode(topic, json.dumps(body).encode(), at_s, at_s)
     except PayloadError as error:

@@ -28,6 +28,7 @@ from whodrives.domain import (
     ProfileError,
     WhodrivesError,
 )
+from whodrives.vss import Limits, Version
 
 MICROPHONE = "microphone"
 """The sound source that is a device; any other is a path, or `PIPE`."""
@@ -188,6 +189,24 @@ def _choice(options: Sequence[str]) -> _Leaf:
 
 
 @dataclass(frozen=True, slots=True)
+class _Version:
+    """One of some version numbers, with or without quotes: YAML takes a bare 6.0 for a number."""
+
+    options: Sequence[str]
+
+    @property
+    def want(self) -> str:
+        """All of them."""
+        return " or ".join(self.options)
+
+    def read(self, sheet: _Sheet, node: yaml.Node, path: str) -> Any:
+        if isinstance(node, yaml.ScalarNode) and node.value in self.options:
+            return node.value
+        sheet.wrong(node, path, f"{_shown(node)} is wrong; give {self.want}")
+        return _BAD
+
+
+@dataclass(frozen=True, slots=True)
 class _Section:
     """A mapping whose keys are the fields of a dataclass."""
 
@@ -311,7 +330,15 @@ class Vehicle:
             "The car's name in every topic, whodrives/<id>/...",
         ),
     )
-    signals: vss.Limits = field(
+    vss: Version = field(
+        default="6.0",
+        metadata=_knob(
+            _Version(vss.VERSIONS),
+            "The version of COVESA's Vehicle Signal Specification that the car's ECUs speak. All "
+            "else here and in the profiles is named as in 6.0 and translated on its way.",
+        ),
+    )
+    signals: Limits = field(
         default_factory=_usual_limits,
         metadata=_knob(
             _Limits(),
@@ -433,6 +460,14 @@ class ProfileFiles:
             _path("a path"),
             "The key that seals them: 32 bytes that only whodrives may read, outside that folder. "
             "Made at the first enrolment. A systemd credential named profile-key goes before it.",
+        ),
+    )
+    retention_days: int = field(
+        default=365,
+        metadata=_knob(
+            _Leaf("0 to 36500", lambda value: _is_integer(value, 0, 36_500)),
+            "Days after which a driver who was not recognised is offered to be forgotten, by "
+            "`drivers list` and `doctor`; nobody is forgotten unasked. 0: never.",
         ),
     )
 

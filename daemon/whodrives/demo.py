@@ -203,7 +203,7 @@ def enrol(config: Path, drive: Drive, console: Console) -> dict[str, str]:
     voices = drive.folder / "voices"
     for member in drive.script["household"]:
         files = [str(voices / member["voice"] / file) for file in member["enrol"]]
-        whodrives(config, "enrol", member["name"], *files)
+        whodrives(config, "enrol", member["name"], *files, "--consent", member["name"])
         changes = [f"{path}={value}" for path, value in member["preferences"].items()]
         whodrives(config, "drivers", "preferences", member["name"], "--set", *changes)
         console.print(f"  enrolled [bold]{member['name']}[/] from {len(files)} sentences")
@@ -259,10 +259,10 @@ class Audience:
 
     def _note(self, topic: str, body: dict[str, Any], at_s: float, speed_kmh: float) -> None:
         story = self._story
-        if topic == "ecu/position":
+        if topic == "preferences/position":
             story.position |= {p: v for p, v in body["signals"].items() if p in story.shown}
             return
-        if topic == "vehicle":
+        if topic in ("vehicle", "metrics"):
             return
         if topic == "status":
             self.status = body["state"]
@@ -271,7 +271,8 @@ class Audience:
             story.heard.append(Heard(at_s, Outcome(body["outcome"]), name, body))
         elif topic == "driver":
             story.driver = self._names.get(body.get("driver") or "", "nobody yet")
-        elif topic == "preferences/apply":
+        elif topic == "preferences/apply" and body["request_id"] not in story.asked:
+            story.asked.add(body["request_id"])
             story.requests.append(Request(at_s, self._names[body["driver"]], speed_kmh))
             story.target |= body["signals"]
         story.messages.append((at_s, topic, shortened(topic, body)))
@@ -315,7 +316,7 @@ def play(console: Console, picture_file: Path | None = None) -> bool:
         stage.callback(audience.close)
         ecu = ("--host", "127.0.0.1", "--port", str(port), "--vehicle", VEHICLE)
         tool = (sys.executable, str(ROOT / "tools/ecu.py"))
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         stage.enter_context(process(*tool, *ecu, **quiet))
         log = stage.enter_context((folder / "daemon.log").open("wb"))
         command = (sys.executable, "-m", "whodrives", "--config", str(config), "run")

@@ -27,6 +27,7 @@ from whodrives.domain import (
     WhodrivesError,
 )
 from whodrives.inference import load_calibration, load_encoder, load_gate
+from whodrives.profiles import unused
 from whodrives.service import open_store
 
 LISTEN_S = 1.5
@@ -96,6 +97,12 @@ def _profiles(config: Config) -> Iterator[Finding]:
         without = "" if stored.profile.preferences else "; no preferences yet, so nothing will move"
         found = f"{stored.profile.id}, {stored.profile.speech_s:.0f} s of speech{without}"
         yield Finding("profiles", well=bool(stored.profile.preferences), found=found)
+    for stored, days in unused(loaded.profiles, config.profiles.retention_days):
+        found = (
+            f"{stored.profile.id} was not recognised for {days} days; if that driver is not coming "
+            f"back: whodrives drivers forget {stored.profile.id}"
+        )
+        yield Finding("profiles", well=False, found=found)
 
 
 def _permissions(directory: Path, key_file: Path) -> Iterator[Finding]:

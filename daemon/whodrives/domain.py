@@ -57,7 +57,7 @@ class BusError(WhodrivesError):
 
 
 class PayloadError(WhodrivesError):
-    """A message from outside does not say what the contract asks; it names topic and field."""
+    """A message does not say what the contract asks; the text names topic and field."""
 
 
 # --- inputs: everything that can influence the output ---------------------------------------------
@@ -100,7 +100,7 @@ class VehicleState:
         door_open: Vehicle.Cabin.Door.Row1.DriverSide.IsOpen.
         seat_occupied: the driver's seat, from OccupancyStatus.
         ignition_on: LowVoltageSystemState is ACC, ON or START.
-        seat_switch: somebody works one of the driver's seat's switches (Seat...Switch.*).
+        seat_switch: somebody works one of the driver's seat's switches (`vss.SEAT_SWITCHES`).
         key: Vehicle.Occupant.Row1.DriverSide.Identifier.Subject: which key opened the car.
     """
 
@@ -159,24 +159,36 @@ class LinkState:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """The head unit asks who is speaking now: the next known voice may become the driver."""
+    """The head unit asks who is speaking now: the next known voice may become the driver.
+
+    `command` names this command alone; its `CommandResult` carries it. None: no answer is asked.
+    """
 
     at_s: float
+    command: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Choose:
-    """Somebody chose the driver by hand on the head unit; None: none of the enrolled drives."""
+    """Somebody chose the driver by hand on the head unit; None: none of the enrolled drives.
+
+    `command` names this command alone; its `CommandResult` carries it.
+    """
 
     at_s: float
+    command: str
     driver: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """The head unit says stop: whatever was asked for, and whatever still waits."""
+    """The head unit says stop: whatever was asked for, and whatever still waits.
+
+    `command` names this command alone; its `CommandResult` carries it.
+    """
 
     at_s: float
+    command: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +212,38 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
-    """Where the ECU says that seat, wheel and mirrors are; `at_s` is when that was true.
+class Enrol:
+    """The head unit says that whoever speaks now be enrolled.
 
-    `signals`: VSS path to value, in the path's unit, in the newest VSS that we know.
+    Attributes:
+        at_s: when it reached us.
+        command: names this command alone; its `CommandResult` carries it.
+        driver: whom the voice is to replace; None for a new driver.
+        by: a pseudonym of who agreed, for the record of consent.
+        text: version of the text they agreed to.
     """
 
     at_s: float
+    command: str
+    driver: str | None
+    by: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the ECU says that seat, wheel and mirrors are.
+
+    Attributes:
+        at_s: when it reached us.
+        true_s: when it was true; as `Reading.at_s`.
+        moving: whether any of them moves.
+        signals: VSS path to value, in the path's unit, in the newest VSS that we know.
+    """
+
+    at_s: float
+    true_s: float
+    moving: bool
     signals: Mapping[str, float]
 
 
@@ -288,6 +325,7 @@ Input: TypeAlias = (
     | Cancel
     | Save
     | Forget
+    | Enrol
     | Position
     | Answer
     | Begin
@@ -515,7 +553,8 @@ class DriverState:
         driver: the settled driver's id, or None for unknown.
         since_s: when the driver was settled; None while unknown.
         probability: of the recognition that settled it; None while unknown, or not by voice.
-        settled_by: what settled it; None while nothing did.
+        settled_by: what settled it; None while nothing did. HAND without a driver: somebody said
+            that nobody enrolled drives.
         delivery: what became of the preferences.
         reason: why, for REJECTED and ABORTED: the ECU's words; else empty.
         waiting_for: the conditions that hold them back (names of the interlock's rules).
@@ -585,14 +624,115 @@ class CommandResult:
 
 
 @dataclass(frozen=True, slots=True)
-class RequestMemory:
-    """A request that was made in this trip: its id, the groups that it moves, and how far it is."""
+class Problem:
+    """What is wrong with an enrolment.
+
+    Attributes:
+        code: for machines.
+        text: for people, with the mend; without a name.
+        grave: whether it stands against a profile; else it is advice.
+    """
+
+    code: str
+    text: str
+    grave: bool = True
+
+
+class EnrolmentStage(StrEnum):
+    """How far an enrolment is; the last two end it."""
+
+    LISTENING = "listening"
+    ENOUGH = "enough"
+    DONE = "done"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentState:
+    """How the enrolment goes that the head unit asked for.
+
+    Attributes:
+        at_s: when this was so.
+        command: the `Enrol.command` it speaks of.
+        stage: how far it is.
+        speech_s: useful seconds of speech so far.
+        problems: what is wrong just now; for REFUSED, why.
+        driver: whose voice it is; None until a new driver is enrolled.
+    """
+
+    at_s: float
+    command: str
+    stage: EnrolmentStage
+    speech_s: float
+    problems: tuple[Problem, ...] = ()
+    driver: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Keep this voice as `driver`'s, or a new driver's, for the command `command`.
+
+    For the store alone: neither for the bus nor for the log. `by` and `text` as in `Enrol`.
+    """
+
+    at_s: float
+    command: str
+    driver: str | None
+    embeddings: Floats = field(repr=False)
+    speech_s: float
+    by: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """An answer came to a request that was not made in this trip; it changed nothing."""
+
+    at_s: float
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked of the ECUs in this trip.
+
+    Attributes:
+        request: its id, as in `Apply`.
+        driver: for whom.
+        signals: what it asks, the same each time it is sent.
+        delivery: how far it is: REQUESTED, or what was answered, or UNANSWERED.
+        reason: why, for REJECTED and ABORTED; else empty.
+        asked_at_s: when it was sent last.
+        current: whether it belongs to the present settling; earlier ones are kept for their
+            answers.
+    """
 
     request: str
-    groups: tuple[str, ...]
+    driver: str
+    signals: Mapping[str, float]
     delivery: Delivery
     reason: str
     asked_at_s: float
+    current: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxMemory:
+    """What is asked for, and what waits to be.
+
+    Attributes:
+        waiting: groups that wait for the car.
+        wanted_until_s: until when they wait, and requests are repeated; None: not any more.
+        cancelled: somebody said stop; only an act by hand asks for anything again.
+        requests: of this trip, the oldest first.
+        touched: groups that a person has moved by hand in this trip.
+    """
+
+    waiting: tuple[str, ...] = ()
+    wanted_until_s: float | None = None
+    cancelled: bool = False
+    requests: tuple[Request, ...] = ()
+    touched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -600,28 +740,24 @@ class TripMemory:
     """All of a trip that must outlive a daemon that dies; plain values, fit for JSON.
 
     Attributes:
-        session: of the daemon that began to make request ids.
-        serial: number of request ids that were made from it.
-        trip_open: whether a trip is under way.
+        opened_s: when the trip under way began; None: there is none.
         settled: whether it is decided who drives; `driver` None then means nobody enrolled.
-        driver, since_s, probability, settled_by: as in `DriverState`.
-        wanted: groups that still wait for the car, since `wanted_since_s`.
-        requests: what was asked for in this trip.
-        touched: groups that a person has moved by hand in this trip.
+        driver: as in `DriverState`, and so the next three.
+        since_s: when the driver was settled.
+        probability: of the recognition that settled it.
+        settled_by: what settled it.
+        listen_until_s: until when a known voice may replace the driver; None: it may not.
+        outbox: what is asked for.
     """
 
-    session: str
-    serial: int
-    trip_open: bool
-    settled: bool
-    driver: str | None
-    since_s: float
-    probability: float | None
-    settled_by: SettledBy | None
-    wanted: tuple[str, ...]
-    wanted_since_s: float
-    requests: tuple[RequestMemory, ...]
-    touched: tuple[str, ...]
+    opened_s: float | None = None
+    settled: bool = False
+    driver: str | None = None
+    since_s: float | None = None
+    probability: float | None = None
+    settled_by: SettledBy | None = None
+    listen_until_s: float | None = None
+    outbox: OutboxMemory = OutboxMemory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -697,6 +833,8 @@ Event: TypeAlias = (
     | Prefer
     | Erase
     | CommandResult
+    | EnrolmentState
+    | Stray
     | Remember
     | Learn
     | Met

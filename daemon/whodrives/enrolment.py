@@ -1,29 +1,33 @@
 """From a recording of one person to a voice that can be recognised, or the reason why not.
 
-Owns what a good enough recording is: enough speech, loud enough, not clipped, not telephone band,
-one voice. Knows nothing of where the sound comes from or where the result is kept.
+Owns what a good enough recording is, and says what is wrong while it is wrong. Knows nothing of
+where the sound comes from or where the result is kept.
 
-The limits were tried on real people (tools/measure_enrolment.py; 100 people, 2026-11-23): of 99
-with enough clean speech 2 were refused, both as two voices; over an 8 kHz line 98 of the 99. When
-another person spoke half of the time 85 of 100 were refused, a fifth of the time 68: a mixed
-recording may pass.
+Speech is taken in windows of two seconds. A window counts as *useful* if nothing was wrong while it
+was spoken and it is of the voice that began; only useful windows make the profile. So a door that
+slams, or a passenger who says something, costs seconds and no second attempt.
+
+The limits were tried on real people (tools/measure_enrolment.py); docs/enrolment.md has the
+figures, reason by reason. `played_back` is advice, for it is uncertain: most loudspeakers pass, and
+a poor microphone does not.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from whodrives import acoustics
 from whodrives.domain import (
-    SAMPLE_RATE_HZ,
     AudioBlock,
     Encoder,
     EnrolmentError,
     Floats,
     Look,
+    Problem,
     UtteranceEnd,
     VoiceActivity,
 )
@@ -42,6 +46,35 @@ ENOUGH_S = 20.0
 QUIETEST_DBFS = -50.0
 CLIPPED_SHARE = 0.002
 LEAST_SNR_DB = 10.0
+LEAST_ROAD_SNR_DB = 3.0
+"""On the road, where its noise is meant to be in the profile."""
+
+UPPER_BAND_DB = -55.0
+"""Speech has more than this above the telephone's band, relative to what is within it."""
+
+SLOWEST_DECAY_DB_S = 170.0
+"""Speech in a car, or in a furnished room, falls faster; in a hall it cannot."""
+
+MELODY_DB = 11.0
+HUM_DB = 5.0
+TONES_SNR_DB = 20.0
+"""Tones or an engine's lines this far out of the sound of the pauses, and no further than that
+below the speech, are wrong."""
+
+LEAST_LOW_DB = -12.0
+"""Speech with less than this where its pitch is came from a small loudspeaker, or through a
+microphone that is no better."""
+
+ONE_PITCH_SEMITONES = 1.0
+ONE_WAY_COSINE = 0.72
+"""Speech whose pitch stays within the one, or whose windows are on average as alike as the other,
+was all spoken in one way."""
+
+ONE_WAY_S = 12.0
+"""So much useful speech is heard before that is said."""
+
+OTHER_COSINE = 0.35
+"""A window that is less like the voice that began is somebody else's."""
 
 TWO_VOICES_COSINE = 0.4
 """Two groups of windows that are less alike than this are two people."""
@@ -49,23 +82,20 @@ TWO_VOICES_COSINE = 0.4
 LEAST_WINDOWS = 2
 """So many windows make a group: a single one may be a laugh, or a word half heard."""
 
-LOWER_BAND_HZ = (300.0, 3400.0)
-"""What a telephone carries (ITU-T G.712)."""
+OTHERS_SHARE = 0.15
+"""With more of somebody else's windows than this it is not clear whose recording it is."""
 
-UPPER_BAND_HZ = (4300.0, 7500.0)
-UPPER_BAND_DB = -55.0
-"""Speech has more than this above the telephone's band, relative to what is within it."""
+SPOILT_SHARE = 0.25
+"""What spoils so many of the windows is a reason to refuse; less costs its seconds only."""
 
-_CLIPPED_LEVEL = 0.985
+_RECENT = 3
+_PAUSE_BLOCKS = 50
+_GUARD_BLOCKS = 10
+_LEAST_PAUSE_BLOCKS = 20
+_NO_SPEECH = 0.3
 _ROUNDS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong with the recording: a code for machines, a sentence for people."""
-
-    code: str
-    text: str
+_LOOK_BLOCKS = 16
+_LOUD_DBFS = -50.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +106,44 @@ class Progress:
         speech_s: useful seconds of speech so far.
         level_dbfs: RMS level of the latest block, dBFS.
         speaking: whether the latest block is part of speech.
+        problems: what is wrong just now.
+        enough: whether there is enough, and nothing stands against a profile.
     """
 
     speech_s: float
     level_dbfs: float
     speaking: bool
+    problems: tuple[Problem, ...] = ()
+    enough: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """A usable voice: embeddings float32 (k, D), unit length each, from `speech_s` of speech."""
+    """A usable voice: embeddings float32 (k, D), unit length each, from `speech_s` of speech.
+
+    `seconds` are those of each window.
+    """
 
     embeddings: Floats
     speech_s: float
+    seconds: tuple[float, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Two seconds of speech: the voice, what was measured, and what was wrong meanwhile."""
+
+    embedding: Floats
+    seconds: float
+    level_dbfs: float
+    clipped: float
+    snr_db: float | None
+    above_telephone_db: float
+    low_db: float
+    decay_db_s: float
+    pitch: float | None
+    pitch_spread: float
+    tones: bool
 
 
 class Enrolment:
@@ -103,23 +158,46 @@ class Enrolment:
         self._activity = activity
         self._encoder = encoder
         self._gate = SpeechGate(GateSettings(look_s=WINDOW_S))
-        self._embeddings: list[Floats] = []
-        self._speech_s = 0.0
-        self._statistics = _Statistics()
+        self._pauses = _Pauses()
+        self._useful: list[_Window] = []
+        self._recent: deque[_Window] = deque(maxlen=_RECENT)
+        self._strange: deque[bool] = deque(maxlen=_RECENT)
+        self._others = 0
+        self._heard = 0
+        self._spoilt: dict[str, int] = {}
+        self._wrong: tuple[Problem, ...] = ()
+        self._last: dict[str, Problem] = {}
+        self._road = False
+        self._judged = 0
+        self._standing: tuple[Problem, ...] = ()
+
+    def take_to_the_road(self) -> None:
+        """From here on the car drives: the noise of the road is no fault any more."""
+        self._road = True
+
+    @property
+    def speech_s(self) -> float:
+        """Useful seconds of speech so far."""
+        return sum(window.seconds for window in self._useful)
 
     def step(self, block: AudioBlock) -> Progress:
-        """Take 30 ms of sound and say how far we are."""
+        """Take 30 ms of sound and say how far we are, and what is wrong."""
         if block.gap:
             self._activity.reset()
-        self._collect(self._gate.step(block, self._activity.probability(block.samples)))
-        level = float(np.sqrt(np.mean(np.square(block.samples))))
-        return Progress(self._speech_s, dbfs(level), self._gate.speaking)
+        probability = self._activity.probability(block.samples)
+        self._collect(self._gate.step(block, probability))
+        self._pauses.hear(block.samples, self._gate.speaking, probability)
+        level = acoustics.level_dbfs(block.samples)
+        wrong = (*self._now(block), *self._wrong)
+        enough = self.speech_s >= ENOUGH_S and not any(p.grave for p in self._against())
+        return Progress(self.speech_s, level, self._gate.speaking, wrong, enough)
 
     def pause(self, at_s: float) -> None:
         """The recording stops at `at_s`; what comes next does not follow what came before."""
         self._collect(self._gate.flush(at_s))
         self._gate.reset()
         self._activity.reset()
+        self._pauses = _Pauses()
 
     def finish(self, at_s: float) -> Enrolled:
         """End the recording at `at_s`.
@@ -128,44 +206,177 @@ class Enrolment:
             EnrolmentError: the recording is not good enough; every reason is in the text.
         """
         self._collect(self._gate.flush(at_s))
-        problems = self.problems()
+        problems = [problem for problem in self.problems() if problem.grave]
         if problems:
             raise EnrolmentError("\n".join(f"{p.code}: {p.text}" for p in problems))
-        return Enrolled(np.stack(self._embeddings), self._speech_s)
+        seconds = tuple(window.seconds for window in self._useful)
+        return Enrolled(self.windows(), self.speech_s, seconds)
 
     def problems(self) -> tuple[Problem, ...]:
-        """Everything that now stands against a profile from this recording."""
-        found = [*self._statistics.problems()] if self._speech_s else []
-        if self._speech_s < LEAST_S:
-            found.append(_too_short(self._speech_s))
-        elif _are_two_voices(np.stack(self._embeddings)):
-            found.append(
-                Problem(
-                    "more_than_one_voice",
-                    "parts of the recording do not sound like the rest; record one person alone",
-                )
-            )
-        return tuple(found)
+        """Everything that now stands against a profile from this recording, and advice."""
+        short = () if self.speech_s >= LEAST_S else (_too_short(self.speech_s),)
+        return (*self._against(), *short)
 
-    def _collect(self, pieces: list[Look | UtteranceEnd]) -> None:
+    def _against(self) -> tuple[Problem, ...]:
+        """`problems` but for the length; worked out anew when a window has come."""
+        if self._judged != self._heard:
+            self._judged = self._heard
+            self._standing = tuple(self._standing_problems())
+        return self._standing
+
+    def _standing_problems(self) -> Iterator[Problem]:
+        for code, count in self._spoilt.items():
+            if count > SPOILT_SHARE * self._heard:
+                yield self._last[code]
+        if self._others >= LEAST_WINDOWS and self._others > OTHERS_SHARE * self._heard:
+            yield _NOT_WHO_BEGAN if all(self._strange) else _SOMEONE_ELSE
+        elif len(self._useful) > LEAST_WINDOWS and _are_two_voices(self.windows()):
+            yield _SOMEONE_ELSE
+        if len(self._useful) >= _RECENT and _is_played_back(self._useful):
+            yield _PLAYED_BACK
+        if self.speech_s >= ONE_WAY_S and _is_one_way(self._useful):
+            yield _ONE_WAY
+
+    def windows(self) -> Floats:
+        """The embeddings of the useful windows so far, float32 (k, D), k >= 1."""
+        return np.stack([window.embedding for window in self._useful])
+
+    def _now(self, block: AudioBlock) -> Iterator[Problem]:
+        """What is wrong with the sound of this moment, before a window is full."""
+        clipped = acoustics.clipped_share(block.samples)
+        if clipped > CLIPPED_SHARE and all(p.code != "clipped" for p in self._wrong):
+            yield _clipping(clipped)
+        if not self._useful and not self._road and self._pauses.loud_tones:
+            yield _MELODY
+
+    def _collect(self, pieces: Sequence[Look | UtteranceEnd]) -> None:
         for piece in pieces:
             if isinstance(piece, Look):
-                self._embeddings.append(self._encoder.embed(piece.samples))
-                self._speech_s += piece.new_s
-                self._statistics.add(piece)
+                self._take(self._measured(piece))
+
+    def _measured(self, look: Look) -> _Window:
+        sound = look.samples
+        pitch = acoustics.pitch_semitones(sound)
+        return _Window(
+            embedding=self._encoder.embed(sound),
+            seconds=look.new_s,
+            level_dbfs=acoustics.level_dbfs(sound),
+            clipped=acoustics.clipped_share(sound),
+            snr_db=look.snr_db,
+            above_telephone_db=acoustics.above_telephone_db(sound),
+            low_db=acoustics.low_db(sound),
+            decay_db_s=acoustics.decay_db_s(sound),
+            pitch=float(np.median(pitch)) if pitch.size else None,
+            pitch_spread=float(np.std(pitch)) if pitch.size else 0.0,
+            tones=self._pauses.have_tones(),
+        )
+
+    def _take(self, window: _Window) -> None:
+        self._heard += 1
+        self._recent.append(window)
+        problems = list(_spoiling(window, tuple(self._recent), road=self._road))
+        if not problems:
+            strange = self._is_strange(window)
+            self._strange.append(strange)
+            if strange:
+                self._others += 1
+                problems = [_NOT_WHO_BEGAN if self._is_another_now() else _SOMEONE_ELSE]
+            else:
+                self._useful.append(window)
+        else:
+            for problem in problems:
+                self._spoilt[problem.code] = self._spoilt.get(problem.code, 0) + 1
+                self._last[problem.code] = problem
+        advice = [problem for problem in self._against() if not problem.grave]
+        self._wrong = (*problems, *advice)
+
+    def _is_strange(self, window: _Window) -> bool:
+        """Whether it is not the voice that began."""
+        if len(self._useful) < LEAST_WINDOWS:
+            return False
+        began = unit(self.windows().sum(axis=0))
+        return float(began @ window.embedding) < OTHER_COSINE
+
+    def _is_another_now(self) -> bool:
+        """Whether nothing but another voice is heard of late."""
+        return len(self._strange) == _RECENT and all(self._strange)
 
 
-def dbfs(level: float) -> float:
-    """An RMS `level` in [0, 1] as dB relative to full scale; digital silence is -120."""
-    return float(20.0 * np.log10(max(level, 1e-6)))
+class _Pauses:
+    """The last second and a half of sound that is surely not speech."""
+
+    def __init__(self) -> None:
+        self._blocks: deque[Floats] = deque(maxlen=_PAUSE_BLOCKS)
+        self._young: deque[Floats] = deque()
+        self._since = _GUARD_BLOCKS
+        self._loud = False
+        self._looked = 0
+
+    def hear(self, samples: Floats, speaking: bool, probability: float) -> None:  # noqa: FBT001
+        """Take 30 ms; what is next to speech is left out."""
+        if speaking or probability > _NO_SPEECH:
+            self._young.clear()
+            self._since = 0
+            return
+        self._since += 1
+        if self._since > _GUARD_BLOCKS:
+            self._young.append(samples)
+            if len(self._young) > _GUARD_BLOCKS:
+                self._blocks.append(self._young.popleft())
+        self._look()
+
+    def _look(self) -> None:
+        """Look for loud tones twice a second: more would cost much and tell little."""
+        self._looked += 1
+        if self._looked % _LOOK_BLOCKS == 0 and len(self._blocks) == _PAUSE_BLOCKS:
+            level = acoustics.level_dbfs(np.concatenate(self._blocks))
+            self._loud = level > _LOUD_DBFS and self.have_tones()
+
+    def have_tones(self) -> bool:
+        """Whether music or an engine is heard; False while too little was heard."""
+        if len(self._blocks) < _LEAST_PAUSE_BLOCKS:
+            return False
+        sound = np.concatenate(self._blocks)
+        return acoustics.melody_db(sound) > MELODY_DB or acoustics.hum_db(sound) > HUM_DB
+
+    @property
+    def loud_tones(self) -> bool:
+        """Whether they are loud enough to be told before anybody speaks."""
+        return self._loud
 
 
-def _too_short(speech_s: float) -> Problem:
-    return Problem(
-        "too_short",
-        f"{speech_s:.1f} s of speech heard, at least {LEAST_S:.0f} s are needed"
-        f" ({ENOUGH_S:.0f} s are better); speak longer, or add recordings",
-    )
+def _spoiling(window: _Window, recent: Sequence[_Window], *, road: bool) -> Iterator[Problem]:
+    """What was wrong while the window was spoken; slow measures rest on the recent ones too."""
+    if window.level_dbfs < QUIETEST_DBFS:
+        yield _too_quiet(window.level_dbfs)
+    if window.clipped > CLIPPED_SHARE:
+        yield _clipping(window.clipped)
+    snr_db = window.snr_db
+    if not road and snr_db is not None and snr_db < TONES_SNR_DB and window.tones:
+        yield _MELODY
+    elif snr_db is not None and snr_db < (LEAST_ROAD_SNR_DB if road else LEAST_SNR_DB):
+        yield _noisy(snr_db)
+    if window.above_telephone_db < UPPER_BAND_DB:
+        yield _TELEPHONE_BAND
+    elif len(recent) == _RECENT and _echoes(recent):
+        yield _ECHO
+
+
+def _echoes(windows: Sequence[_Window]) -> bool:
+    return float(np.median([window.decay_db_s for window in windows])) < SLOWEST_DECAY_DB_S
+
+
+def _is_played_back(windows: Sequence[_Window]) -> bool:
+    return float(np.median([window.low_db for window in windows])) < LEAST_LOW_DB
+
+
+def _is_one_way(windows: Sequence[_Window]) -> bool:
+    """Whether all that was said was said in one way: on one note, or the same words again."""
+    voices = np.stack([window.embedding for window in windows])
+    likeness = voices @ voices.T
+    pairs = likeness[np.triu_indices(len(voices), 1)]
+    spread = float(np.median([window.pitch_spread for window in windows]))
+    return float(pairs.mean()) > ONE_WAY_COSINE or spread < ONE_PITCH_SEMITONES
 
 
 def _are_two_voices(windows: Floats) -> bool:
@@ -188,44 +399,15 @@ def _are_two_voices(windows: Floats) -> bool:
     return likeness < TWO_VOICES_COSINE
 
 
-def _within(hertz: NDArray[np.floating[Any]], band: tuple[float, float]) -> NDArray[np.bool_]:
-    return (hertz > band[0]) & (hertz < band[1])
+# --- the sentences --------------------------------------------------------------------------------
 
 
-class _Statistics:
-    """Level, clipping, noise and bandwidth over the speech alone."""
-
-    def __init__(self) -> None:
-        self._samples = 0
-        self._clipped = 0
-        self._energy = 0.0
-        self._snr_db: list[float] = []
-        self._upper = 0.0
-        self._lower = 0.0
-
-    def add(self, look: Look) -> None:
-        self._samples += look.samples.size
-        self._clipped += int(np.count_nonzero(np.abs(look.samples) >= _CLIPPED_LEVEL))
-        self._energy += float(np.sum(np.square(look.samples, dtype=np.float64)))
-        if look.snr_db is not None:
-            self._snr_db.append(look.snr_db)
-        power = np.abs(np.fft.rfft(look.samples * np.hanning(look.samples.size))) ** 2
-        hertz = np.fft.rfftfreq(look.samples.size, 1.0 / SAMPLE_RATE_HZ)
-        self._lower += float(power[_within(hertz, LOWER_BAND_HZ)].sum())
-        self._upper += float(power[_within(hertz, UPPER_BAND_HZ)].sum())
-
-    def problems(self) -> list[Problem]:
-        level_dbfs = dbfs(float(np.sqrt(self._energy / self._samples)))
-        band_db = 10.0 * float(np.log10((self._upper + 1e-20) / (self._lower + 1e-20)))
-        snr_db = float(np.median(self._snr_db)) if self._snr_db else None
-        clipped = self._clipped / self._samples
-        checks = (
-            (level_dbfs < QUIETEST_DBFS, _too_quiet(level_dbfs)),
-            (clipped > CLIPPED_SHARE, _clipping(clipped)),
-            (snr_db is not None and snr_db < LEAST_SNR_DB, _noisy(snr_db or 0.0)),
-            (band_db < UPPER_BAND_DB, _TELEPHONE_BAND),
-        )
-        return [problem for wrong, problem in checks if wrong]
+def _too_short(speech_s: float) -> Problem:
+    return Problem(
+        "too_short",
+        f"{speech_s:.1f} s of useful speech heard, at least {LEAST_S:.0f} s are needed"
+        f" ({ENOUGH_S:.0f} s are better); speak longer, or add recordings",
+    )
 
 
 def _too_quiet(level_dbfs: float) -> Problem:
@@ -234,7 +416,7 @@ def _too_quiet(level_dbfs: float) -> Problem:
 
 
 def _clipping(share: float) -> Problem:
-    said = f"{100 * share:.1f} % of the speech's samples are at full scale"
+    said = f"{100 * share:.1f} % of the samples are at full scale"
     return Problem("clipped", f"{said}; lower the gain")
 
 
@@ -243,7 +425,33 @@ def _noisy(snr_db: float) -> Problem:
     return Problem("noise", f"the speech is only {snr_db:.0f} dB above the noise; {mend}")
 
 
+_MELODY = Problem(
+    "engine_or_music", "an engine or music is heard in the pauses; switch it off for this minute"
+)
 _TELEPHONE_BAND = Problem(
     "telephone_band",
     "there is nothing above 4 kHz, as over a telephone; record at 16 kHz or more, wide band",
+)
+_ECHO = Problem(
+    "echo", "the sound comes back from far walls, as in a hall; record in the car, doors shut"
+)
+_SOMEONE_ELSE = Problem(
+    "someone_else",
+    "parts do not sound like the rest, as if someone else spoke too; record one person alone",
+)
+_NOT_WHO_BEGAN = Problem(
+    "not_the_voice_that_began",
+    "this is not the voice that this recording began with; let the same person go on, or begin "
+    "anew",
+)
+_PLAYED_BACK = Problem(
+    "played_back",
+    "this sounds like a small loudspeaker; let the person speak here and now",
+    grave=False,
+)
+_ONE_WAY = Problem(
+    "one_way_of_speaking",
+    "all of it is spoken in one way; ask a question, speak up, or tell of something that annoyed "
+    "you",
+    grave=False,
 )

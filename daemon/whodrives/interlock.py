@@ -3,7 +3,8 @@
 Owns the conditions and the rules; a vehicle engineer audits them on this screen. Knows nothing of
 speech, drivers, brokers or clocks: the time is a parameter. Total: every state, known or not, and
 every number, NaN and infinity included, has an answer; what is not known, stale or not yet true
-refuses. It is the second line only: the ECU that moves the motor keeps an interlock of its own.
+refuses. It is the second line only: the ECU that moves the motor keeps an interlock of its own. A hand
+on the seat's switch is no condition of the car: it ends what was asked for, which is `outbox`'s.
 """
 
 from __future__ import annotations

@@ -69,12 +69,16 @@ class Request:
 
 @dataclass(slots=True)
 class Story:
-    """Everything that happened, for the picture and the summary."""
+    """Everything that happened, for the picture and the summary.
+
+    `asked` holds the ids of the `requests`: one that comes again under its id is the same one.
+    """
 
     sentences: Sequence[Sentence]
     shown: frozenset[str]
     heard: list[Heard] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)
     messages: list[tuple[float, str, str]] = field(default_factory=list)
     position: dict[str, float] = field(default_factory=dict)
     target: dict[str, float] = field(default_factory=dict)

@@ -1,23 +1,33 @@
 """The enrolled drivers on disk: sealed, whole, erasable.
 
-Owns the profile files: names, voices (embeddings) and preferences, one file per driver. Hides their
-format, the key, and how a write survives a power cut. Must never log a name or an embedding, and
-must never know how a voice is compared or what is sent to the car.
+Owns the profile files: names, voices (embeddings), consent and preferences, one file per driver.
+Hides their format, the key, and how a write survives a power cut. Must never log a name or an
+embedding, and must never know how a voice is compared or what is sent to the car.
 
-A file `d-xxxxxxxx.profile` is: magic, schema (1 byte), key id (8), encoder's sha256 (32), nonce
-(12), then the AES-256-GCM ciphertext of the payload (NIST SP 800-38D). All that stands before the
-nonce, and the driver's id, are bound to it as associated data. The payload is a JSON object, a
-newline, and the enrolled embeddings as little-endian float32.
+A file `d-xxxxxxxx.profile` is: magic, schema (1 byte), key id (8), vehicle id (8), encoder's sha256
+(32), nonce (12), then the AES-256-GCM ciphertext of the payload (NIST SP 800-38D). All that stands
+before the nonce, and the driver's id, are bound to it as associated data. The payload is a JSON
+object, a newline, and the embeddings as little-endian float32: the enrolled voice's, then those of
+the voice before, if there is one.
 
-`guests.sealed` holds the guest book in the same way; there is none without guests.
+`guests.sealed` holds the guest book in the same way, as JSON alone; there is none without guests.
+
+A file that is no profile of this car (changed, cut short, of another car or an older format) is set
+aside as `*.rejected`: never opened as a profile again, never deleted.
+
+`export` and `import_household` move all profiles in one file, sealed with a passphrase: magic,
+schema (1 byte), salt (16), nonce (12), AES-256-GCM ciphertext; the key is scrypt's (RFC 7914) with
+N = 2^17, r = 8, p = 1, which takes 128 MiB.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import fcntl
 import hmac
 import json
+import math
 import os
 import re
 import secrets
@@ -29,28 +39,69 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from whodrives import adaptation, guests, vss
 from whodrives.domain import Adaptation, Floats, Profile, ProfileError
 
 _MAGIC = b"whodrives profile"
-_SCHEMA = 1
+_SCHEMA = 2
 _KEY_ID_BYTES = 8
+_VEHICLE_BYTES = 8
 _ENCODER_BYTES = 32
 _NONCE_BYTES = 12
-_HEADER_BYTES = len(_MAGIC) + 1 + _KEY_ID_BYTES + _ENCODER_BYTES
+_HEADER_BYTES = len(_MAGIC) + 1 + _KEY_ID_BYTES + _VEHICLE_BYTES + _ENCODER_BYTES
+_HOUSEHOLD_MAGIC = b"whodrives household"
+_HOUSEHOLD_SCHEMA = 1
+_MOST_HOUSEHOLD_BYTES = 64 * 1024 * 1024
+_SALT_BYTES = 16
+_SCRYPT = {"n": 2**17, "r": 8, "p": 1}
+LEAST_PASSPHRASE_CHARACTERS = 12
+REJECTED = ".rejected"
 _KEY_BYTES = 32
 _MOST_BYTES = 4 * 1024 * 1024  # hundreds of times a usual profile
 _MOST_NAME_CHARACTERS = 64
+_MOST_FOB_CHARACTERS = 128
 _UNIT_LENGTH_TOLERANCE = 1e-3
 _ID = re.compile(r"d-[0-9a-f]{8}")
 _JOINERS = {ord("\u200c"): None, ord("\u200d"): None}  # invisible, but spelling in some scripts
 _GUESTS = "guests"
 _CREDENTIAL = "profile-key"
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """That the driver agreed to be enrolled.
+
+    Attributes:
+        by: who agreed, as they call themselves; never published, never logged.
+        at: when, ISO 8601, UTC, to the second.
+        text: the version of the text they agreed to (`coaching.CONSENT`).
+    """
+
+    by: str
+    at: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """An enrolled voice that another one has replaced.
+
+    Attributes:
+        embeddings: float32, shape (k, D), rows of unit length.
+        speech_s: seconds of speech they were made from.
+        enrolled_at: ISO 8601 date, UTC.
+    """
+
+    embeddings: Floats
+    speech_s: float
+    enrolled_at: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +112,41 @@ class StoredProfile:
         name: what the driver is called; never published, never logged.
         profile: what recognition needs.
         enrolled_at: ISO 8601 date, UTC.
+        previous: the preferences before the last change, VSS path to value; None before there
+            was one.
+        consent: who agreed, when, to what; None for a voice whose consent is recorded elsewhere.
+        recognised_on: ISO 8601 date, UTC, of the last trip this driver's voice settled; None before
+            the first.
+        before: the voice that the present one replaced, until that has settled a trip.
     """
 
     name: str
     profile: Profile
     enrolled_at: str
+    previous: Mapping[str, float] | None = None
+    consent: Consent | None = None
+    recognised_on: str | None = None
+    before: Voice | None = None
+
+    def unused_days(self, today: date) -> int:
+        """Days since the driver was recognised last, or enrolled."""
+        last = max(self.recognised_on or self.enrolled_at, self.enrolled_at)
+        return (today - date.fromisoformat(last)).days
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What was erased of a driver.
+
+    Attributes:
+        driver: the id.
+        at: when, ISO 8601, UTC, to the second.
+        erased: a phrase for each thing that is gone.
+    """
+
+    driver: str
+    at: str
+    erased: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +165,9 @@ class ProfileStore:
     driver's name, in any case, or id. Several processes may write: they take turns.
     """
 
-    def __init__(self, directory: Path, key_file: Path, encoder: str, limits: vss.Limits) -> None:
+    def __init__(
+        self, directory: Path, key_file: Path, encoder: str, limits: vss.Limits, vehicle: str
+    ) -> None:
         """Look at nothing yet.
 
         Args:
@@ -93,11 +176,13 @@ class ProfileStore:
                 first profile is saved. The systemd credential `profile-key` goes before it.
             encoder: sha256 of the encoder file, hexadecimal; other encoders' profiles are problems.
             limits: what the car's ECUs accept; preferences outside are problems.
+            vehicle: the car's id; other cars' profiles are problems.
         """
         self._directory = directory
         self._key_file = key_file
         self._encoder = encoder
         self._limits = limits
+        self._vehicle = vehicle
 
     def load(self) -> Loaded:
         """All profiles that can be used; nothing on disk is changed."""
@@ -112,7 +197,25 @@ class ProfileStore:
             else:
                 profiles[folded(stored.name)] = stored
                 problems.extend(left_out)
+        problems.extend(self._set_aside_before())
         return Loaded(tuple(profiles.values()), tuple(problems))
+
+    def set_aside(self) -> None:
+        """Rename every file that can never be a profile of this car to `*.rejected`.
+
+        Not when the key fits none of them, for then the key is wrong; and not what a newer
+        whodrives or another encoder made. `load` goes on naming what was set aside.
+        """
+        if not any(self._is_rejected(path, key) for path, key in self._paths_with_key()):
+            return
+        with self._writing():
+            found = list(self._paths_with_key())
+            if not any(self._fits(path, key) for path, key in found):
+                return
+            for path, key in found:
+                if self._is_rejected(path, key):
+                    path.rename(_free(path.with_name(path.name + REJECTED)))
+            _sync_directory(self._directory)
 
     def save(
         self,
@@ -121,15 +224,17 @@ class ProfileStore:
         speech_s: float,
         preferences: Mapping[str, float] | None = None,
         *,
+        consent: Consent | None = None,
         replace: bool = False,
     ) -> StoredProfile:
-        """Enrol a driver; or, with `replace`, enrol anew one who keeps id and preferences.
+        """Enrol a driver; or, with `replace`, enrol anew one who keeps id, key and preferences.
 
         Args:
             name: 1 to 64 printable characters, unlike every other name in more than case.
             embeddings: float32, shape (k, D), rows of unit length.
             speech_s: seconds of speech they were made from.
             preferences: VSS path to value; None keeps what a replaced profile holds.
+            consent: that the driver agreed to this voice being kept.
             replace: whether a driver of this name may exist.
         """
         name = _checked_name(name)
@@ -140,12 +245,58 @@ class ProfileStore:
                 raise ProfileError(
                     f"{name} is enrolled already; take another name, or say that it be replaced"
                 )
-            kept = old.profile.preferences if old else {}
-            wanted = kept if preferences is None else self._checked(preferences)
+            wanted = None if preferences is None else self._checked(preferences)
+            kept = old.profile.preferences if old else wanted or {}
             driver = old.profile.id if old else self._new_id()
+            fob = old.profile.key if old else None
             voice = _voice(embeddings)
-            profile = Profile(driver, voice, self._encoder, float(speech_s), wanted)
-            return self._write(StoredProfile(name, profile, _today()), key)
+            profile = Profile(driver, voice, self._encoder, float(speech_s), kept, fob)
+            stored = StoredProfile(name, profile, _today(), consent=consent)
+            if old:
+                stored = _following(old, stored)
+            return self._write(stored if wanted is None else _preferring(stored, wanted), key)
+
+    def adopt(
+        self, driver: str | None, embeddings: Floats, speech_s: float, consent: Consent
+    ) -> StoredProfile:
+        """Enrol whose name is not known: a new driver, called "driver N", or `driver` anew."""
+        if driver is not None:
+            with self._writing():
+                name = self._require(driver).name
+            return self.save(name, embeddings, speech_s, consent=consent, replace=True)
+        taken = {folded(stored.name) for stored in self.load().profiles}
+        name = next(n for n in (f"driver {k}" for k in range(1, 1000)) if folded(n) not in taken)
+        return self.save(name, embeddings, speech_s, consent=consent)
+
+    def restore(self, who: str) -> StoredProfile:
+        """Go back to the voice that the present one replaced; the present one is erased."""
+        with self._writing():
+            old = self._require(who)
+            if old.before is None:
+                raise ProfileError(
+                    f"{who}: there is no voice before this one; it was never replaced, or the new "
+                    "one has settled a trip since"
+                )
+            voice = old.before
+            profile = dataclasses.replace(
+                old.profile, embeddings=voice.embeddings, speech_s=voice.speech_s
+            )
+            stored = dataclasses.replace(
+                old, profile=profile, enrolled_at=voice.enrolled_at, before=None
+            )
+            return self._write(stored, self._key())
+
+    def recognised(self, driver: str) -> None:
+        """Remember that this driver's voice settled a trip today.
+
+        It has proved itself, so the voice before is erased. Writes at most once a day.
+        """
+        today = _today()
+        with self._writing():
+            old = self._require(driver)
+            if old.recognised_on != today or old.before is not None:
+                new = dataclasses.replace(old, recognised_on=today, before=None)
+                self._write(new, self._key())
 
     def rename(self, who: str, name: str) -> StoredProfile:
         """Call the driver `name`; the id stays."""
@@ -158,11 +309,44 @@ class ProfileStore:
             return self._write(dataclasses.replace(old, name=name), self._key())
 
     def set_preferences(self, who: str, preferences: Mapping[str, float]) -> StoredProfile:
-        """Replace the driver's preferences, VSS path to value, by these."""
+        """Replace the driver's preferences, VSS path to value, by these; keep the ones before."""
         wanted = self._checked(preferences)
         with self._writing():
+            return self._write(_preferring(self._require(who), wanted), self._key())
+
+    def adjust_preferences(self, who: str, changes: Mapping[str, float]) -> StoredProfile:
+        """Replace those of the driver's preferences that are in `changes`; keep the ones before."""
+        changes = self._checked(changes)
+        with self._writing():
             old = self._require(who)
-            profile = dataclasses.replace(old.profile, preferences=wanted)
+            wanted = {**old.profile.preferences, **changes}
+            return self._write(_preferring(old, wanted), self._key())
+
+    def bring_back_preferences(self, who: str) -> StoredProfile:
+        """Swap the driver's preferences with the ones before the last change."""
+        with self._writing():
+            old = self._require(who)
+            if old.previous is None:
+                raise ProfileError(
+                    f"{who}: the preferences were never changed; there is nothing to bring back"
+                )
+            return self._write(_preferring(old, self._checked(old.previous)), self._key())
+
+    def set_key(self, who: str, fob: str | None) -> StoredProfile:
+        """Say which key fob is the driver's, by the id that the car gives it; None for none.
+
+        No two drivers have one key.
+        """
+        fob = None if fob is None else _checked_fob(fob)
+        with self._writing():
+            old = self._require(who)
+            owner = self._owner(fob)
+            if owner not in (None, old.profile.id):
+                raise ProfileError(
+                    f"this key is {owner}'s; take it away first: `whodrives drivers key {owner} "
+                    "--clear`"
+                )
+            profile = dataclasses.replace(old.profile, key=fob)
             return self._write(dataclasses.replace(old, profile=profile), self._key())
 
     def change(self, who: str, change: Callable[[Profile], Profile]) -> StoredProfile:
@@ -177,7 +361,7 @@ class ProfileStore:
         path = self._directory / f"{_GUESTS}.sealed"
         try:
             data = path.read_bytes()
-            encoder, payload = _unsealed(self._key(), _GUESTS, data)
+            encoder, payload = _unsealed(self._key(), self._vehicle, _GUESTS, data)
             # Another encoder's voices cannot be compared; those guests will come again.
             return guests.unpacked(json.loads(payload)) if encoder == self._encoder else ()
         except FileNotFoundError:
@@ -199,18 +383,93 @@ class ProfileStore:
                 return
             key = self._key_for_first() or self._key()
             payload = json.dumps(guests.packed(book), allow_nan=False).encode()
-            _write_whole(path, _sealed(key, self._encoder, _GUESTS, payload), os.replace)
+            sealed = _sealed(key, self._vehicle, self._encoder, _GUESTS, payload)
+            _write_whole(path, sealed, os.replace)
 
-    def forget(self, who: str) -> None:
-        """Remove the driver's file; by id even one that cannot be read.
+    def holds(self, driver: str) -> bool:
+        """Whether there is a profile of this id, readable or not."""
+        return bool(_ID.fullmatch(driver)) and self._path(driver) in self._paths()
+
+    def forget(self, who: str) -> Receipt:
+        """Erase the driver: every file there is of that id, set aside or not, readable or not.
 
         Flash memory may keep the sealed bytes until it reuses the place; they stay unreadable
         without the key.
         """
         with self._writing():
-            driver = who if self._path(who) in self._paths() else self._require(who).profile.id
-            self._path(driver).unlink()
+            by_id = bool(_ID.fullmatch(who)) and bool(self._files_of(who))
+            stored = None
+            with suppress(ProfileError):
+                stored = self._find(who)
+            if stored is None and not by_id:
+                stored = self._require(who)
+            driver = stored.profile.id if stored else who
+            erased = [*_contents(stored)] if stored else ["a profile that cannot be read"]
+            for path in self._files_of(driver):
+                erased.append(f"the sealed file {path.name}, {path.stat().st_size} bytes")
+                path.unlink()
             _sync_directory(self._directory)
+        return Receipt(driver, now(), tuple(erased))
+
+    def export(self, path: Path, passphrase: str) -> int:
+        """Write the household to a new file, sealed with the passphrase; how many drivers.
+
+        The names, voices, consents and preferences are in it: whoever has file and passphrase has
+        them. Profiles that cannot be used are left out.
+        """
+        _check_passphrase(passphrase)
+        profiles = self.load().profiles
+        if not profiles:
+            raise ProfileError("nobody is enrolled, so there is nothing to export")
+        house = [
+            {
+                "driver": stored.profile.id,
+                "encoder": stored.profile.encoder,
+                "payload": base64.b64encode(_payload(stored)).decode(),
+            }
+            for stored in profiles
+        ]
+        header = _HOUSEHOLD_MAGIC + bytes([_HOUSEHOLD_SCHEMA]) + secrets.token_bytes(_SALT_BYTES)
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        key = _stretched(passphrase, header[-_SALT_BYTES:])
+        sealed = AESGCM(key).encrypt(nonce, json.dumps(house).encode(), header)
+        try:
+            _write_whole(path, header + nonce + sealed, os.link)
+        except OSError as error:
+            raise ProfileError(f"cannot write {path}: {error.strerror}; take another") from error
+        return len(profiles)
+
+    def import_household(self, path: Path, passphrase: str) -> tuple[StoredProfile, ...]:
+        """Take in the drivers of an exported file, all of them or none.
+
+        None is taken in if one has the name or id of somebody who is enrolled here, or was made by
+        another encoder.
+        """
+        try:
+            with path.open("rb") as file:
+                data = file.read(_MOST_HOUSEHOLD_BYTES + 1)
+        except OSError as error:
+            raise ProfileError(f"cannot read {path}: {error.strerror}") from error
+        try:
+            arrivals = _household(data, passphrase)
+        except _UnusableError as error:
+            raise ProfileError(f"{path}: {error}") from error
+        with self._writing():
+            key = self._key_for_first() or self._key()
+            for stored in arrivals:
+                self._refuse_arrival(stored)
+            return tuple(self._write(stored, key) for stored in arrivals)
+
+    def _refuse_arrival(self, stored: StoredProfile) -> None:
+        if stored.profile.encoder != self._encoder:
+            raise ProfileError(
+                f"{stored.name} was enrolled with another encoder; enrol this driver anew here"
+            )
+        if self._files_of(stored.profile.id) or self._find(stored.name):
+            raise ProfileError(
+                f"{stored.name} ({stored.profile.id}) is enrolled here already; rename or forget "
+                "that driver first; nobody was taken in"
+            )
 
     # --- one file ---
 
@@ -223,8 +482,59 @@ class ProfileStore:
         except OSError as error:
             raise ProfileError(f"cannot list {self._directory}: {error.strerror}") from error
 
+    def _files_of(self, driver: str) -> list[Path]:
+        """The driver's profile, and what was set aside of it."""
+        return sorted(self._directory.glob(f"{driver}.profile*"))
+
+    def _set_aside_before(self) -> Iterator[str]:
+        """A sentence for each file that was set aside and is still there."""
+        try:
+            left = sorted(self._directory.glob(f"*{REJECTED}*"))
+            key = self._key() if left else b""
+        except (OSError, ProfileError):
+            return
+        for path in left:
+            driver = path.name.partition(".")[0]
+            if not _ID.fullmatch(driver):
+                yield f"a file in {self._directory} was no profile and is set aside; remove it"
+                continue
+            reason = "was set aside"
+            try:
+                _unsealed(key, self._vehicle, driver, path.read_bytes())
+            except _UnusableError as error:
+                reason = str(error)
+            except OSError:
+                pass
+            yield (
+                f"profile {driver}: {reason} (set aside as {path.name}; `whodrives drivers forget "
+                f"{driver}` removes it)"
+            )
+
+    def _fits(self, path: Path, key: bytes) -> bool:
+        """Whether the file says that it was sealed with this key."""
+        with suppress(OSError), path.open("rb") as file:
+            start = len(_MAGIC) + 1
+            return file.read(_HEADER_BYTES)[start : start + _KEY_ID_BYTES] == _key_id(key)
+        return False
+
+    def _is_rejected(self, path: Path, key: bytes) -> bool:
+        """Whether the file is whole enough to be read, and never a profile of this car."""
+        if not _ID.fullmatch(path.stem):
+            return True
+        try:
+            with path.open("rb") as file:
+                data = file.read(_MOST_BYTES + 1)
+            _unsealed(key, self._vehicle, path.stem, data)
+        except _NewerError:
+            return False
+        except _UnusableError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def _new_id(self) -> str:
-        while self._path(driver := f"d-{secrets.token_hex(4)}").exists():
+        while self._files_of(driver := f"d-{secrets.token_hex(4)}"):
             pass
         return driver
 
@@ -244,14 +554,15 @@ class ProfileStore:
                 f"profile {driver}: cannot be read: {error.strerror}; mend its permissions"
             ) from error
         try:
-            return _profile(driver, *_unsealed(key, driver, data))
+            return _profile(driver, *_unsealed(key, self._vehicle, driver, data))
         except _UnusableError as error:
             raise ProfileError(f"profile {driver}: {error}") from error
 
     def _write(self, stored: StoredProfile, key: bytes) -> StoredProfile:
         """Put the profile on disk, whole or not at all, and read it back."""
         path = self._path(stored.profile.id)
-        sealed = _sealed(key, stored.profile.encoder, stored.profile.id, _payload(stored))
+        profile, payload = stored.profile, _payload(stored)
+        sealed = _sealed(key, self._vehicle, profile.encoder, profile.id, payload)
         _write_whole(path, sealed, os.replace)
         return self._read(path, key)
 
@@ -271,6 +582,14 @@ class ProfileStore:
                 stored = self._read(path, key)
                 if wanted in (folded(stored.name), stored.profile.id):
                     return stored
+        return None
+
+    def _owner(self, fob: str | None) -> str | None:
+        """The id of the driver who has this key."""
+        for path, key in self._paths_with_key() if fob else ():
+            with suppress(ProfileError):
+                if (profile := self._read(path, key).profile).key == fob:
+                    return profile.id
         return None
 
     def _require(self, who: str) -> StoredProfile:
@@ -377,6 +696,25 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).strip().casefold())
 
 
+def _checked_fob(fob: str) -> str:
+    """The key fob's id without surrounding blanks; ProfileError if it cannot be one."""
+    fob = fob.strip()
+    if not fob or not fob.isprintable() or len(fob) > _MOST_FOB_CHARACTERS:
+        raise ProfileError(
+            f"a key's id is 1 to {_MOST_FOB_CHARACTERS} printable characters; give what the car "
+            "says in Vehicle.Occupant.Row1.DriverSide.Identifier.Subject"
+        )
+    return fob
+
+
+def _preferring(stored: StoredProfile, wanted: Mapping[str, float]) -> StoredProfile:
+    """The profile with these preferences, and with the ones before if they were others."""
+    if dict(wanted) == dict(stored.profile.preferences):
+        return stored
+    profile = dataclasses.replace(stored.profile, preferences=wanted)
+    return dataclasses.replace(stored, profile=profile, previous=stored.profile.preferences)
+
+
 def _refuse_namesake(stored: StoredProfile, others: Mapping[str, StoredProfile]) -> None:
     """Two files of one driver can come from a backup; each would make the other ambiguous."""
     if other := others.get(folded(stored.name)):
@@ -390,6 +728,20 @@ def _today() -> str:
     return datetime.now(UTC).date().isoformat()
 
 
+def now() -> str:
+    """This moment as `Consent.at` and `Receipt.at` say it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def unused(
+    profiles: Sequence[StoredProfile], retention_days: int
+) -> tuple[tuple[StoredProfile, int], ...]:
+    """Who was not recognised for longer than `retention_days`, and for how many days; 0: nobody."""
+    today = datetime.now(UTC).date()
+    days = [(stored, stored.unused_days(today)) for stored in profiles]
+    return tuple(pair for pair in days if retention_days and pair[1] > retention_days)
+
+
 # --- the format -----------------------------------------------------------------------------------
 
 
@@ -397,25 +749,35 @@ class _UnusableError(Exception):
     """Why a file's bytes are no profile, and the mend; without a name."""
 
 
+class _NewerError(_UnusableError):
+    """A newer whodrives wrote it: it is well, only not for us."""
+
+
 def _key_id(key: bytes) -> bytes:
     """Tells keys apart and tells nothing of them."""
     return hmac.digest(key, b"whodrives key id", "sha256")[:_KEY_ID_BYTES]
 
 
-def _header(key: bytes, encoder: str) -> bytes:
-    return _MAGIC + bytes([_SCHEMA]) + _key_id(key) + bytes.fromhex(encoder)
+def _vehicle_id(key: bytes, vehicle: str) -> bytes:
+    """Tells cars apart, and tells nobody without the key which car it is."""
+    return hmac.digest(key, b"whodrives vehicle " + vehicle.encode(), "sha256")[:_VEHICLE_BYTES]
 
 
-def _sealed(key: bytes, encoder: str, name: str, payload: bytes) -> bytes:
-    header = _header(key, encoder)
+def _header(key: bytes, vehicle: str, encoder: str) -> bytes:
+    ours = _key_id(key) + _vehicle_id(key, vehicle)
+    return _MAGIC + bytes([_SCHEMA]) + ours + bytes.fromhex(encoder)
+
+
+def _sealed(key: bytes, vehicle: str, encoder: str, name: str, payload: bytes) -> bytes:
+    header = _header(key, vehicle, encoder)
     nonce = secrets.token_bytes(_NONCE_BYTES)
     return header + nonce + AESGCM(key).encrypt(nonce, payload, header + name.encode())
 
 
-def _unsealed(key: bytes, name: str, data: bytes) -> tuple[str, bytes]:
+def _unsealed(key: bytes, vehicle: str, name: str, data: bytes) -> tuple[str, bytes]:
     """The encoder and the payload in a file's bytes."""
     header, rest = data[:_HEADER_BYTES], data[_HEADER_BYTES:]
-    _refuse_foreign(header, key)
+    _refuse_foreign(header, key, vehicle)
     try:
         nonce, ciphertext = rest[:_NONCE_BYTES], rest[_NONCE_BYTES:]
         payload = AESGCM(key).decrypt(nonce, ciphertext, header + name.encode())
@@ -426,32 +788,52 @@ def _unsealed(key: bytes, name: str, data: bytes) -> tuple[str, bytes]:
     return header[-_ENCODER_BYTES:].hex(), payload
 
 
-def _refuse_foreign(header: bytes, key: bytes) -> None:
+def _refuse_foreign(header: bytes, key: bytes, vehicle: str) -> None:
     """Say of a file that cannot be opened which of the usual reasons it is."""
     magic, rest = header[: len(_MAGIC)], header[len(_MAGIC) :]
     if magic != _MAGIC or len(header) < _HEADER_BYTES:
         raise _UnusableError("is damaged or no profile of whodrives; restore it, or enrol again")
     if rest[0] != _SCHEMA:
-        raise _UnusableError(
+        mistake = _NewerError if rest[0] > _SCHEMA else _UnusableError
+        raise mistake(
             f"has format {rest[0]}, this whodrives reads {_SCHEMA}; install the whodrives that "
             "wrote it, or enrol again"
         )
     if not hmac.compare_digest(rest[1 : 1 + _KEY_ID_BYTES], _key_id(key)):
         raise _UnusableError("was sealed with another key; bring that key back, or enrol again")
+    if not hmac.compare_digest(
+        rest[1 + _KEY_ID_BYTES : 1 + _KEY_ID_BYTES + _VEHICLE_BYTES], _vehicle_id(key, vehicle)
+    ):
+        raise _UnusableError(
+            "belongs to another vehicle; set vehicle.id to that one's, or move the household with "
+            "`whodrives drivers export` and `import`"
+        )
 
 
 def _payload(stored: StoredProfile) -> bytes:
-    profile = stored.profile
+    profile, before = stored.profile, stored.before
     facts = {
         "name": stored.name,
         "enrolled_at": stored.enrolled_at,
         "speech_s": profile.speech_s,
         "preferences": dict(profile.preferences),
+        "previous": None if stored.previous is None else dict(stored.previous),
+        "key": profile.key,
         "shape": profile.embeddings.shape,
         "adaptation": adaptation.packed(profile.adaptation),
+        "consent": dataclasses.asdict(stored.consent) if stored.consent else None,
+        "recognised_on": stored.recognised_on,
+        "before": {
+            "speech_s": before.speech_s,
+            "enrolled_at": before.enrolled_at,
+            "shape": before.embeddings.shape,
+        }
+        if before
+        else None,
     }
     text = json.dumps(facts, allow_nan=False).encode()
-    return text + b"\n" + profile.embeddings.astype("<f4").tobytes()
+    rows = [profile.embeddings, before.embeddings] if before else [profile.embeddings]
+    return text + b"\n" + b"".join(each.astype("<f4").tobytes() for each in rows)
 
 
 def _profile(driver: str, encoder: str, payload: bytes) -> StoredProfile:
@@ -466,21 +848,131 @@ def _stored(driver: str, encoder: str, payload: bytes) -> StoredProfile:
     """The payload's profile; any of the usual errors if it is not one, however it came about."""
     text, _, raw = payload.partition(b"\n")
     facts = json.loads(text)
-    preferences = {str(path): float(value) for path, value in facts["preferences"].items()}
-    # Profiles that were made before there was such a thing do not hold it.
+    preferences = _numbers(facts["preferences"])
+    # Profiles that were made before there were such things do not hold them.
+    earlier, fob = facts.get("previous"), facts.get("key")
+    previous = None if earlier is None else _numbers(earlier)
+    numbers, count = np.frombuffer(raw, dtype="<f4"), math.prod(facts["shape"])
+    before = _before(facts.get("before"), numbers[count:])
     learned = facts.get("adaptation")
     profile = Profile(
         id=driver,
-        embeddings=_voice(np.frombuffer(raw, dtype="<f4").reshape(facts["shape"])),
+        embeddings=_voice(numbers[:count].reshape(facts["shape"])),
         encoder=encoder,
         speech_s=float(facts["speech_s"]),
-        preferences=MappingProxyType(preferences),
+        preferences=preferences,
+        key=None if fob is None else _checked_fob(fob),
         adaptation=adaptation.unpacked(learned) if learned else Adaptation(),
     )
-    if not all(map(vss.is_number, (profile.speech_s, *preferences.values()))):
+    seconds = profile.speech_s, before.speech_s if before else 0.0
+    wanted = (*preferences.values(), *(previous or {}).values())
+    if not all(map(vss.is_number, (*seconds, *wanted))):
         raise ValueError("a number that is not finite")
-    enrolled_at = date.fromisoformat(facts["enrolled_at"]).isoformat()
-    return StoredProfile(_checked_name(facts["name"]), profile, enrolled_at)
+    return StoredProfile(
+        _checked_name(facts["name"]),
+        profile,
+        _day(facts["enrolled_at"]),
+        previous,
+        _consent(facts.get("consent")),
+        _day(facts["recognised_on"]) if facts.get("recognised_on") else None,
+        before,
+    )
+
+
+def _before(facts: Mapping[str, Any] | None, numbers: Floats) -> Voice | None:
+    if facts is None:
+        if numbers.size:
+            raise ValueError("more embeddings than are described")
+        return None
+    rows = _voice(numbers.reshape(facts["shape"]))
+    return Voice(rows, float(facts["speech_s"]), _day(facts["enrolled_at"]))
+
+
+def _consent(facts: Mapping[str, Any] | None) -> Consent | None:
+    if facts is None:
+        return None
+    when = datetime.fromisoformat(facts["at"]).isoformat(timespec="seconds")
+    return Consent(str(facts["by"]), when, str(facts["text"]))
+
+
+def _numbers(facts: Mapping[str, float]) -> Mapping[str, float]:
+    return MappingProxyType({str(path): float(value) for path, value in facts.items()})
+
+
+def _day(text: str) -> str:
+    return date.fromisoformat(text).isoformat()
+
+
+def _following(old: StoredProfile, new: StoredProfile) -> StoredProfile:
+    """The newly enrolled voice with the one before kept, until the new one has proved itself.
+
+    A voice that itself has not is not kept; and one of another encoder cannot be gone back to.
+    """
+    before = old.before or Voice(old.profile.embeddings, old.profile.speech_s, old.enrolled_at)
+    return dataclasses.replace(
+        new,
+        previous=old.previous,
+        recognised_on=old.recognised_on,
+        before=before if old.profile.encoder == new.profile.encoder else None,
+    )
+
+
+def _contents(stored: StoredProfile) -> Iterator[str]:
+    """What a profile held, in words for a receipt, without the voice or the preferences."""
+    count, seconds = len(stored.profile.embeddings), stored.profile.speech_s
+    yield f"the name, and the voice: {count} embeddings of {seconds:.1f} s of speech"
+    if stored.before:
+        yield f"the voice before: {len(stored.before.embeddings)} embeddings"
+    if stored.profile.preferences:
+        yield f"{len(stored.profile.preferences)} preferences"
+    if stored.consent:
+        yield "the record of consent"
+    if stored.recognised_on:
+        yield "the date of the last recognition"
+
+
+# --- a household in one file ----------------------------------------------------------------------
+
+
+def _check_passphrase(passphrase: str) -> None:
+    if len(passphrase) < LEAST_PASSPHRASE_CHARACTERS:
+        raise ProfileError(
+            f"a passphrase has at least {LEAST_PASSPHRASE_CHARACTERS} characters; four words that "
+            "have nothing to do with each other are easy to remember and hard to guess"
+        )
+
+
+def _stretched(passphrase: str, salt: bytes) -> bytes:
+    """The key of a passphrase; made slow and large on purpose, against guessing."""
+    text = unicodedata.normalize("NFC", passphrase).encode()
+    return Scrypt(salt=salt, length=_KEY_BYTES, **_SCRYPT).derive(text)
+
+
+def _household(data: bytes, passphrase: str) -> list[StoredProfile]:
+    """The profiles in an exported file's bytes."""
+    magic, rest = data[: len(_HOUSEHOLD_MAGIC)], data[len(_HOUSEHOLD_MAGIC) :]
+    if magic != _HOUSEHOLD_MAGIC or len(data) > _MOST_HOUSEHOLD_BYTES:
+        raise _UnusableError("is no household that whodrives exported; give another file")
+    if rest[:1] != bytes([_HOUSEHOLD_SCHEMA]):
+        raise _UnusableError("was exported by another version of whodrives; use that one")
+    salt, rest = rest[1 : 1 + _SALT_BYTES], rest[1 + _SALT_BYTES :]
+    header = data[: len(magic) + 1 + _SALT_BYTES]
+    try:
+        key = _stretched(passphrase, salt)
+        text = AESGCM(key).decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], header)
+    except (InvalidTag, ValueError) as error:
+        raise _UnusableError("the passphrase is another, or the file was changed") from error
+    try:
+        return [_arrival(facts) for facts in json.loads(text)]
+    except (ValueError, KeyError, TypeError, ProfileError) as error:
+        raise _UnusableError("holds no valid household") from error
+
+
+def _arrival(facts: Mapping[str, str]) -> StoredProfile:
+    if not _ID.fullmatch(facts["driver"]):
+        raise ValueError("no driver's id")
+    payload = base64.b64decode(facts["payload"], validate=True)
+    return _stored(facts["driver"], facts["encoder"], payload)
 
 
 def _voice(embeddings: Floats) -> Floats:
@@ -538,6 +1030,12 @@ def _write_whole(path: Path, data: bytes, publish: Callable[[Path, Path], None])
     finally:
         temporary.unlink(missing_ok=True)
     _sync_directory(path.parent)
+
+
+def _free(path: Path) -> Path:
+    """The path, or with a number after it if something is there."""
+    candidates = (path.with_name(f"{path.name}.{n}" if n else path.name) for n in range(1000))
+    return next(each for each in candidates if not each.exists())
 
 
 def _sync_directory(directory: Path) -> None:

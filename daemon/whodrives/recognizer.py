@@ -22,15 +22,12 @@ from whodrives.domain import (
     Household,
     Input,
     Lesson,
-    LinkState,
-    Listen,
     Look,
     Recognition,
     SourceHealth,
     SourceState,
     Tick,
     UtteranceEnd,
-    VehicleReport,
     Verdict,
     VoiceActivity,
 )
@@ -118,9 +115,7 @@ class Recognizer:
             events += self._judged(piece)
         return events + list(self._trip.step(Tick(block.at_s)))
 
-    def _told(
-        self, news: VehicleReport | SourceState | LinkState | Listen | Household | Tick
-    ) -> list[Event]:
+    def _told(self, news: Input) -> list[Event]:
         if isinstance(news, SourceState):
             return self._source_changed(news)
         if isinstance(news, Household):

@@ -16,9 +16,11 @@ import signal
 import socket
 import sys
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -30,32 +32,55 @@ from whodrives.capture import STALL_S, Microphone, paced, read_file, read_pipe
 from whodrives.config import MICROPHONE, PIPE, Config
 from whodrives.decision import Policy
 from whodrives.domain import (
+    Adopt,
+    Answer,
     Apply,
     AudioBlock,
+    Begin,
+    Cancel,
+    Choose,
+    CommandResult,
+    DriverState,
+    Enrol,
+    EnrolmentStage,
+    EnrolmentState,
+    Erase,
     Event,
+    Forget,
     Guests,
     Health,
     Household,
     Input,
     Learn,
     LinkState,
+    Listen,
     Met,
+    Position,
+    Prefer,
+    Problem,
     Profile,
     ProfileError,
     Recognition,
+    Remember,
+    Save,
+    SettledBy,
     SourceError,
     SourceHealth,
     SourceState,
+    Stray,
     Tick,
     VehicleReport,
+    Withdraw,
 )
+from whodrives.enrolling import Enrolling
 from whodrives.inference import (
     load_calibration,
     load_encoder,
     load_gate,
 )
+from whodrives.journal import Journal
 from whodrives.learning import Learning
-from whodrives.profiles import ProfileStore
+from whodrives.profiles import Consent, ProfileStore, now
 from whodrives.recognizer import Recognizer
 
 log = logging.getLogger(__name__)
@@ -90,14 +115,27 @@ class _StopError(Exception):
 
 _Item: TypeAlias = Input | _Reload
 
+_NEWS = (
+    VehicleReport | LinkState | Answer | Position | Listen | Choose | Cancel | Save | Forget | Enrol
+)
+
 
 def news_first(items: Sequence[_Item]) -> list[_Item]:
-    """The items with what the car and the broker said before the sound, else in their order.
+    """The items with what came over the bus before the sound, else in their order.
 
     Sound and news gather together; a decision must not rest on an older state of the car than the
-    newest that has arrived.
+    newest that has arrived, and a `Cancel` must not wait behind it.
     """
-    return sorted(items, key=lambda item: not isinstance(item, VehicleReport | LinkState))
+    return sorted(items, key=lambda item: not isinstance(item, _NEWS))
+
+
+def load_policy(config: Config) -> Policy:
+    """The configured promise, with the encoder's calibration.
+
+    Raises:
+        ModelError: the calibration is missing or does not fit the encoder.
+    """
+    return Policy(load_calibration(Path(config.models.directory)), config.recognition.strangers)
 
 
 def load_recognizer(config: Config) -> Recognizer:
@@ -106,11 +144,16 @@ def load_recognizer(config: Config) -> Recognizer:
     Raises:
         ModelError: a model file is missing, changed or does not fit its calibration.
     """
-    models = Path(config.models.directory)
-    policy = Policy(load_calibration(models), config.recognition.strangers)
+    return _load_hearing(config)[0]
+
+
+def _load_hearing(config: Config) -> tuple[Recognizer, Enrolling]:
+    """What hears who drives, and what hears who enrols, with one encoder between them."""
+    models, policy = Path(config.models.directory), load_policy(config)
     # Loading the encoder is the peak of the daemon's memory: the less is there before, the better.
     encoder = load_encoder(models)
-    return Recognizer(load_gate(models), encoder, policy)
+    recognizer = Recognizer(load_gate(models), encoder, policy)
+    return recognizer, Enrolling(lambda: load_gate(models), encoder, policy)
 
 
 def open_store(config: Config) -> ProfileStore:
@@ -124,6 +167,7 @@ def open_store(config: Config) -> ProfileStore:
         key_file=Path(config.profiles.key_file),
         encoder=load_calibration(Path(config.models.directory)).encoder,
         limits=config.vehicle.signals,
+        vehicle=config.vehicle.id,
     )
 
 
@@ -137,6 +181,16 @@ def household(store: ProfileStore, at_s: float) -> Household:
     except ProfileError as error:
         return Household(at_s, (), (str(error),))
     return Household(at_s, tuple(stored.profile for stored in loaded.profiles), loaded.problems)
+
+
+def open_journal(config: Config) -> Journal:
+    """Where this configuration's daemon remembers its trip: in systemd's runtime directory.
+
+    A daemon that a person started keeps it beside the profiles' key.
+    """
+    given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    folder = Path(given) if given else Path(config.profiles.key_file).parent
+    return Journal(folder / f"trip-{config.vehicle.id}.json")
 
 
 class _Pipe(FileIO):
@@ -205,7 +259,12 @@ def replay(
     """
     waiting = deque(news)
     end_s = 0.0
-    for start in (house, SourceState(0.0, SourceHealth.OPEN), LinkState(0.0, connected=True)):
+    for start in (
+        Begin(0.0, "replay"),
+        house,
+        SourceState(0.0, SourceHealth.OPEN),
+        LinkState(0.0, connected=True),
+    ):
         yield from recognizer.step(start)
     for block in blocks:
         while waiting and waiting[0].at_s <= block.at_s:
@@ -229,7 +288,7 @@ class Daemon:
         self._inbox: SimpleQueue[_Item] = SimpleQueue()
         self._sound = config.sound
         self._recording = None if config.sound.source == MICROPHONE else self._recorded()
-        self._recognizer = load_recognizer(config)
+        self._recognizer, self._enrolling = _load_hearing(config)
         self._store = open_store(config)
         self._drivers: tuple[Profile, ...] = ()
         self._learning = Learning(
@@ -237,7 +296,10 @@ class Daemon:
             load_calibration(Path(config.models.directory)),
             remember_guests=config.guests.remember,
         )
-        self._bus = Bus(config.mqtt, config.vehicle.id, self._inbox.put)
+        self._proved: set[str] = set()
+        self._signals_of_car = frozenset(config.vehicle.signals)
+        self._journal = open_journal(config)
+        self._bus = Bus(config.mqtt, config.vehicle, self._inbox.put)
         self._told_to_stop = ""
         self._fed_s = float("-inf")
 
@@ -262,7 +324,11 @@ class Daemon:
     def _work(self) -> str:
         """Start, and go on until something ends it; returns what that was."""
         self._bus.start()
-        self._take(household(self._store, time.monotonic()))
+        remembered, gone_s = self._journal.recall()
+        if remembered is not None:
+            log.info("event=resumed gone_s=%.1f", gone_s)
+        self._take(Begin(time.monotonic(), uuid.uuid4().hex, remembered, gone_s))
+        self._take(self._household())
         notify("READY=1")
         try:
             if self._recording is None:
@@ -349,32 +415,120 @@ class Daemon:
     def _take(self, item: _Item) -> None:
         """One input in, its events out."""
         news = self._reloaded() if isinstance(item, _Reload) else item
-        taught = []
+        orders: list[Prefer | Erase | Adopt | Learn | Met] = []
         for event in self._recognizer.step(news):
-            if isinstance(event, Learn | Met):
-                taught.append(event)
+            if isinstance(event, Remember):
+                # Before what follows it is sent: a daemon that dies then asks for nothing twice.
+                self._journal.keep(event.memory)
+            elif isinstance(event, Prefer | Erase | Learn | Met):
+                orders.append(event)
             else:
                 self._say(event)
+        for outcome in self._enrolling.step(news):
+            if isinstance(outcome, Adopt):
+                orders.append(outcome)
+            else:
+                self._say(outcome)
         if isinstance(news, Household):
             self._drivers = news.profiles
             self._say(self._learning.tidy(news.profiles, news.at_s))
-        for event in taught:
-            self._learn(event)
+        for order in orders:
+            self._execute(order)
 
     def _say(self, event: Event) -> None:
         self._bus.publish(event)
+        if isinstance(event, DriverState) and event.settled_by is SettledBy.VOICE:
+            self._prove(event.driver)
+        if isinstance(event, Stray):
+            self._bus.counters.refused += 1
         report(event, time.monotonic())
+
+    def _prove(self, driver: str | None) -> None:
+        """Note that a driver's voice settled this trip: once a day, and first after a change."""
+        mark = f"{driver} {datetime.now(UTC).date()}"
+        if driver is None or mark in self._proved:
+            return
+        self._proved = {mark} | {each for each in self._proved if not each.startswith(driver)}
+        try:
+            self._store.recognised(driver)
+        except ProfileError as error:
+            log.warning("event=not_noted reason=%r", str(error))
+
+    def _execute(self, order: Prefer | Erase | Adopt | Learn | Met) -> None:
+        """Change the store, let the recognizer know, and answer."""
+        if isinstance(order, Adopt):
+            self._adopt(order)
+            return
+        if isinstance(order, Learn | Met):
+            self._learn(order)
+            return
+        reason = self._preferred(order) if isinstance(order, Prefer) else self._erased(order)
+        if not reason:
+            self._take(self._household())
+        self._say(CommandResult(time.monotonic(), order.command, reason))
 
     def _learn(self, event: Learn | Met) -> None:
         """Put what a trip taught into the store; a profile that learned is heard with at once."""
         if isinstance(event, Learn):
             if self._learning.learn(event, self._drivers):
-                self._take(household(self._store, time.monotonic()))
+                self._take(self._household())
         elif (offered := self._learning.meet(event, self._drivers)) is not None:
             self._say(offered)
 
+    def _adopt(self, order: Adopt) -> None:
+        """Keep a voice that the head unit had enrolled, and tell it."""
+        consent = Consent(order.by, now(), order.text)
+        reason, driver = "", order.driver
+        try:
+            stored = self._store.adopt(driver, order.embeddings, order.speech_s, consent)
+            driver = stored.profile.id
+        except ProfileError as error:
+            log.warning("event=not_enrolled reason=%r", str(error))
+            reason = "not_stored"
+        now_s = time.monotonic()
+        if not reason:
+            log.info("event=enrolled driver=%s speech_s=%.1f", driver, order.speech_s)
+            self._take(self._household())
+        stage = EnrolmentStage.REFUSED if reason else EnrolmentStage.DONE
+        problems = (Problem(reason, "the voice could not be stored"),) if reason else ()
+        self._say(EnrolmentState(now_s, order.command, stage, order.speech_s, problems, driver))
+        self._say(CommandResult(now_s, order.command, reason))
+
+    def _household(self) -> Household:
+        """Everybody who is enrolled, once what is no profile is set aside."""
+        self._proved.clear()
+        try:
+            self._store.set_aside()
+        except ProfileError as error:
+            log.warning("event=not_set_aside reason=%r", str(error))
+        return household(self._store, time.monotonic())
+
+    def _preferred(self, order: Prefer) -> str:
+        """Keep the position of what this car's drivers may set; why not, if it cannot be."""
+        wanted = {p: v for p, v in order.signals.items() if p in self._signals_of_car}
+        if not wanted:
+            return "no_position"
+        try:
+            self._store.adjust_preferences(order.driver, wanted)
+        except ProfileError as error:
+            log.warning("event=not_stored reason=%r", str(error))
+            return "not_stored"
+        return ""
+
+    def _erased(self, order: Erase) -> str:
+        """Erase who is named by id; why not, if that cannot be."""
+        try:
+            # What came over the bus may be anything, a name too: it is not repeated.
+            if not self._store.holds(order.driver):
+                return "unknown_driver"
+            self._store.forget(order.driver)
+        except ProfileError as error:
+            log.warning("event=not_erased reason=%r", str(error))
+            return "not_erased"
+        return ""
+
     def _reloaded(self) -> Household:
-        house = household(self._store, time.monotonic())
+        house = self._household()
         enrolled, problems = len(house.profiles), len(house.problems)
         log.info("event=reloaded enrolled=%d problems=%d", enrolled, problems)
         return house
@@ -383,6 +537,7 @@ class Daemon:
         """Only this loop feeds it, so neither a stuck model nor a stuck store can."""
         if now_s - self._fed_s >= WATCHDOG_S:
             self._fed_s = now_s
+            self._journal.beat()
             notify("WATCHDOG=1")
 
     @contextlib.contextmanager
@@ -473,7 +628,20 @@ def report(event: Event, now_s: float) -> None:
             1000 * (now_s - event.at_s),
         )
     elif isinstance(event, Apply):
-        log.info("event=apply driver=%s signals=%d", event.driver, len(event.signals))
+        log.info(
+            "event=apply driver=%s signals=%d request=%s",
+            *(event.driver, len(event.signals), event.request),
+        )
+    elif isinstance(event, Withdraw):
+        log.info("event=withdraw request=%s reason=%s", event.request, event.reason)
+    elif isinstance(event, CommandResult):
+        log.info("event=command command=%s reason=%s", event.command, event.reason or "-")
+    elif isinstance(event, EnrolmentState):
+        codes = ",".join(problem.code for problem in event.problems) or "-"
+        facts = event.stage, event.speech_s, codes
+        log.info("event=enrolment stage=%s speech_s=%.1f problems=%s", *facts)
+    elif isinstance(event, Stray):
+        log.info("event=stray_answer request=%s", event.request)
     elif isinstance(event, Health):
         state = "degraded" if event.reasons else "online"
         reasons = "; ".join(event.reasons)
@@ -482,11 +650,10 @@ def report(event: Event, now_s: float) -> None:
         notify(f"STATUS={state}{': ' if reasons else ''}{reasons}")
     elif isinstance(event, Guests):
         log.info("event=guests offered=%d", len(event.offers))
-    else:
+    elif isinstance(event, DriverState):
         log.info(
-            "event=driver driver=%s preferences=%s waiting_for=%s",
-            event.driver or "-",
-            event.delivery,
+            "event=driver driver=%s settled_by=%s preferences=%s reason=%r waiting_for=%s",
+            *(event.driver or "-", event.settled_by or "-", event.delivery, event.reason),
             ",".join(event.waiting_for) or "-",
         )
 

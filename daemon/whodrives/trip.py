@@ -1,84 +1,197 @@
 """Who the driver of this trip is, and when that driver's preferences may be asked for.
 
-Owns the trip: its beginning and end, the one settling of the driver, what a later voice may change,
-and that nothing is asked for twice. Hides the groups that still wait for the car. Must never know
-how voices are compared, how messages travel, or what time it is: every input brings its time.
+Owns the trip: its beginning and end, what settles its driver, what may change that, and what the
+head unit may ask of it. `TABLE` is the whole of it; docs/trip.md shows it. What is asked of the
+ECUs and how often is `outbox`'s. Must never know how voices are compared, how messages travel, or
+what time it is: every input brings its time.
 
-A trip and its driver (the first row that fits is taken, after every input):
-
-| state         | when                                                          | then             |
-|---------------|---------------------------------------------------------------|------------------|
-| closed        | seat occupied, door closed, ignition on: all known now        | open, unknown    |
-| open          | seat empty, door open or ignition off, and not known to move  | closed           |
-| open, unknown | a known voice                                                 | settled on it    |
-| open, settled | another known voice, within LISTEN_S of `Listen`              | settled on it    |
-| open, settled | another known voice                                           | -                |
-| open, settled | the settled driver is forgotten                               | vacant           |
-| open, vacant  | a known voice, within LISTEN_S of `Listen`                    | settled on it    |
-| any           | a voice that is unknown, ambiguous or insufficient            | -                |
-
-`Listen` counts for one known voice and ends with the trip. A stale or missing value neither
-opens nor closes. A moving car keeps its driver: a seat contact that flickers at speed ends nothing.
-
-The preferences of a settled driver, by group (seat, mirrors):
-
-| group         | when                                                          | then             |
-|---------------|---------------------------------------------------------------|------------------|
-| -             | the driver is settled                                         | wanted           |
-| wanted        | the car was last known to move, or WANTED_S have passed       | dropped          |
-| wanted        | the interlock permits it and the broker is there              | asked, once      |
-| all dropped,  | the driver speaks again, the interlock permits every group    | asked, once      |
-| none asked    | and the broker is there                                       |                  |
+A stale or missing value of the car neither opens nor closes a trip. A moving car keeps its driver:
+a seat contact that flickers at speed ends nothing. `Listen` counts for one known voice and ends
+with the trip. A trip that is *vacant* is driven by nobody who is enrolled, and no voice takes the
+place unasked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
+from enum import StrEnum
 from typing import TypeAlias
 
 from whodrives import vss
 from whodrives.domain import (
+    Answer,
     Apply,
-    Delivery,
+    Begin,
+    Cancel,
+    Choose,
+    CommandResult,
     DriverState,
+    Erase,
+    Forget,
     Household,
     Input,
     LinkState,
     Listen,
     Outcome,
+    Position,
+    Prefer,
     Profile,
+    Remember,
+    Save,
+    SettledBy,
+    Stray,
+    TripMemory,
     VehicleReport,
     VehicleState,
     Verdict,
+    Withdraw,
 )
-from whodrives.interlock import fresh, refusals
+from whodrives.interlock import MAX_AGE_S, MAX_AHEAD_S, RULES, fresh, refusals
+from whodrives.outbox import Outbox
 
 LISTEN_S = 10.0
 """How long after `Listen` a known voice may become the driver."""
 
-WANTED_S = 60.0
-"""How long preferences wait for the car. Later, a moving seat would be a surprise."""
+GONE_S = 10.0
+"""A daemon that was away for longer cannot know that nobody else has taken the seat."""
 
 NO_BROKER = "broker"
 """What preferences wait for when the interlock permits and nobody would hear."""
 
-TripEvent: TypeAlias = Apply | DriverState
+TripEvent: TypeAlias = (
+    Remember | Withdraw | Apply | CommandResult | Prefer | Erase | Stray | DriverState
+)
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+class State(StrEnum):
+    """How far it is decided who drives."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    SETTLED = "settled"
+    VACANT = "vacant"
+
+
+class Trigger(StrEnum):
+    """What may happen to a trip, in the words of docs/trip.md."""
+
+    READY = "seat occupied, door closed, ignition on: all known now"
+    LEFT = "seat empty, door open or ignition off"
+    VOICE = "a known voice"
+    KEY = "the key of an enrolled driver"
+    CHOSEN = "a driver chosen by hand"
+    GUEST = "by hand: none of us"
+    FORGOTTEN = "the settled driver is forgotten"
+    DOUBTED = "the daemon was away too long"
+    SWITCH = "the seat's switch is worked"
+    LISTEN = "listen"
+    CANCEL = "cancel"
+    SAVE = "save"
+    FORGET = "forget a driver"
+
+
+class Guard(StrEnum):
+    """What must be so besides."""
+
+    NOT_MOVING = "not known to move"
+    HIMSELF_ANEW = "the settled driver's, nothing was asked for, all of it may move now"
+    HIMSELF = "the settled driver's"
+    LISTENING = "within 10 s of listen"
+    ENROLLED = "who is enrolled"
+    NO_POSITION = "the ECU told no position in the last 2 s"
+    MOVING = "seat or mirrors move"
+
+
+class Deed(StrEnum):
+    """What follows."""
+
+    NOTHING = "-"
+    START = "nothing is asked for or touched yet"
+    END = "withdraw what was asked for"
+    SETTLE = "withdraw what was asked for others; the preferences wait for the car"
+    WANT = "the preferences wait for the car"
+    VACATE = "withdraw what was asked for; nobody takes the place unasked"
+    TOUCH = "withdraw what was asked of the seat; not asked again in this trip"
+    LISTEN = "the next known voice may replace the driver"
+    CANCEL = "withdraw what was asked for, drop what waits"
+    PREFER = "the position becomes the preferences"
+    ERASE = "erase the driver"
+    REFUSE = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
-class _Settled:
-    """The driver of the trip, and what is to be done for this driver.
+class Row:
+    """In one of `states`, when `trigger` happens and `guard` holds: `to` (None: stay) and `deed`.
 
-    `driver` is None when the driver was forgotten: nobody else takes the place unasked.
+    `reason` is what a refused command, or the ECUs, are told.
     """
 
-    driver: str | None
-    since_s: float
-    probability: float | None
-    wanted: frozenset[vss.Group] = frozenset()
-    wanted_since_s: float = float("-inf")
-    asked: bool = False
+    states: tuple[State, ...]
+    trigger: Trigger
+    guard: Guard | None
+    to: State | None
+    deed: Deed
+    reason: str = ""
+
+
+_C, _O, _S, _V = (State.CLOSED,), (State.OPEN,), (State.SETTLED,), (State.VACANT,)
+_TRIP = (*_O, *_S, *_V)
+_ANY = (*_C, *_TRIP)
+
+TABLE: tuple[Row, ...] = (
+    Row(_C, Trigger.READY, None, State.OPEN, Deed.START),
+    Row(_TRIP, Trigger.READY, None, None, Deed.NOTHING),
+    Row(_TRIP, Trigger.LEFT, Guard.NOT_MOVING, State.CLOSED, Deed.END, "trip_over"),
+    Row(_ANY, Trigger.LEFT, None, None, Deed.NOTHING),
+    # A voice settles once. Later voices are passengers, unless the head unit asked.
+    Row(_O, Trigger.VOICE, None, State.SETTLED, Deed.SETTLE, "replaced"),
+    Row(_S, Trigger.VOICE, Guard.HIMSELF_ANEW, None, Deed.WANT),
+    Row(_S, Trigger.VOICE, Guard.HIMSELF, None, Deed.NOTHING),
+    Row((*_S, *_V), Trigger.VOICE, Guard.LISTENING, State.SETTLED, Deed.SETTLE, "replaced"),
+    Row((*_C, *_S, *_V), Trigger.VOICE, None, None, Deed.NOTHING),
+    # A key settles where nobody has spoken yet: it says who came, not who sits there.
+    Row(_O, Trigger.KEY, None, State.SETTLED, Deed.SETTLE, "replaced"),
+    Row((*_C, *_S, *_V), Trigger.KEY, None, None, Deed.NOTHING),
+    # A hand on the head unit always counts.
+    Row(_TRIP, Trigger.CHOSEN, Guard.ENROLLED, State.SETTLED, Deed.SETTLE, "replaced"),
+    Row(_TRIP, Trigger.CHOSEN, None, None, Deed.REFUSE, "unknown_driver"),
+    Row(_TRIP, Trigger.GUEST, None, State.VACANT, Deed.VACATE, "replaced"),
+    Row(_C, Trigger.CHOSEN, None, None, Deed.REFUSE, "no_trip"),
+    Row(_C, Trigger.GUEST, None, None, Deed.REFUSE, "no_trip"),
+    Row(_S, Trigger.FORGOTTEN, None, State.VACANT, Deed.VACATE, "forgotten"),
+    Row((*_C, *_O, *_V), Trigger.FORGOTTEN, None, None, Deed.NOTHING),
+    Row(_S, Trigger.DOUBTED, None, State.VACANT, Deed.VACATE, "restarted"),
+    Row((*_C, *_O, *_V), Trigger.DOUBTED, None, None, Deed.NOTHING),
+    Row(_TRIP, Trigger.SWITCH, None, None, Deed.TOUCH, "manual"),
+    Row(_C, Trigger.SWITCH, None, None, Deed.NOTHING),
+    Row(_TRIP, Trigger.LISTEN, None, None, Deed.LISTEN),
+    Row(_C, Trigger.LISTEN, None, None, Deed.REFUSE, "no_trip"),
+    Row(_ANY, Trigger.CANCEL, None, None, Deed.CANCEL, "cancelled"),
+    Row(_S, Trigger.SAVE, Guard.NO_POSITION, None, Deed.REFUSE, "no_position"),
+    Row(_S, Trigger.SAVE, Guard.MOVING, None, Deed.REFUSE, "moving"),
+    Row(_S, Trigger.SAVE, None, None, Deed.PREFER),
+    Row((*_O, *_V), Trigger.SAVE, None, None, Deed.REFUSE, "no_driver"),
+    Row(_C, Trigger.SAVE, None, None, Deed.REFUSE, "no_trip"),
+    Row(_ANY, Trigger.FORGET, None, None, Deed.ERASE),
+)
+"""The first row that fits is taken. Total: one fits every state and trigger."""
+
+
+# --- the trip -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Cause:
+    """What a trigger brings with it."""
+
+    driver: str | None = None
+    by: SettledBy | None = None
+    probability: float | None = None
+    command: str | None = None
 
 
 class Trip:
@@ -91,60 +204,223 @@ class Trip:
     def __init__(self) -> None:
         self._now_s = float("-inf")
         self._vehicle = VehicleState()
+        self._position: Position | None = None
         self._linked = False
-        self._profiles: dict[str, Profile] = {}
-        self._open = False
-        self._settled: _Settled | None = None
-        self._listen_until_s = float("-inf")
+        self._profiles: Mapping[str, Profile] | None = None
+        self._state = State.CLOSED
+        # Of the trip; its outbox has a memory of its own.
+        self._held = TripMemory()
+        self._outbox = _outbox("")
+        self._kept = TripMemory()
         self._shown = DriverState(self._now_s)
+        self._events: list[TripEvent] = []
+        self._guards: Mapping[Guard, Callable[[_Cause], bool]] = {
+            Guard.NOT_MOVING: lambda _: not _moves(fresh(self._vehicle.speed_kmh, self._now_s)),
+            Guard.HIMSELF_ANEW: lambda cause: self._himself(cause) and self._may_ask_again(),
+            Guard.HIMSELF: self._himself,
+            Guard.LISTENING: lambda _: self._listening(),
+            Guard.ENROLLED: lambda cause: cause.driver in (self._profiles or {}),
+            Guard.NO_POSITION: lambda _: self._known_position() is None,
+            Guard.MOVING: lambda _: self._position is not None and self._position.moving,
+        }
+        self._deeds: Mapping[Deed, Callable[[Row, _Cause], None]] = {
+            Deed.NOTHING: lambda _row, _cause: None,
+            Deed.START: self._start,
+            Deed.END: self._end,
+            Deed.SETTLE: self._settle,
+            Deed.WANT: lambda _row, _cause: self._want(),
+            Deed.VACATE: self._settle,
+            Deed.TOUCH: self._touch,
+            Deed.LISTEN: self._listen,
+            Deed.CANCEL: self._cancel,
+            Deed.PREFER: self._prefer,
+            Deed.ERASE: self._erase,
+            Deed.REFUSE: self._refuse,
+        }
 
     def step(self, news: Input) -> tuple[TripEvent, ...]:
         """Take one input; return what follows from it. Sound only tells the time."""
         self._now_s = max(self._now_s, news.at_s)
         match news:
+            case Begin():
+                self._begin(news)
             case VehicleReport():
                 self._vehicle = self._vehicle.updated(news.state)
             case LinkState():
                 self._linked = news.connected
             case Household():
-                self._profiles = {profile.id: profile for profile in news.profiles}
-            case Listen():
-                self._listen_until_s = news.at_s + LISTEN_S
+                self._meet(news)
+            case Position():
+                self._position = news
+            case Answer():
+                self._answered(news)
+            case Listen() | Choose() | Cancel() | Save() | Forget():
+                self._turn()
+                self._obey(news)
         return self._concluded()
 
     def heard(self, verdict: Verdict, at_s: float) -> tuple[TripEvent, ...]:
         """Take the conclusion about one utterance; return what follows from it."""
         self._now_s = max(self._now_s, at_s)
         self._turn()
-        if self._open and verdict.outcome is Outcome.KNOWN and verdict.driver in self._profiles:
-            self._known(verdict)
+        known = verdict.outcome is Outcome.KNOWN and verdict.driver in (self._profiles or {})
+        if known and self._state is not State.CLOSED:
+            self._fire(Trigger.VOICE, _Cause(verdict.driver, SettledBy.VOICE, verdict.probability))
+            self._held = replace(self._held, listen_until_s=None)
         return self._concluded()
 
-    def _known(self, verdict: Verdict) -> None:
-        asked_to_listen = self._now_s <= self._listen_until_s
-        self._listen_until_s = float("-inf")
-        settled = self._settled
-        if settled is None or (asked_to_listen and verdict.driver != settled.driver):
-            self._settled = _Settled(verdict.driver, self._now_s, verdict.probability)
-            self._want()
-        elif verdict.driver == settled.driver and self._may_ask_again(settled):
+    # --- inputs ---
+
+    def _begin(self, news: Begin) -> None:
+        memory = news.remembered or TripMemory()
+        self._held = replace(memory, outbox=TripMemory().outbox)
+        self._outbox = _outbox(news.session, memory)
+        if memory.opened_s is None:
+            self._state = State.CLOSED
+        elif not memory.settled:
+            self._state = State.OPEN
+        else:
+            self._state = State.VACANT if memory.driver is None else State.SETTLED
+        if news.gone_s > GONE_S:
+            self._fire(Trigger.DOUBTED)
+
+    def _meet(self, news: Household) -> None:
+        self._profiles = {profile.id: profile for profile in news.profiles}
+        if self._state is State.SETTLED and self._held.driver not in self._profiles:
+            self._fire(Trigger.FORGOTTEN)
+        self._events += self._outbox.reconcile(self._preferences(), self._now_s)
+
+    def _answered(self, news: Answer) -> None:
+        if self._outbox.knows(news.request):
+            self._events += self._outbox.answered(news, self._now_s)
+        else:
+            self._events.append(Stray(self._now_s, news.request))
+
+    def _obey(self, command: Listen | Choose | Cancel | Save | Forget) -> None:
+        match command:
+            case Listen():
+                self._fire(Trigger.LISTEN, _Cause(command=command.command))
+            case Choose():
+                chosen = Trigger.GUEST if command.driver is None else Trigger.CHOSEN
+                self._fire(chosen, _Cause(command.driver, SettledBy.HAND, command=command.command))
+            case Cancel():
+                self._fire(Trigger.CANCEL, _Cause(command=command.command))
+            case Save():
+                self._fire(Trigger.SAVE, _Cause(command=command.command))
+            case Forget():
+                self._fire(Trigger.FORGET, _Cause(command.driver, command=command.command))
+
+    def _turn(self) -> None:
+        """Open or close the trip, and see who came."""
+        seat = fresh(self._vehicle.seat_occupied, self._now_s)
+        door = fresh(self._vehicle.door_open, self._now_s)
+        ignition = fresh(self._vehicle.ignition_on, self._now_s)
+        if seat is False or door is True or ignition is False:
+            self._fire(Trigger.LEFT)
+        elif seat is True and door is False and ignition is True:
+            self._fire(Trigger.READY)
+        switch, opened_s = self._vehicle.seat_switch, self._held.opened_s
+        if switch is not None and switch.value and opened_s is not None:
+            # Heard late it still tells of a hand; of a hand in this trip, if its time does.
+            touched = vss.Group.SEAT in self._outbox.memory.touched
+            if switch.at_s >= opened_s and not touched:
+                self._fire(Trigger.SWITCH)
+        key = fresh(self._vehicle.key, self._now_s)
+        owners = [p.id for p in (self._profiles or {}).values() if key and p.key == key]
+        if len(owners) == 1:
+            self._fire(Trigger.KEY, _Cause(owners[0], SettledBy.KEY))
+
+    # --- the table at work ---
+
+    def _fire(self, trigger: Trigger, cause: _Cause = _Cause()) -> None:
+        row = next(
+            row
+            for row in TABLE
+            if self._state in row.states
+            and row.trigger is trigger
+            and (row.guard is None or self._guards[row.guard](cause))
+        )
+        self._state = row.to or self._state
+        self._deeds[row.deed](row, cause)
+        answered_later = row.deed in (Deed.PREFER, Deed.ERASE, Deed.REFUSE)
+        if cause.command is not None and not answered_later:
+            self._events.append(CommandResult(self._now_s, cause.command))
+
+    def _himself(self, cause: _Cause) -> bool:
+        return cause.driver == self._held.driver
+
+    def _listening(self) -> bool:
+        until_s = self._held.listen_until_s
+        return until_s is not None and self._now_s <= until_s
+
+    def _may_ask_again(self) -> bool:
+        return not self._outbox.asked and not self._hindrances(self._groups())
+
+    def _known_position(self) -> Position | None:
+        told = self._position
+        known = told is not None and -MAX_AHEAD_S <= self._now_s - told.true_s <= MAX_AGE_S
+        return told if known else None
+
+    def _start(self, _row: Row, _cause: _Cause) -> None:
+        self._held = TripMemory(opened_s=self._now_s)
+        self._outbox.clear()
+
+    def _end(self, row: Row, _cause: _Cause) -> None:
+        self._events += self._outbox.cancel(self._now_s, row.reason)
+        self._held = TripMemory()
+        self._outbox.clear()
+
+    def _settle(self, row: Row, cause: _Cause) -> None:
+        """Somebody drives from now on; or nobody whom we know, if the cause names none."""
+        self._events += self._outbox.settle(cause.driver, self._now_s, row.reason)
+        self._held = replace(
+            self._held,
+            settled=True,
+            driver=cause.driver,
+            since_s=None if cause.driver is None else self._now_s,
+            probability=cause.probability,
+            settled_by=cause.by,
+            listen_until_s=None,
+        )
+        if cause.driver is not None:
             self._want()
 
     def _want(self) -> None:
-        if self._settled is not None:
-            groups = self._groups()
-            self._settled = replace(self._settled, wanted=groups, wanted_since_s=self._now_s)
+        self._outbox.want(self._groups(), self._now_s)
 
-    def _may_ask_again(self, settled: _Settled) -> bool:
-        return not settled.asked and not self._hindrances(self._groups())
+    def _touch(self, _row: Row, _cause: _Cause) -> None:
+        self._events += self._outbox.touch({vss.Group.SEAT}, self._now_s)
+
+    def _listen(self, _row: Row, _cause: _Cause) -> None:
+        self._held = replace(self._held, listen_until_s=self._now_s + LISTEN_S)
+
+    def _cancel(self, row: Row, _cause: _Cause) -> None:
+        self._events += self._outbox.cancel(self._now_s, row.reason)
+
+    def _prefer(self, _row: Row, cause: _Cause) -> None:
+        told = self._position.signals if self._position else {}
+        signals = {path: value for path, value in told.items() if path in vss.SIGNALS}
+        driver, command = self._held.driver, cause.command
+        if driver is not None and command is not None:
+            self._events.append(Prefer(self._now_s, command, driver, signals))
+
+    def _erase(self, _row: Row, cause: _Cause) -> None:
+        if cause.driver is not None and cause.command is not None:
+            self._events.append(Erase(self._now_s, cause.command, cause.driver))
+
+    def _refuse(self, row: Row, cause: _Cause) -> None:
+        if cause.command is not None:
+            self._events.append(CommandResult(self._now_s, cause.command, row.reason))
+
+    # --- what is to be asked ---
 
     def _groups(self) -> frozenset[vss.Group]:
         """The groups in which the settled driver prefers anything."""
         return frozenset(vss.group_of(path) for path in self._preferences())
 
     def _preferences(self) -> dict[str, float]:
-        driver = self._settled.driver if self._settled else None
-        profile = self._profiles.get(driver) if driver is not None else None
+        driver = self._held.driver
+        profile = (self._profiles or {}).get(driver) if driver is not None else None
         known = profile.preferences.items() if profile else ()
         return {path: value for path, value in known if path in vss.SIGNALS}
 
@@ -161,65 +437,56 @@ class Trip:
     def _concluded(self) -> tuple[TripEvent, ...]:
         """Bring the trip up to this moment, ask for what may be asked for, and say what changed."""
         self._turn()
-        self._forget()
-        self._drop()
-        applied = self._deliver()
-        state = self._state()
-        if replace(state, at_s=self._shown.at_s) == self._shown:
-            return applied
-        self._shown = state
-        return (*applied, state)
+        if self._vehicle.speed_kmh is not None and _moves(self._vehicle.speed_kmh.value):
+            # The driver has arranged himself.
+            self._outbox.drop()
+        self._outbox.age(self._now_s)
+        self._deliver()
+        events, self._events = self._events, []
+        memory = replace(self._held, outbox=self._outbox.memory)
+        if memory != self._kept:
+            self._kept = memory
+            events.insert(0, Remember(self._now_s, memory))
+        state = self._driver_state()
+        if replace(state, at_s=self._shown.at_s) != self._shown:
+            self._shown = state
+            events.append(state)
+        return tuple(events)
 
-    def _turn(self) -> None:
-        """Open or close the trip."""
-        seat = fresh(self._vehicle.seat_occupied, self._now_s)
-        door = fresh(self._vehicle.door_open, self._now_s)
-        ignition = fresh(self._vehicle.ignition_on, self._now_s)
-        speed = fresh(self._vehicle.speed_kmh, self._now_s)
-        moving = speed is not None and abs(speed) > 0
-        if not self._open:
-            self._open = seat is True and door is False and ignition is True
-        elif not moving and (seat is False or door is True or ignition is False):
-            self._open, self._settled = False, None
-            self._listen_until_s = float("-inf")
+    def _deliver(self) -> None:
+        """Ask for what may move now, once it is known who is enrolled."""
+        driver = self._held.driver
+        if driver is not None and self._linked and self._profiles is not None:
+            self._events += self._outbox.deliver(
+                self._now_s, driver, self._preferences(), lambda group: not self._refusals(group)
+            )
 
-    def _forget(self) -> None:
-        """A driver who is no longer enrolled is not named any more, and gets nothing."""
-        if self._settled is not None and self._settled.driver not in self._profiles:
-            self._settled = replace(self._settled, driver=None, wanted=frozenset())
-
-    def _drop(self) -> None:
-        """Once the car has moved, or time has passed, the driver has arranged himself."""
-        if self._settled is None or not self._settled.wanted:
-            return
-        speed = self._vehicle.speed_kmh
-        moved = speed is not None and abs(speed.value) > 0
-        if moved or self._now_s - self._settled.wanted_since_s > WANTED_S:
-            self._settled = replace(self._settled, wanted=frozenset())
-
-    def _deliver(self) -> tuple[Apply, ...]:
-        """Ask once for the wanted groups that may move now."""
-        settled = self._settled
-        if settled is None or settled.driver is None or not self._linked:
-            return ()
-        ready = frozenset(group for group in settled.wanted if not self._refusals(group))
-        signals = {p: v for p, v in self._preferences().items() if vss.group_of(p) in ready}
-        if not signals:
-            return ()
-        self._settled = replace(settled, wanted=settled.wanted - ready, asked=True)
-        return (Apply(self._now_s, settled.driver, MappingProxyType(signals)),)
-
-    def _state(self) -> DriverState:
-        settled = self._settled
-        if settled is None or settled.driver is None:
-            return DriverState(self._now_s, trip_open=self._open)
-        waiting = Delivery.REQUESTED if settled.asked else Delivery.NONE
+    def _driver_state(self) -> DriverState:
+        held = self._held
+        if held.driver is None:
+            return DriverState(
+                self._now_s, settled_by=held.settled_by, trip_open=held.opened_s is not None
+            )
+        delivery, reason = self._outbox.shown
         return DriverState(
             at_s=self._now_s,
-            driver=settled.driver,
-            since_s=settled.since_s,
-            probability=settled.probability,
-            delivery=Delivery.WAITING if settled.wanted else waiting,
-            waiting_for=self._hindrances(settled.wanted),
-            trip_open=self._open,
+            driver=held.driver,
+            since_s=held.since_s,
+            probability=held.probability,
+            settled_by=held.settled_by,
+            delivery=delivery,
+            reason=reason,
+            waiting_for=self._hindrances(frozenset(self._outbox.waiting)),
+            trip_open=True,
         )
+
+
+def _outbox(session: str, memory: TripMemory | None = None) -> Outbox:
+    """An outbox that repeats what was rejected for one of the interlock's conditions."""
+    passing = (condition.name for rule in RULES.values() for condition in rule)
+    return Outbox(passing, session, memory.outbox if memory else None)
+
+
+def _moves(speed_kmh: float | None) -> bool:
+    """Whether this is the speed of a car that moves; NaN is not known to be one."""
+    return speed_kmh is not None and abs(speed_kmh) > 0

@@ -2,9 +2,9 @@
 
 Owns the catalogue: the settable comfort signals of the driver's seat, the outside mirrors and the
 steering wheel, named as in the Vehicle Signal Specification 6.0
-(https://github.com/COVESA/vehicle_signal_specification).
-Hides how a value is checked. Must never know of MQTT, files, or what is safe to move when: that is
-the interlock's.
+(https://github.com/COVESA/vehicle_signal_specification), and what older versions call them.
+Hides how a value is checked and translated. Must never know of MQTT, files, or what is safe to move
+when: that is the interlock's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Literal, TypeAlias, TypeGuard
+from typing import Literal, TypeAlias, TypeGuard, get_args
 
 
 class Group(StrEnum):
@@ -122,6 +122,113 @@ SIGNALS: Mapping[str, Signal] = MappingProxyType(
     _signals(_SEAT_ROWS, Group.SEAT) | _signals(_MIRROR_ROWS, Group.MIRRORS)
 )
 """Every signal that a preference may hold, by VSS path."""
+
+
+# --- versions -------------------------------------------------------------------------------------
+
+Version: TypeAlias = Literal["4.0", "4.1", "4.2", "5.0", "5.1", "6.0"]
+"""The releases whose names are known; 4.0 is the first that has the driver's side."""
+
+VERSIONS: tuple[Version, ...] = get_args(Version)
+
+
+@dataclass(frozen=True, slots=True)
+class _Former:
+    """What a signal was called up to a version, and how its value was meant then."""
+
+    path: str
+    until: Version
+    sign: int = 1
+
+
+# From the catalogues of 4.0 and 5.1 and the vspec sources of 5.0 and 6.0. 5.x keeps the names of
+# 4.x beside the new ones and calls them deprecated; 6.0 does the same with Pan.
+_FORMER: Mapping[str, _Former] = MappingProxyType(
+    {
+        f"{_SEAT}.Backrest.LumbarSupport": _Former(f"{_SEAT}.Backrest.Lumbar.Support", "4.2"),
+        f"{_SEAT}.Backrest.LumbarHeight": _Former(f"{_SEAT}.Backrest.Lumbar.Height", "4.2"),
+        f"{_SEAT}.Backrest.SideBolsterSupport": _Former(
+            f"{_SEAT}.Backrest.SideBolster.Support", "4.2"
+        ),
+        f"{_SEAT}.HeatingCooling": _Former(f"{_SEAT}.Heating", "4.0"),
+    }
+    # A positive Pan looks to the left of the car, a positive Yaw to the right.
+    | {
+        f"Vehicle.Body.Mirrors.{side}.Yaw": _Former(f"Vehicle.Body.Mirrors.{side}.Pan", "5.1", -1)
+        for side in ("DriverSide", "PassengerSide")
+    }
+)
+_NEWEST: Mapping[str, tuple[str, int]] = MappingProxyType(
+    {former.path: (path, former.sign) for path, former in _FORMER.items()}
+    | {path: (path, 1) for path in SIGNALS}
+)
+
+
+def spoken(path: str, value: float, version: Version) -> tuple[str, float]:
+    """A signal of the catalogue and its value, in the words of a version.
+
+    Args:
+        path: one of `SIGNALS`; every version has each of them.
+        value: in the path's unit.
+        version: the one that the car speaks.
+    """
+    former = _FORMER.get(path)
+    if former is None or VERSIONS.index(version) > VERSIONS.index(former.until):
+        return path, value
+    return former.path, _signed(former.sign, value)
+
+
+def newest(path: str, value: float) -> tuple[str, float] | None:
+    """The signal of the catalogue that any version's words speak of; None if it is none of ours.
+
+    No name means two things, so the version need not be known.
+    """
+    if path not in _NEWEST:
+        return None
+    ours, sign = _NEWEST[path]
+    return ours, _signed(sign, value)
+
+
+def paths_of(version: Version) -> Mapping[str, Signal]:
+    """The catalogue's signals by the paths that a version has for them."""
+    return {spoken(path, 0.0, version)[0]: signal for path, signal in SIGNALS.items()}
+
+
+def _signed(sign: int, value: float) -> float:
+    return value if sign == 1 else 0.0 - value
+
+
+_SWITCH_ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    # Branch, and the switches in it; what they move stands in the catalogue above.
+    ("", ("Forward", "Backward", "Up", "Down", "TiltForward", "TiltBackward", "Warmer", "Cooler")),
+    ("Backrest.", ("ReclineForward", "ReclineBackward")),
+    ("Seating.", ("Forward", "Backward")),
+    ("Headrest.", ("Up", "Down", "Forward", "Backward")),
+)
+_LUMBAR = {
+    "MoreSupport": "MoreLumbarSupport",
+    "LessSupport": "LessLumbarSupport",
+    "Up": "LumbarUp",
+    "Down": "LumbarDown",
+}
+_BOLSTER = {"MoreSupport": "MoreSideBolsterSupport", "LessSupport": "LessSideBolsterSupport"}
+
+
+def _switches() -> tuple[str, ...]:
+    """The switches' paths: since 5.0 beside what they move, up to 5.1 in a branch of their own."""
+    new = [f"{branch}Is{name}SwitchEngaged" for branch, names in _SWITCH_ROWS for name in names]
+    new += [f"Backrest.Is{name}SwitchEngaged" for name in (*_LUMBAR.values(), *_BOLSTER.values())]
+    old = [f"Switch.{branch}Is{name}Engaged" for branch, names in _SWITCH_ROWS for name in names]
+    old += [f"Switch.Backrest.Lumbar.Is{name}Engaged" for name in _LUMBAR]
+    old += [f"Switch.Backrest.SideBolster.Is{name}Engaged" for name in _BOLSTER]
+    return tuple(f"{_SEAT}.{name}" for name in new + old)
+
+
+SEAT_SWITCHES = _switches()
+"""The switches of the driver's seat that change what a preference may hold, of every version."""
+
+
+# --- values ---------------------------------------------------------------------------------------
 
 
 def group_of(path: str) -> Group:

@@ -57,7 +57,8 @@ class Installation:
 
     def enrol(self, name: str, voice: Path, **preferences: float) -> str:
         """Enrol a driver from four sentences of a voice; gives the id."""
-        done = self.run("enrol", name, *(voice / f"{n}.opus" for n in range(1, 5)))
+        files = (voice / f"{n}.opus" for n in range(1, 5))
+        done = self.run("enrol", name, *files, "--consent", name)
         assert done.returncode == 0, done.stderr
         for path, value in preferences.items():
             done = self.run("drivers", "preferences", name, "--set", f"{path}={value}")

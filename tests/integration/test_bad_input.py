@@ -15,6 +15,7 @@ from installation import MODELS, POSITION, Installation
 
 from conftest import Broker
 from whodrives.capture import read_file
+from whodrives.config import Config
 from whodrives.domain import Floats
 from whodrives.inference import load_calibration
 from whodrives.profiles import ProfileStore
@@ -103,8 +104,8 @@ def test_a_recording_that_cannot_be_used_is_named(
     """Both commands refuse it with the file's name, what is wrong, and the mend."""
     path = tmp_path / "recording.wav"
     spoil(path, speech(voices))
-    for command in ("enrol George", "replay"):
-        text = refused(*command.split(), path)
+    for command in (("enrol", "George", path, "--consent", "G"), ("replay", path)):
+        text = refused(*command)
         assert text.startswith(f"whodrives: {path}: ")
         assert text.endswith(f"{said}\n")
 
@@ -112,7 +113,7 @@ def test_a_recording_that_cannot_be_used_is_named(
 @pytest.mark.parametrize(
     ("spoil", "code"),
     [
-        (lambda voice: voice * 0, "too_short: 0.0 s of speech heard"),
+        (lambda voice: voice * 0, "too_short: 0.0 s of useful speech heard"),
         (lambda voice: voice[:32_000], "too_short: "),
         (lambda voice: np.clip(voice * 20, -1, 1), "clipped: "),
         (lambda voice: voice / 300, "too_quiet: "),
@@ -124,7 +125,7 @@ def test_a_recording_too_poor_to_enrol_from_is_refused_with_the_reason(
     """Silent, short, clipped or faint: a code, a sentence, and nobody is enrolled."""
     path = tmp_path / "recording.wav"
     soundfile.write(path, spoil(speech(voices)), 16_000)
-    text = refused("enrol", "George", path)
+    text = refused("enrol", "George", path, "--consent", "G")
     assert text.startswith(f"whodrives: {path}:\n")
     assert f"\n{code}" in text
 
@@ -148,7 +149,7 @@ def test_compact_disc_stereo_is_fine(installed: Installation, tmp_path: Path, vo
     wide = soxr.resample(speech(voices), 16_000, 44_100)
     path = tmp_path / "recording.wav"
     soundfile.write(path, np.stack([np.zeros_like(wide), wide], axis=1), 44_100)
-    assert installed.run("enrol", "George", path).returncode == 0
+    assert installed.run("enrol", "George", path, "--consent", "G").returncode == 0
     assert '"outcome": "known"' in installed.run("replay", path).stdout
 
 
@@ -219,7 +220,11 @@ def test_a_profile_of_another_encoder_is_skipped_and_named(
 ) -> None:
     """It is never compared and never lost; the others go on."""
     store = ProfileStore(
-        installed.folder / "profiles", installed.folder / "profile-key", "ab" * 32, {}
+        installed.folder / "profiles",
+        installed.folder / "profile-key",
+        "ab" * 32,
+        {},
+        Config().vehicle.id,
     )
     voice = np.eye(192, dtype=np.float32)[:3]
     old = store.save("Older", voice, 20.0).profile.id
@@ -346,7 +351,7 @@ def deaf(home: Path) -> Mapping[str, str]:
 def test_no_microphone_to_enrol_from(installed: Installation, tmp_path: Path) -> None:
     """Said before anybody speaks, and nobody is enrolled."""
     before = installed.stored()
-    done = installed.run("enrol", "George", env=deaf(tmp_path))
+    done = installed.run("enrol", "George", "--consent", "G", env=deaf(tmp_path))
     assert done.returncode == 1
     assert "whodrives: microphone" in done.stderr
     assert "plug it in" in done.stderr

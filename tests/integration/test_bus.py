@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -139,7 +140,7 @@ def _driver(**more: Any) -> DriverState:
 
 
 def _apply(age_s: float = 0.0) -> Apply:
-    return Apply(time.monotonic() - age_s, "d-7f3a", {SEAT: 120.0})
+    return Apply(time.monotonic() - age_s, str(uuid.uuid4()), "d-7f3a", {SEAT: 120.0})
 
 
 def _recognition() -> Recognition:

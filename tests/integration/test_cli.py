@@ -1,16 +1,20 @@
 """The command line as people use it: a program of its own, with a real store and real voices."""
 
 import json
+import re
 import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from installation import COMMAND, POSITION, Installation
 
 from conftest import VirtualMicrophone
-from whodrives import __version__
+from whodrives import __version__, profiles
+from whodrives.cli import load_config
+from whodrives.service import open_store
 
 TILT = "Vehicle.Body.Mirrors.DriverSide.Tilt"
 STANDING = {
@@ -59,6 +63,7 @@ def enrolled(tmp_path_factory: pytest.TempPathFactory, voices: Path) -> Installa
         "drivers preferences",
         "drivers history",
         "drivers undo",
+        "drivers key",
         "replay",
         "demo",
         "doctor",
@@ -126,12 +131,29 @@ def test_preferences_are_set_printed_and_read_back(installed: Installation, voic
     assert installed.run("drivers", "preferences", "Anna", "--file", path).stdout == printed
 
 
+def test_preferences_and_key_are_changed_and_taken_back(
+    installed: Installation, voices: Path
+) -> None:
+    """`--previous` swaps with the ones before; a key is set, shown and cleared."""
+    installed.enrol("Anna", voices / "af_bella", **{POSITION: 120})
+    installed.run("drivers", "preferences", "Anna", "--set", f"{POSITION}=99")
+    for position in (120, 99):
+        back = installed.run("drivers", "preferences", "Anna", "--previous").stdout
+        assert yaml.safe_load(back) == {POSITION: position}
+    mixed = installed.run("drivers", "preferences", "Anna", "--previous", "--set", f"{POSITION}=1")
+    assert (mixed.returncode, "give it alone" in mixed.stderr) == (1, True)
+    assert "key: none" in installed.run("drivers", "key", "Anna").stdout
+    assert "key: 4f1a" in installed.run("drivers", "key", "Anna", "--set", "4f1a").stdout
+    assert "key: 4f1a" in installed.run("drivers", "show", "Anna").stdout
+    assert "key: none" in installed.run("drivers", "key", "Anna", "--clear").stdout
+
+
 def test_enrolling_anew_keeps_id_and_preferences(installed: Installation, voices: Path) -> None:
     """--replace is another voice for the same driver."""
     driver = installed.enrol("Anna", voices / "af_bella", **{POSITION: 120})
     before = installed.stored()
     sentences = [voices / "af_sarah" / f"{n}.opus" for n in (1, 2, 3)]
-    assert installed.run("enrol", "anna", *sentences, "--replace").returncode == 0
+    assert installed.run("enrol", "anna", *sentences, "--replace", "--consent", "A").returncode == 0
     shown = installed.run("drivers", "show", driver).stdout
     assert f"{POSITION}: 120" in shown
     assert installed.stored() != before
@@ -189,7 +211,7 @@ def test_a_voice_is_learned_from_the_microphone(
     """Who speaks is enrolled; Ctrl-C ends it early, and then more is said to be better."""
     installed.configure(sound={"device": "pulse"})
     with subprocess.Popen(
-        installed.command("enrol", "Anna"),
+        installed.command("enrol", "Anna", "--consent", "Anna"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=virtual_microphone.environment,
@@ -220,3 +242,100 @@ def test_a_doctor_hears_whether_the_microphone_is_muted(
     heard = installed.run("doctor", env=virtual_microphone.environment).stdout
     speaking.wait()
     assert "✓ level: level -" in heard
+
+
+# --- the household --------------------------------------------------------------------------------
+
+
+def test_nobody_is_enrolled_who_did_not_agree(installed: Installation, voices: Path) -> None:
+    """The text is shown; no answer is a no, an answer is kept with its moment and version."""
+    path = voices / "af_bella"
+    files = [path / f"{number}.opus" for number in (1, 2, 3)]
+    refused = installed.run("enrol", "Bella", *files)
+    assert refused.returncode == 1
+    assert "A voice is a biometric" in refused.stderr
+    assert "nobody agreed" in refused.stderr
+    assert not installed.stored()
+    agreed = installed.run("enrol", "Bella", *files, given=b"Bella Swan\n")
+    assert agreed.returncode == 0, agreed.stderr
+    assert re.search(r"Known in \d+ of \d+ s of its own speech\.", agreed.stderr)
+    shown = installed.run("drivers", "show", "Bella").stdout
+    assert re.search(r"consent: Bella Swan, 20\d\d-.*, text 2026-11", shown)
+
+
+def test_one_person_under_two_names_is_refused_unless_accepted(
+    installed: Installation, voices: Path
+) -> None:
+    """The other name is told; --accept-alike keeps it, and the matrix goes on saying so."""
+    installed.enrol("George", voices / "bm_george")
+    again = ("enrol", "Georgie", voices / "bm_george" / "5.opus", voices / "bm_george" / "4.opus")
+    refused = installed.run(*again, "--consent", "G")
+    assert refused.returncode == 1
+    assert "same_person: this voice is that of George (d-" in refused.stderr
+    assert "--accept-alike" in refused.stderr
+    kept = installed.run(*again, "--consent", "G", "--accept-alike")
+    assert kept.returncode == 0, kept.stderr
+    assert "same_person" in kept.stderr
+    picture = installed.folder / "alike.png"
+    shown = installed.run("drivers", "alike", "--picture", picture)
+    assert shown.returncode == 0, shown.stderr
+    assert re.search(r"George +.*Georgie", shown.stdout)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_enrolling_anew_can_be_taken_back(installed: Installation, voices: Path) -> None:
+    """A worse second recording is no loss until it has settled a trip."""
+    installed.enrol("George", voices / "bm_george")
+    before = installed.run("replay", voices / "bm_george" / "5.opus").stdout
+    new = (voices / "bm_george" / "5.opus", voices / "bm_george" / "4.opus")
+    done = installed.run("enrol", "George", *new, "--replace", "--consent", "G")
+    assert done.returncode == 0, done.stderr
+    assert "whodrives drivers restore George" in done.stdout
+    assert installed.run("replay", voices / "bm_george" / "5.opus").stdout != before
+    assert installed.run("drivers", "restore", "George").returncode == 0
+    assert installed.run("replay", voices / "bm_george" / "5.opus").stdout == before
+    assert "no voice before" in installed.run("drivers", "restore", "George").stderr
+
+
+def test_a_household_is_carried_to_another_car(
+    enrolled: Installation, tmp_path: Path, voices: Path
+) -> None:
+    """Exported, imported into a car with another id and key, and known there."""
+    (tmp_path / "words").write_text("four words nobody guesses\n")
+    file = tmp_path / "household"
+    words = ("--passphrase-file", tmp_path / "words")
+    assert "2 drivers" in enrolled.run("drivers", "export", file, *words).stdout
+    (tmp_path / "other").mkdir()
+    other = Installation(tmp_path / "other")
+    other.configure(vehicle={"id": "second-car"})
+    assert "Bella is here as d-" in other.run("drivers", "import", file, *words).stdout
+    known = other.run("replay", voices / "af_bella" / "5.opus").stdout
+    assert '"outcome": "known"' in known
+    again = other.run("drivers", "import", file, *words)
+    assert "enrolled here already" in again.stderr
+
+
+def test_forgetting_prints_a_receipt(installed: Installation, voices: Path) -> None:
+    """What was erased, by kind, with the id and the moment."""
+    driver = installed.enrol("George", voices / "bm_george")
+    told = installed.run("drivers", "forget", "George").stdout
+    assert re.search(rf"Receipt of 20\d\d-\S+ for {driver}; erased:", told)
+    assert "embeddings" in told
+    assert "the record of consent" in told
+    assert not list((installed.folder / "profiles").iterdir())
+
+
+def test_a_driver_who_is_long_gone_is_offered_to_be_forgotten(
+    installed: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the list and by the doctor; nobody is forgotten unasked."""
+    monkeypatch.setattr(profiles, "_today", lambda: "2020-01-01")
+    store = open_store(load_config(installed.config))
+    rows = np.eye(192, dtype=np.float32)[:3]
+    store.save("Oldie", rows, 20.0)
+    listed = installed.run("drivers").stdout
+    assert "whodrives drivers forget Oldie" in listed
+    assert "was not recognised for" in installed.run("doctor").stdout
+    section = {"directory": "profiles", "key_file": "profile-key", "retention_days": 0}
+    installed.configure(profiles=section)
+    assert "forget Oldie" not in installed.run("drivers").stdout

@@ -196,6 +196,189 @@ def test_a_new_request_supersedes_the_old() -> None:
     assert answers == [("aborted", "superseded by another request"), ("accepted", "")]
 
 
+def test_seat_and_mirrors_move_side_by_side() -> None:
+    """A request for the mirrors does not stop the one for the seat; each is answered."""
+    made = _ecu()
+    seat, mirror = _request({POSITION: 155}), _request({MIRROR: 30})
+    made.apply(seat, NOW_S)
+    made.apply(mirror, NOW_S + 0.1)
+    done = made.advance(1.0, NOW_S + 1.1)
+    assert [body["request_id"] for _, body in done] == [seat["request_id"], mirror["request_id"]]
+    assert _answers(done) == [("completed", ""), ("completed", "")]
+
+
+def test_a_rejected_request_may_come_again() -> None:
+    """A rejection is no memory: once the car is safe the same request is carried out, once."""
+    made = _ecu(**{DOOR.replace(".", "__"): True})
+    request = _request({POSITION: 155})
+    assert _answers(made.apply(request, NOW_S)) == [("rejected", "door_closed")]
+    made.car.hear(_report(NOW_S + 1))
+    again = {**request, "issued_at": _iso(NOW_S + 1), "expires_at": _iso(NOW_S + 4)}
+    assert _answers(made.apply(again, NOW_S + 1)) == [("accepted", "")]
+    assert _answers(made.apply(again, NOW_S + 1)) == [("accepted", "")]
+    assert _answers(made.advance(1.0, NOW_S + 2)) == [("completed", "")]
+
+
+def test_a_cancelled_request_stops_where_it_is() -> None:
+    """A cancellation aborts, and the same request does not start again."""
+    made = _ecu()
+    request = _request({POSITION: 0})
+    made.apply(request, NOW_S)
+    made.advance(0.5, NOW_S + 0.5)
+    here = dict(made.positions)
+    cancel = {"schema": 1, "request_id": request["request_id"], "reason": "cancelled"}
+    assert _answers(made.cancel(cancel, NOW_S + 0.6)) == [("aborted", "cancelled")]
+    assert _answers(made.cancel(cancel, NOW_S + 0.7)) == [("aborted", "cancelled")]
+    assert _answers(made.apply(request, NOW_S + 0.8)) == [("aborted", "cancelled")]
+    made.advance(1.0, NOW_S + 1.8)
+    assert made.positions == here
+
+
+def test_a_cancellation_that_overtakes_its_request_holds() -> None:
+    """A request that comes after its own cancellation moves nothing."""
+    made = _ecu()
+    request = _request({POSITION: 0})
+    made.cancel({"schema": 1, "request_id": request["request_id"], "reason": ""}, NOW_S)
+    assert _answers(made.apply(request, NOW_S + 0.1)) == [("aborted", "cancelled")]
+    assert not made.moving
+
+
+def test_a_completed_request_cannot_be_cancelled() -> None:
+    """What is done is said again, and stays done."""
+    made = _ecu()
+    request = _request({MIRROR: 30})
+    made.apply(request, NOW_S)
+    made.advance(1.0, NOW_S + 1)
+    cancel = {"schema": 1, "request_id": request["request_id"], "reason": ""}
+    assert _answers(made.cancel(cancel, NOW_S + 1)) == [("completed", "")]
+
+
+def test_a_hand_on_the_switch_goes_before_everything() -> None:
+    """The person's movement aborts the request, wins, and keeps its group until the trip ends."""
+    made = _ecu()
+    made.apply(_request({POSITION: 0}), NOW_S)
+    assert _answers(made.manual(POSITION, 155, NOW_S + 0.1)) == [("aborted", "manual")]
+    made.advance(1.0, NOW_S + 1.1)
+    assert made.positions[POSITION] == 155
+    assert _answers(made.apply(_request({RECLINE: 10}), NOW_S + 1.2)) == [("rejected", "manual")]
+    assert _answers(made.apply(_request({MIRROR: 10}), NOW_S + 1.2)) == [("accepted", "")]
+    made.car.hear(_report(NOW_S + 1.5, **{DOOR.replace(".", "__"): True}))
+    made.advance(0.1, NOW_S + 1.5)
+    made.car.hear(_report(NOW_S + 1.6))
+    assert _answers(made.apply(_request({RECLINE: 10}), NOW_S + 1.7)) == [("accepted", "")]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", "type one signal"),
+        ("Position", "type one signal"),
+        ("Tilt 3", "type one signal"),
+        ("Position far", "no number"),
+    ],
+)
+def test_a_line_that_names_no_switch_is_explained(line: str, words: str) -> None:
+    """Whoever types gets told what to type."""
+    with pytest.raises(ValueError, match=words):
+        ecu.switched(line)
+
+
+def test_a_typed_line_names_a_switch() -> None:
+    """The last words of a path are enough."""
+    assert ecu.switched("Position 120") == (POSITION, 120.0)
+    assert ecu.switched("Mirrors.DriverSide.Tilt -5\n") == (MIRROR, -5.0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "at_once", "later"),
+    [
+        ("silent", [], []),
+        ("deaf", [], []),
+        ("slow", [], [("accepted", "")]),
+        ("lying", [("completed", "")], []),
+        ("rejects", [("rejected", "standing")], []),
+        ("duplicates", [("accepted", ""), ("accepted", "")], [("completed", "")] * 2),
+        ("stray", [("accepted", ""), ("completed", "")], [("completed", "")]),
+        ("jammed", [("accepted", "")], [("aborted", "jammed")]),
+    ],
+)
+def test_it_misbehaves_as_told(
+    fault: str, at_once: list[tuple[str, str]], later: list[tuple[str, str]]
+) -> None:
+    """Each fault is what it is called."""
+    made = _ecu()
+    made.faults = frozenset({ecu.Fault(fault)})
+    start = made.positions[MIRROR]
+    assert _answers(made.apply(_request({MIRROR: 60}), NOW_S)) == at_once
+    for tenth in range(1, 55):
+        made.car.hear(_report(NOW_S + tenth / 10))
+        later_said = _answers(made.advance(0.1, NOW_S + tenth / 10))
+        assert later_said == later[: len(later_said)]
+        later = later[len(later_said) :]
+    assert later == []
+    moved = made.positions[MIRROR] - start
+    assert (moved > 0) is (fault in {"silent", "slow", "duplicates", "stray", "jammed"})
+
+
+def test_the_next_ecu_goes_on_where_this_one_was(tmp_path: Path) -> None:
+    """Positions and answers outlive a power cut; what was under way then is aborted."""
+    made, saved = _ecu(), tmp_path / "ecu.json"
+    done, cut = _request({MIRROR: 30}), _request({POSITION: 0})
+    made.apply(done, NOW_S)
+    made.advance(1.0, NOW_S + 1)
+    made.apply(cut, NOW_S + 1)
+    made.advance(0.1, NOW_S + 1.1)
+    ecu.save(saved, made)
+    other = _ecu()
+    ecu.load(saved, other)
+    assert other.positions == made.positions
+    assert _answers(other.apply(done, NOW_S + 2)) == [("completed", "")]
+    assert _answers(other.apply(cut, NOW_S + 2)) == [("aborted", "restarted")]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"positions": {}, "answers": {}}'])
+def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
+    """Nothing is guessed from a file that no ECU saved."""
+    saved = tmp_path / "ecu.json"
+    saved.write_text(text)
+    with pytest.raises(SystemExit, match=r"ecu\.json: .*; delete it"):
+        ecu.load(saved, _ecu())
+
+
+def _done(made: Any, deed: str, request: dict[str, Any], now_s: float) -> Any:
+    if deed in "ab":
+        return made.apply(request, now_s)
+    if deed == "c":
+        return made.cancel(request, now_s)
+    if deed == "h":
+        return made.manual(POSITION, 125, now_s)
+    return made.advance(2.0, now_s)
+
+
+@given(st.data())
+def test_one_request_moves_the_seat_once(data: st.DataObject) -> None:
+    """Whatever the order of copies, cancellations, switches and car states: once final, for good.
+
+    A request that was completed, aborted or cancelled never moves anything again.
+    """
+    made = _ecu()
+    requests = [_request({POSITION: p}) for p in (10, 240)]
+    final: dict[str, tuple[str, str]] = {}
+    now_s = NOW_S
+    for deed in data.draw(st.lists(st.sampled_from("abcdehs"), max_size=40)):
+        now_s += 0.1
+        made.car.hear(_report(now_s, **{DOOR.replace(".", "__"): deed == "d"}))
+        body = requests["ab".find(deed) % 2]
+        fresh = {**body, "issued_at": _iso(now_s), "expires_at": _iso(now_s + 3)}
+        said = _done(made, deed, fresh, now_s)
+        for _, result in said:
+            name, status = result["request_id"], result["status"]
+            assert final.get(name, (status, result["reason"])) == (status, result["reason"])
+            if status in ("completed", "aborted"):
+                final[name] = (status, result["reason"])
+        assert not set(made._active) & set(final)
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -226,7 +409,7 @@ class HeadUnit:
         self.client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
         self.client.on_message = lambda _client, _data, message: self.heard.append(message)
         self.client.connect(host, port)
-        for topic in ("preferences/result", "ecu/position"):
+        for topic in ("preferences/result", "preferences/position"):
             self.client.subscribe(f"whodrives/car/{topic}", qos=1)
         self.client.loop_start()
 
@@ -266,7 +449,7 @@ def head_unit(broker: Any) -> Iterator[HeadUnit]:
     )
     made = HeadUnit(broker.host, broker.port)
     try:
-        made.until(lambda: made.bodies("ecu/position"), "the ECU shows its position")
+        made.until(lambda: made.bodies("preferences/position"), "the ECU shows its position")
         yield made
     finally:
         made.client.disconnect()
@@ -281,9 +464,9 @@ def test_a_request_is_carried_out(head_unit: HeadUnit) -> None:
     request = _request({POSITION: 110, MIRROR: 12}, time.time())
     head_unit.say("preferences/apply", request)
     head_unit.until(lambda: "completed" in head_unit.results(), "the request is completed")
-    head_unit.until(lambda: not head_unit.bodies("ecu/position")[-1]["moving"], "it rests")
+    head_unit.until(lambda: not head_unit.bodies("preferences/position")[-1]["moving"], "it rests")
     assert head_unit.results() == ["accepted", "completed"]
-    shown = head_unit.bodies("ecu/position")
+    shown = head_unit.bodies("preferences/position")
     assert any(body["moving"] for body in shown)
     assert (shown[-1]["signals"][POSITION], shown[-1]["signals"][MIRROR]) == (110, 12)
     answer = next(m for m in head_unit.heard if m.topic.endswith("result"))

@@ -89,7 +89,7 @@ class Home:
 
     def enrol(self, name: str, files: list[Path], position: int) -> str:
         """Enrol from files, with a seat position to tell people apart by; returns the id."""
-        self.run("enrol", name, *map(str, files))
+        self.run("enrol", name, *map(str, files), "--consent", name)
         self.run("drivers", "preferences", name, "--set", f"{SEAT}={position}")
         return self.run("drivers", "show", name).split(": ")[1].split(",")[0]
 

@@ -34,7 +34,9 @@ class House:
         self.config.write_text(yaml.safe_dump(settings))
         self._voice = np.random.default_rng(1).normal(size=192).astype(np.float32)
         limits = Vehicle().signals
-        self.store = ProfileStore(folder / "profiles", folder / "key", CALIBRATION.encoder, limits)
+        self.store = ProfileStore(
+            folder / "profiles", folder / "key", CALIBRATION.encoder, limits, Vehicle().id
+        )
         self.store.save("Anna", np.stack([self._take(n) for n in range(8)]), 16.0)
 
     def _take(self, number: int) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -377,12 +377,12 @@ def test_a_broker_that_is_away_at_the_start_is_waited_for(
 def test_a_broker_that_restarts_is_told_everything_again(
     run: Start, installed: Installation, broker: Broker, car: Car, voices: Path
 ) -> None:
-    """A broker that kept nothing has status and driver again, and the seat moves only once."""
+    """A broker that kept nothing has status and driver again; a request comes under its old id."""
     daemon = run(installed)
     car.until(lambda: car.status() == ("online", []), "the daemon is online")
     daemon.say(pcm(voices / "af_bella" / "5.opus") + bytes(3200))
     car.until(lambda: car.last("preferences/apply"), "the seat is asked to move")
-    driver = car.last("driver")["driver"]
+    driver, request = car.last("driver")["driver"], car.last("preferences/apply")["request_id"]
     car.close()
     broker.stop()
     daemon.logged("event=broker_lost")
@@ -390,8 +390,46 @@ def test_a_broker_that_restarts_is_told_everything_again(
     later = Car(broker)
     later.until(lambda: later.last("driver").get("driver") == driver, "the driver is told again")
     later.until(lambda: later.status()[0] == daemon.health, "the status is told again")
-    assert later.last("preferences/apply") == {}
+    later.until(lambda: later.last("preferences/apply"), "what nobody answered is asked again")
+    assert later.last("preferences/apply")["request_id"] == request
     later.close()
+
+
+def test_a_daemon_that_is_killed_leaves_its_trip_to_the_next(
+    run: Start, installed: Installation, car: Car, voices: Path
+) -> None:
+    """The driver is still the driver, without another word, and the request has its old id."""
+    first = run(installed)
+    first.say(pcm(voices / "af_bella" / "5.opus") + bytes(3200))
+    car.until(lambda: car.last("preferences/apply"), "the seat is asked to move")
+    asked, driver = car.last("preferences/apply"), car.last("driver")["driver"]
+    first.close()
+    car.until(lambda: car.status()[0] == "offline", "the broker tells the last will")
+    (installed.folder / "notify").unlink()
+    second = run(installed)
+    second.logged("event=resumed")
+    car.until(lambda: car.last("driver").get("driver") == driver, "the driver is told again")
+    again = [json.loads(m.payload) for m in car.heard if m.topic.endswith("preferences/apply")]
+    car.until(lambda: car.last("preferences/apply")["issued_at"] != asked["issued_at"], "a repeat")
+    assert {body["request_id"] for body in again} == {asked["request_id"]}
+
+
+def test_a_daemon_that_was_away_for_long_does_not_trust_its_memory(
+    run: Start, installed: Installation, car: Car, voices: Path
+) -> None:
+    """A minute later somebody else may sit there: nobody is called the driver."""
+    first = run(installed)
+    first.say(pcm(voices / "af_bella" / "5.opus") + bytes(3200))
+    car.until(lambda: car.last("preferences/apply"), "the seat is asked to move")
+    first.close()
+    (installed.folder / "notify").unlink()
+    (remembered,) = installed.folder.glob("trip-*.json")
+    past_s = time.clock_gettime(time.CLOCK_BOOTTIME) - 60.0
+    os.utime(remembered, (past_s, past_s))
+    second = run(installed)
+    second.say(pcm(voices / "af_bella" / "6.opus") + bytes(3200))
+    second.logged("event=recognition outcome=known")
+    assert car.last("driver").get("driver") is None
 
 
 def test_a_microphone_that_is_pulled_out_and_put_back(

@@ -115,8 +115,9 @@ def verdicts(events: Iterable[Event]) -> list[Verdict]:
 
 
 def applied(events: Iterable[Event]) -> list[str]:
-    """For whom the car was asked to move, in order."""
-    return [event.driver for event in events if isinstance(event, Apply)]
+    """For whom the car was asked to move, in order; no ECU answers, so requests are repeated."""
+    asked = {event.request: event.driver for event in events if isinstance(event, Apply)}
+    return list(asked.values())
 
 
 def from_file(path: Path) -> Sound:

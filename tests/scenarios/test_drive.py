@@ -41,14 +41,19 @@ def household(stage: Stage, drive: Drive) -> list[Profile]:
 
 
 def decisions(events: list[Event]) -> list[dict[str, object]]:
-    """What was decided, when, about whom: the golden file's terms."""
+    """What was decided, when, about whom: the golden file's terms.
+
+    No ECU answers, so each request is repeated under its id; that is no new decision.
+    """
     found: list[dict[str, object]] = []
+    asked_for: set[str] = set()
     for event in events:
         if isinstance(event, Recognition):
             verdict = event.verdict
             heard = {"outcome": verdict.outcome.value, "driver": verdict.driver}
             found.append({"at_s": round(event.at_s, 2), **heard})
-        elif isinstance(event, Apply):
+        elif isinstance(event, Apply) and event.request not in asked_for:
+            asked_for.add(event.request)
             asked = {"apply": event.driver, "signals": dict(event.signals)}
             found.append({"at_s": round(event.at_s, 2), **asked})
     return found

@@ -248,3 +248,16 @@ def test_every_wrong_preference_is_in_one_report() -> None:
     assert f"p.yaml:1: {POSITION}: 300 is out of range; give a number from 0 to 250 mm" in report
     assert f"p.yaml:3: {TILT}: is given twice" in report
     assert "p.yaml:4: Vehicle.Speed is no seat" in report
+
+
+@pytest.mark.parametrize("written", ["5.1", "'5.1'", '"5.1"'])
+def test_a_version_may_be_written_with_or_without_quotes(written: str) -> None:
+    """YAML takes a bare 5.1 for a number; a person who writes it means the version."""
+    assert config.parse(f"vehicle: {{vss: {written}}}", NAME).vehicle.vss == "5.1"
+
+
+@pytest.mark.parametrize("written", ["7.0", "6", "[6.0]", "null", "{a: 1}"])
+def test_a_version_that_is_not_known_is_refused(written: str) -> None:
+    """The report names those that are."""
+    with pytest.raises(ConfigError, match=r"vehicle\.vss: .* is wrong; give 4\.0 or .* or 6\.0"):
+        config.parse(f"vehicle: {{vss: {written}}}", NAME)

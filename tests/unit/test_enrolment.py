@@ -1,14 +1,17 @@
 """What makes a recording good enough: real voices, spoilt on purpose, through the real models."""
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
+import scene
 import soxr
 from numpy.typing import NDArray
 
+from whodrives import acoustics
 from whodrives.capture import read_file
 from whodrives.domain import BLOCK_S, BLOCK_SAMPLES, AudioBlock, EnrolmentError, Floats
 from whodrives.enrolment import LEAST_S, Enrolment, Progress
@@ -51,7 +54,7 @@ def heard(sound: Sound, encoder: OnnxEncoder) -> tuple[Enrolment, list[Progress]
 def codes(sound: Sound, encoder: OnnxEncoder) -> set[str]:
     """What is wrong with the sound; it is refused exactly when something is, in these words."""
     enrolment, _, at_s = heard(sound, encoder)
-    found = {problem.code for problem in enrolment.problems()}
+    found = {problem.code for problem in enrolment.problems() if problem.grave}
     if found:
         with pytest.raises(EnrolmentError) as caught:
             enrolment.finish(at_s)
@@ -118,15 +121,51 @@ def test_a_telephone_lacks_the_upper_band(voices: Path, encoder: OnnxEncoder) ->
     assert "telephone_band" in codes(np.round(wide * 32768) / 32768, encoder)
 
 
+SOMEBODY = {"someone_else", "not_the_voice_that_began"}
+
+
 @pytest.mark.parametrize(
-    ("first", "second"), [((1, 2, 3), (1, 2, 3)), ((1, 2, 3, 4), (1,)), ((1,), (1, 2, 3))]
+    ("first", "second"), [((1, 2, 3), (1, 2, 3)), ((1, 2, 3), (1, 2)), ((1,), (1, 2, 3))]
 )
 def test_two_people_are_more_than_one_voice(
     first: tuple[int, ...], second: tuple[int, ...], voices: Path, encoder: OnnxEncoder
 ) -> None:
     """A conversation is no enrolment, whoever has the larger part of it."""
     sound = np.concatenate([spoken(voices, "af_bella", first), spoken(voices, "bm_george", second)])
-    assert codes(sound, encoder) == {"more_than_one_voice"}
+    found = codes(sound, encoder)
+    assert found & SOMEBODY
+    assert found <= {*SOMEBODY, "too_short"}
+
+
+def told(progress: Iterable[Progress]) -> list[str]:
+    """What was told while it was wrong, each time once."""
+    codes = [problem.code for moment in progress for problem in moment.problems]
+    return [code for code, _ in itertools.groupby(codes)]
+
+
+def test_another_voice_is_told_while_it_speaks(voices: Path, encoder: OnnxEncoder) -> None:
+    """First that someone else speaks too, then that the first voice is gone; none of it counts."""
+    alone = spoken(voices, "bm_george", [1, 2, 3])
+    _, before, _ = heard(alone, encoder)
+    both = np.concatenate([alone, spoken(voices, "af_bella", [1, 2, 3, 4])])
+    _, progress, _ = heard(both, encoder)
+    assert told(before) == []
+    assert told(progress) == ["someone_else", "not_the_voice_that_began"]
+    assert progress[-1].speech_s == pytest.approx(before[-1].speech_s, abs=2.5)
+
+
+def test_a_passengers_word_costs_seconds_and_no_second_attempt(
+    voices: Path, encoder: OnnxEncoder
+) -> None:
+    """What the other person said is in nobody's profile."""
+    george = [spoken(voices, "bm_george", [number]) for number in (1, 2, 3, 4, 5)]
+    bella = spoken(voices, "af_bella", [1])[: 3 * 16_000]
+    sound = np.concatenate([*george[:4], bella, *george[4:], *george[:3]])
+    enrolment, progress, at_s = heard(sound, encoder)
+    windows = enrolment.finish(at_s).embeddings
+    (other,) = heard(spoken(voices, "af_bella", [2, 3, 4]), encoder)[0].windows().mean(0)[None]
+    assert "someone_else" in told(progress)
+    assert float((windows @ other / np.linalg.norm(other)).max()) < 0.4
 
 
 def test_one_person_in_two_languages_is_one_voice(voices: Path, encoder: OnnxEncoder) -> None:
@@ -140,6 +179,115 @@ def _hindi(voices: Path) -> list[Path]:
     paths = sorted((voices / "hf_alpha").glob("hi*.opus"))
     assert len(paths) >= 2
     return paths
+
+
+def in_hall(sound: Sound, seconds: float) -> Sound:
+    """The sound in a hall: an exponential tail of noise as long as its reverberation time."""
+    count = round(seconds * 16_000)
+    tail = np.random.default_rng(3).normal(size=count) * 10 ** (-3 * np.arange(count) / count)
+    tail /= np.sqrt(np.sum(tail**2))
+    tail[0] += 0.5
+    size = len(sound) + count
+    return np.fft.irfft(np.fft.rfft(sound, size) * np.fft.rfft(tail, size))[: len(sound)]
+
+
+def test_a_hall_echoes(voices: Path, encoder: OnnxEncoder) -> None:
+    """Far walls smear the voice; the enrolment belongs into the car."""
+    sound = spoken(voices, "bm_george")
+    assert "echo" in codes(in_hall(sound, 1.2), encoder)
+    assert "echo" not in codes(scene.cabin(sound), encoder)
+
+
+@pytest.mark.parametrize("kind", ["music", "engine"])
+def test_music_and_an_engine_are_told_before_anybody_speaks(
+    kind: str, voices: Path, encoder: OnnxEncoder
+) -> None:
+    """Tones that stay are not the noise of a fan; and they spoil what is spoken over them."""
+    sound = spoken(voices, "bm_george")
+    seconds = len(sound) / 16_000 + 4.1
+    noise = scene.music(seconds, 5) if kind == "music" else scene.road_noise(seconds, 0.0, 4)
+    level = scene.active_level_db(sound) - 10
+    noise = scene.amplify(noise, level - 20 * np.log10(np.sqrt(np.mean(np.square(noise)))))
+    whole = np.concatenate([np.zeros(64_000, np.float32), sound])
+    _, progress, _ = heard(whole + noise[: len(whole)], encoder)
+    assert "engine_or_music" in told(progress[:130])
+    assert "engine_or_music" in codes(whole + noise[: len(whole)], encoder)
+
+
+def test_a_fan_is_no_music(voices: Path, encoder: OnnxEncoder) -> None:
+    """Even noise is called noise."""
+    sound = spoken(voices, "bm_george")
+    noise = scene.amplify(np.random.default_rng(2).normal(size=len(sound)).astype("f4"), -34.0)
+    _, progress, _ = heard(scene.level_speech(sound) + noise, encoder)
+    assert "engine_or_music" not in told(progress)
+
+
+def test_a_loudspeaker_is_heard_as_one(voices: Path, encoder: OnnxEncoder) -> None:
+    """Band limits, compression and a room, as of a telephone's loudspeaker; it is advice."""
+    sound = spoken(voices, "bm_george")
+    banded = scene._filtered(sound, 700, 7000)
+    squeezed = scene._compressed(banded, scene.active_level_db(sound) - 6, 4).astype(np.float32)
+    _, progress, _ = heard(scene.cabin(squeezed, 0.5, seed=2), encoder)
+    assert "played_back" in told(progress)
+    _, progress, _ = heard(sound, encoder)
+    assert "played_back" not in told(progress)
+
+
+def test_the_same_words_again_are_one_way_of_speaking(voices: Path, encoder: OnnxEncoder) -> None:
+    """It is advice while it is so, and no reason to refuse."""
+    sound = np.tile(spoken(voices, "bm_george", [1]), 7)
+    enrolment, progress, at_s = heard(sound, encoder)
+    assert "one_way_of_speaking" in told(progress)
+    assert enrolment.finish(at_s).speech_s > LEAST_S
+    _, varied, _ = heard(spoken(voices, "hf_alpha"), encoder)
+    assert "one_way_of_speaking" not in told(varied)
+
+
+def test_one_note_is_one_way_of_speaking() -> None:
+    """A voice that never moves its pitch: the measure by itself, on a note and on a glide."""
+    at_s = np.arange(48_000) / 16_000
+    note = np.sin(2 * np.pi * 150 * at_s) + 0.5 * np.sin(2 * np.pi * 300 * at_s)
+    glide = np.sin(2 * np.pi * (120 * at_s + 20 * at_s**2))
+    assert np.std(acoustics.pitch_semitones(note.astype("f4"))) < 0.1
+    assert np.median(acoustics.pitch_semitones(note.astype("f4"))) == pytest.approx(
+        12 * np.log2(150 / 70), abs=0.3
+    )
+    assert np.std(acoustics.pitch_semitones(glide.astype("f4"))) > 2.0
+
+
+def test_what_is_wrong_is_told_while_it_is_wrong(voices: Path, encoder: OnnxEncoder) -> None:
+    """A loud sentence among good ones is told as it is spoken, and not any more afterwards."""
+    loud = np.clip(spoken(voices, "bm_george", [1]) * 20, -1, 1)
+    good = spoken(voices, "bm_george", [2, 3, 4, 5])
+    sound = np.concatenate([good, loud, good])
+    enrolment, progress, at_s = heard(sound, encoder)
+    wrong = [n for n, p in enumerate(progress) if any(q.code == "clipped" for q in p.problems)]
+    first, last = len(good) / 480, (len(good) + len(loud)) / 480
+    assert first <= wrong[0] < last
+    assert wrong[-1] < last + 4 / 0.03
+    assert enrolment.finish(at_s).speech_s > 12.0
+
+
+def test_it_says_when_it_has_enough(voices: Path, encoder: OnnxEncoder) -> None:
+    """Twenty useful seconds, and nothing against them."""
+    _, progress, _ = heard(np.tile(spoken(voices, "bm_george"), 2), encoder)
+    enough = [moment for moment in progress if moment.enough]
+    assert enough
+    assert enough[0].speech_s >= 20.0
+    assert not any(moment.enough for moment in progress if moment.speech_s < 20.0)
+
+
+def test_the_noise_of_the_road_is_welcome_on_the_road(voices: Path, encoder: OnnxEncoder) -> None:
+    """The second, moving part is there for its noise; parked it would be refused."""
+    sound = spoken(voices, "bm_george")
+    road = scene.mix(sound, scene.road_noise(len(sound) / 16_000 + 1, 80.0, 3), 7.0)
+    parked, _, _ = heard(road, encoder)
+    enrolment = Enrolment(load_gate(MODELS), encoder)
+    enrolment.take_to_the_road()
+    for number, samples in enumerate(road[: len(road) // 480 * 480].reshape(-1, 480), 1):
+        enrolment.step(AudioBlock(number * BLOCK_S, samples))
+    assert {p.code for p in parked.problems()} & {"noise", "engine_or_music"}
+    assert not {p.code for p in enrolment.problems()} & {"noise", "engine_or_music"}
 
 
 def test_every_reason_is_given_at_once(voices: Path, encoder: OnnxEncoder) -> None:
@@ -157,4 +305,4 @@ def test_speech_around_a_gap_is_not_joined(voices: Path, encoder: OnnxEncoder) -
         torn.step(AudioBlock(number * BLOCK_S, samples, gap=number == len(blocks) // 2))
     torn.pause(len(blocks) * BLOCK_S)
     whole, _, _ = heard(sentence, encoder)
-    assert 0 < torn._speech_s < 0.75 * whole._speech_s
+    assert 0 < torn.speech_s < 0.75 * whole.speech_s

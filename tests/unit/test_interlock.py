@@ -18,6 +18,8 @@ SAFE = VehicleState(
     door_open=Reading(value=False, at_s=NOW_S),
     seat_occupied=Reading(value=True, at_s=NOW_S),
     ignition_on=Reading(value=True, at_s=NOW_S),
+    seat_switch=Reading(value=True, at_s=NOW_S),
+    key=Reading("fob", NOW_S),
 )
 
 KNOWN = (True, False, None)
@@ -61,10 +63,12 @@ def test_truth_table_of_every_known_and_unknown_combination() -> None:
         ({"seat_occupied": _boolean(value=False)}, ("seat_occupied",), ("seat_occupied",)),
         ({"ignition_on": _boolean(value=False)}, (), ()),
         ({"ignition_on": None}, (), ()),
+        ({"seat_switch": None}, (), ()),
+        ({"key": None}, (), ()),
     ],
 )
 def test_the_unmet_condition_is_named(
-    change: dict[str, Reading[float] | Reading[bool] | None],
+    change: dict[str, Reading[float] | Reading[bool] | Reading[str] | None],
     seat: tuple[str, ...],
     mirrors: tuple[str, ...],
 ) -> None:
@@ -114,7 +118,7 @@ def _readings(values: st.SearchStrategy[float]) -> st.SearchStrategy[Reading[flo
 states = st.builds(
     VehicleState,
     _readings(st.floats() | st.just(0.0)),
-    *[_readings(st.booleans())] * 5,
+    *[_readings(st.booleans())] * 6,
 )
 
 

@@ -46,7 +46,7 @@ def lessons(who: int, day: int) -> tuple[Lesson, ...]:
 @pytest.fixture
 def store(tmp_path: Path) -> ProfileStore:
     """A store with one driver in it."""
-    store = ProfileStore(tmp_path / "profiles", tmp_path / "key", ENCODER, Vehicle().signals)
+    store = ProfileStore(tmp_path / "profiles", tmp_path / "key", ENCODER, Vehicle().signals, "car")
     store.save("Anna", np.stack([near(1, 900 + n) for n in range(8)]), 16.0)
     return store
 

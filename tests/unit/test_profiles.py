@@ -1,22 +1,26 @@
+import dataclasses
 import errno
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import stat
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from whodrives import profiles, vss
 from whodrives.config import Vehicle
 from whodrives.domain import Floats, ProfileError
-from whodrives.profiles import Loaded, ProfileStore, StoredProfile
+from whodrives.profiles import Consent, Loaded, ProfileStore, StoredProfile, unused
 
 ENCODER = "ab" * 32
 OTHER_ENCODER = "cd" * 32
@@ -30,9 +34,11 @@ def voice(seed: int = 0, windows: int = 3) -> Floats:
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
 
 
-def store_in(folder: Path, encoder: str = ENCODER, limits: vss.Limits = LIMITS) -> ProfileStore:
+def store_in(
+    folder: Path, encoder: str = ENCODER, limits: vss.Limits = LIMITS, vehicle: str = "car"
+) -> ProfileStore:
     """The store of one folder, its key beside the profiles' folder."""
-    return ProfileStore(folder / "profiles", folder / "key", encoder, limits)
+    return ProfileStore(folder / "profiles", folder / "key", encoder, limits, vehicle)
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -108,6 +114,90 @@ def test_preferences_are_replaced_as_a_whole(store: ProfileStore) -> None:
     """What is not among the new preferences is gone."""
     tilt = "Vehicle.Chassis.SteeringWheel.Tilt"
     assert store.set_preferences("Anna", {tilt: 50}).profile.preferences == {tilt: 50.0}
+
+
+def test_the_preferences_before_can_be_brought_back(
+    store: ProfileStore, anna: StoredProfile
+) -> None:
+    """The last change can be undone, and that undone too; what changes nothing counts as none."""
+    with pytest.raises(ProfileError, match="never changed"):
+        store.bring_back_preferences("Anna")
+    changed = store.adjust_preferences(anna.profile.id, {POSITION: 99})
+    assert (changed.profile.preferences, changed.previous) == ({POSITION: 99.0}, {POSITION: 120.0})
+    assert store.adjust_preferences("Anna", {POSITION: 99}).previous == {POSITION: 120.0}
+    back = store.bring_back_preferences("Anna")
+    assert (back.profile.preferences, back.previous) == ({POSITION: 120.0}, {POSITION: 99.0})
+    assert store.bring_back_preferences("anna").profile.preferences == {POSITION: 99.0}
+    assert store.save("Anna", voice(1), 20, replace=True).previous == {POSITION: 120.0}
+
+
+@pytest.mark.usefixtures("anna")
+def test_an_adjustment_keeps_what_it_does_not_name(store: ProfileStore) -> None:
+    """An ECU that reports one motor does not erase what is preferred of the others."""
+    tilt = "Vehicle.Chassis.SteeringWheel.Tilt"
+    adjusted = store.adjust_preferences("Anna", {tilt: 50}).profile.preferences
+    assert adjusted == {POSITION: 120.0, tilt: 50.0}
+    with pytest.raises(ProfileError, match="out of range"):
+        store.adjust_preferences("Anna", {tilt: 5000})
+    assert store.load().profiles[0].profile.preferences == adjusted
+
+
+def test_what_is_brought_back_fits_the_car(anna: StoredProfile, tmp_path: Path) -> None:
+    """The car's ranges have shrunk since: the old preferences stay away."""
+    narrow = store_in(tmp_path, limits={POSITION: vss.Range(0, 100)})
+    narrow.set_preferences(anna.profile.id, {POSITION: 90})
+    with pytest.raises(ProfileError, match=r"120\.0 is out of range"):
+        narrow.bring_back_preferences(anna.profile.id)
+
+
+def test_a_key_is_one_drivers(store: ProfileStore, anna: StoredProfile) -> None:
+    """It survives renaming and enrolling anew, and no second driver gets it."""
+    assert anna.profile.key is None
+    assert store.set_key("Anna", " 4f1a ").profile.key == "4f1a"
+    store.rename("Anna", "Anne")
+    assert store.save("Anne", voice(1), 20, replace=True).profile.key == "4f1a"
+    assert store.set_key("Anne", "4f1a").profile.key == "4f1a"
+    store.save("Bob", voice(2), 9)
+    with pytest.raises(ProfileError, match=anna.profile.id):
+        store.set_key("Bob", "4f1a")
+    assert store.set_key("Anne", None).profile.key is None
+    assert store.set_key("Bob", "4f1a").profile.key == "4f1a"
+
+
+@pytest.mark.usefixtures("anna")
+@pytest.mark.parametrize("fob", ["", "  ", "a\nb", "x" * 129])
+def test_a_key_that_no_car_names_is_refused(store: ProfileStore, fob: str) -> None:
+    """Nothing, control characters, and whole novels."""
+    with pytest.raises(ProfileError, match="printable"):
+        store.set_key("Anna", fob)
+
+
+def test_a_profile_of_before_there_were_keys_is_read(
+    store: ProfileStore, anna: StoredProfile, tmp_path: Path
+) -> None:
+    """A file that holds neither a key nor earlier preferences has none."""
+    (path,) = files_of(tmp_path)
+    key = (tmp_path / "key").read_bytes()
+    data = path.read_bytes()
+    start = profiles._HEADER_BYTES
+    header, nonce, sealed = data[:start], data[start : start + 12], data[start + 12 :]
+    bound = header + anna.profile.id.encode()
+    plain = AESGCM(key).decrypt(nonce, sealed, bound)
+    text, _, raw = plain.partition(b"\n")
+    facts = json.loads(text)
+    del facts["key"], facts["previous"]
+    old = json.dumps(facts).encode() + b"\n" + raw
+    path.write_bytes(header + nonce + AESGCM(key).encrypt(nonce, old, bound))
+    (found,) = store.load().profiles
+    assert (found.name, found.profile.key, found.previous) == ("Anna", None, None)
+    assert found.profile.preferences == {POSITION: 120.0}
+
+
+def test_only_an_id_is_held(store: ProfileStore, anna: StoredProfile) -> None:
+    """A name, or a path, is nobody's id."""
+    assert store.holds(anna.profile.id)
+    for other in ("Anna", "d-00000000", "../key", ""):
+        assert not store.holds(other)
 
 
 @pytest.mark.usefixtures("anna")
@@ -214,7 +304,7 @@ def test_a_key_that_others_may_use_is_refused(
 
 def test_a_key_among_the_profiles_is_refused(tmp_path: Path) -> None:
     """Whoever copies the folder must not get the key with it."""
-    store = ProfileStore(tmp_path, tmp_path / "sub" / ".." / "key", ENCODER, LIMITS)
+    store = ProfileStore(tmp_path, tmp_path / "sub" / ".." / "key", ENCODER, LIMITS, "car")
     with pytest.raises(ProfileError, match="lies among the profiles"):
         store.save("Anna", voice(), 9)
 
@@ -339,9 +429,9 @@ def test_a_newer_format_is_left_alone(
     """A downgraded whodrives says what it met and deletes nothing."""
     (path,) = files_of(tmp_path)
     data = bytearray(path.read_bytes())
-    data[len(b"whodrives profile")] = 2
+    data[len(b"whodrives profile")] = 3
     path.write_bytes(data)
-    assert store.load().problems[0].startswith(f"profile {anna.profile.id}: has format 2")
+    assert store.load().problems[0].startswith(f"profile {anna.profile.id}: has format 3")
     assert path.read_bytes() == data
 
 
@@ -462,6 +552,329 @@ def test_two_writers_lose_nothing(tmp_path: Path) -> None:
     assert names_in(tmp_path) == [f"{person} {number}" for person in people for number in range(5)]
 
 
+# --- killed at every call, and a disk that is really full ----------------------------------------
+
+CALLS = (
+    "open",
+    "fdopen",
+    "fsync",
+    "replace",
+    "link",
+    "close",
+    "unlink",
+    "mkdir",
+    "rename",
+    "fstat",
+)
+
+
+def counted_calls(monkeypatch: pytest.MonkeyPatch, fault: Callable[[], None], place: int) -> None:
+    """Let the `place`-th of all calls that change files meet the fault, whichever it is."""
+    left = iter(range(place, -1, -1))
+
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if next(left, 0) == 1:
+                fault()
+            return real(*arguments, **options)
+
+        return call
+
+    for name in CALLS:
+        monkeypatch.setattr(os, name, failing(getattr(os, name)))
+    monkeypatch.setattr(Path, "unlink", failing(Path.unlink))
+    monkeypatch.setattr(Path, "rename", failing(Path.rename))
+    monkeypatch.setattr(Path, "open", failing(Path.open))
+
+
+def replace_and_die(folder: Path, place: int) -> None:
+    """In a process of its own: enrol Anna anew, and be killed on the way."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        counted_calls(monkeypatch, power_cut, place)
+        store_in(folder).save("Anna", voice(7), 21, replace=True)
+    os._exit(0)
+
+
+@pytest.mark.usefixtures("anna")
+def test_killed_at_every_step_of_a_write_there_is_the_old_voice_or_the_new(tmp_path: Path) -> None:
+    """Whatever call is the last one, the store opens and holds one whole voice; until it ends."""
+    context = multiprocessing.get_context("fork")
+    voices = {12.5: voice(), 21.0: voice(7)}
+    survived = died = 0
+    for place in range(1, 60):
+        process = context.Process(target=replace_and_die, args=(tmp_path, place))
+        process.start()
+        process.join()
+        (found,) = store_in(tmp_path).load().profiles
+        assert np.array_equal(found.profile.embeddings, voices[found.profile.speech_s])
+        if process.exitcode == 0:
+            survived += 1
+            break
+        died += 1
+    assert (survived, died > 10) == (1, True)
+    assert len(files_of(tmp_path)) == 1
+
+
+def full(folder: Path, most_bytes: int) -> None:
+    """In a process of its own: no file may grow beyond so many bytes, as on a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+    try:
+        store_in(folder).save("Anna", voice(7, windows=20), 21, replace=True)
+    except ProfileError as error:
+        os._exit(1 if "free space" in str(error) else 3)
+    os._exit(0)
+
+
+@pytest.mark.parametrize("most_bytes", [0, 1, 100, 4096, 15_000])
+@pytest.mark.usefixtures("anna")
+def test_a_file_that_cannot_grow_leaves_the_old_one(tmp_path: Path, most_bytes: int) -> None:
+    """The kernel itself refuses the bytes, early or late; the old voice stays and is said so."""
+    process = multiprocessing.get_context("fork").Process(target=full, args=(tmp_path, most_bytes))
+    process.start()
+    process.join()
+    assert process.exitcode == 1
+    assert np.array_equal(store_in(tmp_path).load().profiles[0].profile.embeddings, voice())
+    store_in(tmp_path).rename("Anna", "Anne")
+    assert len(files_of(tmp_path)) == 1
+
+
+# --- set aside ------------------------------------------------------------------------------------
+
+
+def spoilt(path: Path, how: str) -> None:
+    """Make a file no profile of this car any more."""
+    data = bytearray(path.read_bytes())
+    if how == "tampered":
+        data[-1] ^= 1
+    elif how == "truncated":
+        del data[100:]
+    elif how == "no profile":
+        data[:] = b"hello"
+    elif how == "downgraded":
+        data[len(b"whodrives profile")] = 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["tampered", "truncated", "no profile", "downgraded"])
+def test_what_is_no_profile_is_set_aside_and_the_others_go_on(
+    store: ProfileStore, anna: StoredProfile, tmp_path: Path, how: str
+) -> None:
+    """It is named each time, never deleted, never opened as a profile again; forget removes it."""
+    store.save("Bob", voice(1), 9)
+    path = tmp_path / "profiles" / f"{anna.profile.id}.profile"
+    spoilt(path, how)
+    kept = path.read_bytes()
+    store.set_aside()
+    store.set_aside()
+    aside = path.with_name(path.name + ".rejected")
+    assert aside.read_bytes() == kept
+    assert not path.exists()
+    for _ in range(2):
+        loaded = store.load()
+        assert [stored.name for stored in loaded.profiles] == ["Bob"]
+        (problem,) = loaded.problems
+        assert problem.startswith(f"profile {anna.profile.id}: ")
+        assert f"set aside as {aside.name}" in problem
+    store.forget(anna.profile.id)
+    assert store.load().problems == ()
+
+
+def test_two_rejected_files_of_one_driver_are_both_kept(
+    store: ProfileStore, anna: StoredProfile, tmp_path: Path
+) -> None:
+    """The second does not overwrite the first."""
+    store.save("Bob", voice(1), 9)
+    path = tmp_path / "profiles" / f"{anna.profile.id}.profile"
+    good = path.read_bytes()
+    for _ in range(2):
+        path.write_bytes(good[:-1])
+        store.set_aside()
+    assert len([file for file in files_of(tmp_path) if ".rejected" in file.name]) == 2
+
+
+def test_a_wrong_key_sets_nobody_aside(
+    store: ProfileStore, anna: StoredProfile, tmp_path: Path
+) -> None:
+    """When no file fits the key it is the key that is wrong."""
+    right = (tmp_path / "key").read_bytes()
+    (tmp_path / "key").write_bytes(bytes(32))
+    store.set_aside()
+    assert "was sealed with another key" in store.load().problems[0]
+    (tmp_path / "key").write_bytes(right)
+    assert store.load().profiles[0].profile.id == anna.profile.id
+
+
+def test_a_newer_whodrives_file_is_not_set_aside(
+    store: ProfileStore, anna: StoredProfile, tmp_path: Path
+) -> None:
+    """It is well, only not for this whodrives; the right one finds it where it was."""
+    path = tmp_path / "profiles" / f"{anna.profile.id}.profile"
+    data = bytearray(path.read_bytes())
+    data[len(b"whodrives profile")] = 9
+    path.write_bytes(data)
+    store.set_aside()
+    assert path.read_bytes() == data
+
+
+def test_a_profile_of_another_car_is_refused(
+    store: ProfileStore, anna: StoredProfile, tmp_path: Path
+) -> None:
+    """Even with the same key: a file that was copied over says so, and how to move a household."""
+    loaded = store_in(tmp_path, vehicle="other").load()
+    assert loaded.profiles == ()
+    assert loaded.problems[0].startswith(f"profile {anna.profile.id}: belongs to another vehicle")
+    assert "drivers export" in loaded.problems[0]
+    assert [stored.name for stored in store.load().profiles] == ["Anna"]
+
+
+# --- the voice before, and the last recognition ---------------------------------------------------
+
+
+def test_the_voice_before_is_kept_until_the_new_one_settles_a_trip(
+    store: ProfileStore, anna: StoredProfile
+) -> None:
+    """A bad second enrolment can be gone back on; a recognised one cannot."""
+    again = store.save("Anna", voice(1, windows=5), 20, replace=True)
+    assert again.before is not None
+    back = store.restore("Anna")
+    assert np.array_equal(back.profile.embeddings, voice())
+    assert (back.profile.speech_s, back.enrolled_at) == (12.5, anna.enrolled_at)
+    store.save("Anna", voice(1), 20, replace=True)
+    store.recognised(anna.profile.id)
+    (found,) = store.load().profiles
+    assert found.before is None
+    assert np.array_equal(found.profile.embeddings, voice(1))
+    with pytest.raises(ProfileError, match="no voice before"):
+        store.restore("Anna")
+
+
+def test_a_second_try_does_not_push_the_proven_voice_out(
+    store: ProfileStore, anna: StoredProfile
+) -> None:
+    """What is gone back to is the voice that proved itself, not the last attempt."""
+    store.save("Anna", voice(1), 20, replace=True)
+    store.save("Anna", voice(2), 20, replace=True)
+    assert np.array_equal(store.restore("Anna").profile.embeddings, anna.profile.embeddings)
+
+
+def test_a_recognition_is_written_once_a_day(
+    store: ProfileStore, anna: StoredProfile, tmp_path: Path
+) -> None:
+    """The day alone is kept, and flash memory is spared."""
+    store.recognised(anna.profile.id)
+    first = files_of(tmp_path)[0].read_bytes()
+    store.recognised(anna.profile.id)
+    assert files_of(tmp_path)[0].read_bytes() == first
+    (found,) = store.load().profiles
+    assert found.recognised_on == datetime.now(UTC).date().isoformat()
+
+
+def test_who_was_not_recognised_for_long_is_offered_to_be_forgotten(anna: StoredProfile) -> None:
+    """Counted from the last recognition, else from the enrolment; never when it is switched off."""
+    old = dataclasses.replace(anna, enrolled_at="2020-01-01")
+    seen = dataclasses.replace(old, recognised_on=datetime.now(UTC).date().isoformat())
+    assert [stored for stored, _ in unused([anna, old, seen], 365)] == [old]
+    assert unused([old], 0) == ()
+
+
+def test_consent_is_kept_in_the_sealed_file_alone(store: ProfileStore, tmp_path: Path) -> None:
+    """Who agreed, when, to what; nothing of it in the clear."""
+    consent = Consent("Zebediah Quux", "2026-11-25T08:00:00+00:00", "2026-11")
+    store.save("Zeb", voice(), 20, consent=consent)
+    (found,) = store.load().profiles
+    assert found.consent == consent
+    assert b"Quux" not in files_of(tmp_path)[0].read_bytes()
+
+
+def test_forgetting_gives_a_receipt_without_what_was_forgotten(
+    store: ProfileStore, anna: StoredProfile, tmp_path: Path
+) -> None:
+    """Everything there was of the driver is named by kind, and is gone."""
+    consent = Consent("Anna Quux", "2026-11-25T08:00:00+00:00", "2026-11")
+    store.save("Anna", voice(1), 20, consent=consent, replace=True)
+    receipt = store.forget("anna")
+    text = "\n".join(receipt.erased)
+    assert receipt.driver == anna.profile.id
+    for word in ("3 embeddings", "voice before", "1 preferences", "consent", "sealed file"):
+        assert word in text
+    assert "Anna" not in text
+    assert files_of(tmp_path) == []
+
+
+# --- from car to car ------------------------------------------------------------------------------
+
+PASSPHRASE = "four words nobody guesses"  # noqa: S105 (a test is no secret)
+
+
+def test_a_household_moves_to_another_car(
+    store: ProfileStore, anna: StoredProfile, tmp_path: Path
+) -> None:
+    """Names, voices, preferences, ids and consents arrive; another key and another car."""
+    store.save("Bob", voice(1), 9, consent=Consent("Bob", "2026-11-25T08:00:00+00:00", "2026-11"))
+    file = tmp_path / "household"
+    assert store.export(file, PASSPHRASE) == 2
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    sealed = file.read_bytes()
+    assert b"Anna" not in sealed
+    assert voice().tobytes()[:16] not in sealed
+    other = store_in(tmp_path / "other", vehicle="other")
+    (tmp_path / "other").mkdir()
+    assert {stored.name for stored in other.import_household(file, PASSPHRASE)} == {"Anna", "Bob"}
+    by_name = {stored.name: stored for stored in other.load().profiles}
+    assert by_name["Anna"].profile.id == anna.profile.id
+    assert by_name["Anna"].profile.preferences == {POSITION: 120.0}
+    assert np.array_equal(by_name["Bob"].profile.embeddings, voice(1))
+    assert by_name["Bob"].consent is not None
+
+
+@pytest.mark.parametrize("fault", ["passphrase", "changed", "cut", "not one"])
+@pytest.mark.usefixtures("anna")
+def test_a_household_that_cannot_be_read_is_refused(
+    store: ProfileStore, tmp_path: Path, fault: str
+) -> None:
+    """A wrong passphrase or a changed byte: the file is named, and nobody is taken in."""
+    file = tmp_path / "household"
+    store.export(file, PASSPHRASE)
+    data = bytearray(file.read_bytes())
+    if fault == "changed":
+        data[-1] ^= 1
+    elif fault == "cut":
+        del data[30:]
+    elif fault == "not one":
+        data[:] = b"something else"
+    file.write_bytes(data)
+    (tmp_path / "other").mkdir()
+    other = store_in(tmp_path / "other")
+    with pytest.raises(ProfileError, match="household"):
+        other.import_household(file, PASSPHRASE + "!" * (fault == "passphrase"))
+    assert other.load().profiles == ()
+
+
+@pytest.mark.usefixtures("anna")
+def test_an_arrival_never_replaces_who_is_there(store: ProfileStore, tmp_path: Path) -> None:
+    """One namesake, and nobody of the file is taken in; nor is an exported file overwritten."""
+    store.save("Bob", voice(1), 9)
+    file = tmp_path / "household"
+    store.export(file, PASSPHRASE)
+    with pytest.raises(ProfileError, match="cannot write"):
+        store.export(file, PASSPHRASE)
+    (tmp_path / "other").mkdir()
+    other = store_in(tmp_path / "other")
+    other.save("bob", voice(5), 9)
+    with pytest.raises(ProfileError, match="enrolled here already"):
+        other.import_household(file, PASSPHRASE)
+    assert [stored.name for stored in other.load().profiles] == ["bob"]
+
+
+@pytest.mark.usefixtures("anna")
+def test_a_short_passphrase_is_refused(store: ProfileStore, tmp_path: Path) -> None:
+    """What seals a household must not be guessed in an afternoon."""
+    with pytest.raises(ProfileError, match="at least 12 characters"):
+        store.export(tmp_path / "household", "12345678901")
+    assert not (tmp_path / "household").exists()
+
+
 # --- what was learned -----------------------------------------------------------------------------
 
 
@@ -475,7 +888,7 @@ def test_a_sealed_file_that_holds_no_valid_adaptation_is_a_problem(
     facts = json.loads(text) | {"adaptation": learned or {"held": []}}
     key = (tmp_path / "key").read_bytes()
     payload = json.dumps(facts).encode() + b"\n" + rows
-    path.write_bytes(profiles._sealed(key, ENCODER, anna.profile.id, payload))
+    path.write_bytes(profiles._sealed(key, "car", ENCODER, anna.profile.id, payload))
     loaded = store.load()
     assert loaded.profiles == ()
     assert "holds no valid profile" in loaded.problems[0]

@@ -86,3 +86,69 @@ def test_no_path_or_value_makes_the_check_fail(path: str, value: object) -> None
     assert vss.check(path, value, LIMITS) is not None
     said = vss.check(TILT, value, LIMITS)
     assert (said is None) == (vss.is_number(value) and -5 <= value <= 15)
+
+
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(st.sampled_from(sorted(vss.SIGNALS)), NUMBERS, st.sampled_from(vss.VERSIONS))
+def test_what_is_said_in_any_version_is_understood(
+    path: str, value: float, version: vss.Version
+) -> None:
+    """Every signal of the catalogue is there in every version, and comes back as it was."""
+    assert vss.newest(*vss.spoken(path, value, version)) == (path, value)
+
+
+@given(NUMBERS, st.sampled_from(vss.VERSIONS))
+def test_a_mirror_looks_the_same_way_in_every_version(value: float, version: vss.Version) -> None:
+    """Pan has the opposite sign of Yaw, and zero is zero, not minus zero."""
+    name, meant = vss.spoken(YAW, value, version)
+    if version == "6.0":
+        assert (name, meant) == (YAW, value)
+    else:
+        assert (name, meant) == (YAW.replace("Yaw", "Pan"), -value)
+        assert str(meant) != "-0.0"
+
+
+@pytest.mark.parametrize(
+    ("version", "lumbar", "heating"),
+    [
+        ("4.0", "Backrest.Lumbar.Support", "Heating"),
+        ("4.1", "Backrest.Lumbar.Support", "HeatingCooling"),
+        ("4.2", "Backrest.Lumbar.Support", "HeatingCooling"),
+        ("5.0", "Backrest.LumbarSupport", "HeatingCooling"),
+        ("5.1", "Backrest.LumbarSupport", "HeatingCooling"),
+        ("6.0", "Backrest.LumbarSupport", "HeatingCooling"),
+    ],
+)
+def test_names_change_with_the_release_that_changed_them(
+    version: vss.Version, lumbar: str, heating: str
+) -> None:
+    """Each version is spoken to in names that its own catalogue has."""
+    seat = "Vehicle.Cabin.Seat.Row1.DriverSide"
+    assert vss.spoken(f"{seat}.Backrest.LumbarSupport", 10.0, version)[0] == f"{seat}.{lumbar}"
+    assert vss.spoken(f"{seat}.HeatingCooling", 10.0, version)[0] == f"{seat}.{heating}"
+
+
+def test_no_name_means_two_things() -> None:
+    """Each version names its signals apart, so what comes in is understood without the version."""
+    for version in vss.VERSIONS:
+        assert len(vss.paths_of(version)) == len(vss.SIGNALS)
+    assert vss.newest("Vehicle.Cabin.Seat.Row1.DriverSide.Massage", 1.0) is None
+
+
+def test_the_switches_are_those_of_what_preferences_move() -> None:
+    """22 in the names of VSS 5 and 6, the same 22 in those of VSS 4 and 5, and no massage."""
+    old = [path for path in vss.SEAT_SWITCHES if ".Switch." in path]
+    assert len(set(vss.SEAT_SWITCHES)) == 2 * len(old) == 44
+    assert not any("Massage" in path for path in vss.SEAT_SWITCHES)
+    seat = "Vehicle.Cabin.Seat.Row1.DriverSide"
+    for path in (
+        f"{seat}.IsTiltForwardSwitchEngaged",
+        f"{seat}.Switch.IsTiltForwardEngaged",
+        f"{seat}.Backrest.IsMoreSideBolsterSupportSwitchEngaged",
+        f"{seat}.Switch.Backrest.SideBolster.IsMoreSupportEngaged",
+        f"{seat}.Backrest.IsLumbarUpSwitchEngaged",
+        f"{seat}.Switch.Backrest.Lumbar.IsUpEngaged",
+    ):
+        assert path in vss.SEAT_SWITCHES

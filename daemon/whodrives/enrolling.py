@@ -1,0 +1,251 @@
+"""An enrolment from its beginning to a profile that may be kept, or the reason why not.
+
+Owns the last questions before a voice is kept: is it recognised again, is it too like somebody
+else's, is it the driver's whom it is to replace; and the enrolment that a head unit asks for. Knows
+nothing of names, of the store, or of who may ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from whodrives.coaching import CONSENT
+from whodrives.decision import Policy
+from whodrives.domain import (
+    Adopt,
+    AudioBlock,
+    Cancel,
+    CommandResult,
+    Encoder,
+    Enrol,
+    EnrolmentStage,
+    EnrolmentState,
+    Household,
+    Input,
+    Problem,
+    Profile,
+    SourceHealth,
+    SourceState,
+    VoiceActivity,
+)
+from whodrives.enrolment import Enrolled, Enrolment
+from whodrives.likeness import Alike, Check, alike, self_check
+
+LONGEST_S = 180.0
+"""An enrolment from the head unit that has not come to an end by then is given up."""
+
+SAY_S = 1.0
+"""A head unit is told this often how far it is, and at once when something else is wrong."""
+
+_NOBODY = "d-00000000"
+
+Outcome = EnrolmentState | CommandResult | Adopt
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the last questions found.
+
+    Attributes:
+        check: what became of held-out seconds.
+        alike: how like the rest of the household it is, the most alike first.
+        problems: everything that stands against keeping it.
+    """
+
+    check: Check
+    alike: tuple[Alike, ...]
+    problems: tuple[Problem, ...]
+
+
+def examined(
+    enrolled: Enrolled, driver: str | None, household: Sequence[Profile], policy: Policy
+) -> Findings:
+    """Ask the last questions about a voice.
+
+    Args:
+        enrolled: the voice, its windows as they were spoken.
+        driver: whom it is to replace; None for somebody new.
+        household: everybody who is enrolled now, `driver` included.
+        policy: what recognition will use.
+    """
+    others = [profile for profile in household if profile.id != driver]
+    profile = Profile(
+        driver or _NOBODY, enrolled.embeddings, policy.calibration.encoder, enrolled.speech_s
+    )
+    check, near = self_check(profile, others, policy), alike(profile, others, policy)
+    before = [each for each in household if each.id == driver]
+    problems = [*_against(check, near), *_another_person(profile, before, policy)]
+    return Findings(check, near, tuple(problems))
+
+
+def _against(check: Check, near: Sequence[Alike]) -> Iterator[Problem]:
+    for other in near:
+        if other.is_same_person:
+            yield Problem(
+                "same_person",
+                f"this voice is that of {other.driver}, who is enrolled already (cosine "
+                f"{other.cosine:.2f}); replace that one, or use its name",
+            )
+        elif other.is_too_alike:
+            yield Problem(
+                "alike",
+                f"this voice is too like that of {other.driver}: {100 * other.passes_share:.0f} % "
+                f"of what the two say would pass for the other one's, and with both enrolled "
+                f"{100 * other.unclear_share:.0f} % would be named nobody's or the wrong one's",
+            )
+    if check.is_weak and not near_is_the_reason(near):
+        yield Problem(
+            "not_recognised",
+            f"only {check.known_s:.0f} of its own {check.of_s:.0f} s are recognised; record again "
+            "in a quieter place, speaking as usual",
+        )
+
+
+def near_is_the_reason(near: Sequence[Alike]) -> bool:
+    """Whether a voice is not recognised because it is too like somebody's."""
+    return any(other.is_too_alike for other in near)
+
+
+def _another_person(
+    profile: Profile, before: Sequence[Profile], policy: Policy
+) -> Iterator[Problem]:
+    """Say so if a voice that is to replace a driver's is nothing like it."""
+    for old in before:
+        (found,) = alike(profile, [old], policy)
+        if found.passes_share < _LEAST_PASSING:
+            yield Problem(
+                "not_the_driver",
+                f"this is not the voice of {old.id}, whom it is to replace; enrol a new driver, or "
+                "let that one speak",
+            )
+
+
+_LEAST_PASSING = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a head unit asked for, and how far it is."""
+
+    command: Enrol
+    enrolment: Enrolment
+    since_s: float
+
+
+class Enrolling:
+    """Enrolments that a head unit asks for, one at a time.
+
+    Args:
+        activity: makes a voice-activity detector of its own.
+        encoder: the encoder that recognition uses.
+        policy: what recognition uses.
+    """
+
+    def __init__(
+        self, activity: Callable[[], VoiceActivity], encoder: Encoder, policy: Policy
+    ) -> None:
+        self._activity = activity
+        self._encoder = encoder
+        self._policy = policy
+        self._household: tuple[Profile, ...] = ()
+        self._asked: _Asked | None = None
+        self._told_s = float("-inf")
+        self._told: tuple[str, ...] = ()
+
+    def step(self, news: Input) -> list[Outcome]:
+        """Take one input; what is to be told, and at the end a voice that is to be kept.
+
+        Whoever keeps it says so: `EnrolmentStage.DONE` and the command's result are not ours.
+        """
+        match news:
+            case Household():
+                self._household = news.profiles
+            case Enrol():
+                return self._begin(news)
+            case _ if self._asked is None:
+                return []
+            case AudioBlock():
+                return self._hear(self._asked, news)
+            case Cancel():
+                return self._refuse(self._asked, news.at_s, (_CANCELLED,))
+            case SourceState() if news.health is not SourceHealth.OPEN:
+                return self._refuse(self._asked, news.at_s, (_NO_SOUND,))
+        return []
+
+    def _begin(self, command: Enrol) -> list[Outcome]:
+        known = {profile.id for profile in self._household}
+        reason = (
+            "busy"
+            if self._asked
+            else "unknown_consent_text"
+            if command.text not in CONSENT
+            else "unknown_driver"
+            if command.driver is not None and command.driver not in known
+            else ""
+        )
+        if reason:
+            return [CommandResult(command.at_s, command.command, reason)]
+        enrolment = Enrolment(self._activity(), self._encoder)
+        self._asked = _Asked(command, enrolment, command.at_s)
+        self._told_s, self._told = command.at_s, ()
+        return [_state(command, command.at_s, EnrolmentStage.LISTENING, 0.0)]
+
+    def _hear(self, asked: _Asked, block: AudioBlock) -> list[Outcome]:
+        progress = asked.enrolment.step(block)
+        if progress.enough:
+            return self._conclude(asked, block.at_s)
+        if block.at_s - asked.since_s > LONGEST_S:
+            problems = asked.enrolment.problems() or (_TOO_LONG,)
+            return self._refuse(asked, block.at_s, problems)
+        codes = tuple(problem.code for problem in progress.problems)
+        if block.at_s - self._told_s < SAY_S and codes == self._told:
+            return []
+        self._told_s, self._told = block.at_s, codes
+        stage = EnrolmentStage.LISTENING
+        return [_state(asked.command, block.at_s, stage, progress.speech_s, progress.problems)]
+
+    def _conclude(self, asked: _Asked, at_s: float) -> list[Outcome]:
+        command, enrolled = asked.command, asked.enrolment.finish(at_s)
+        found = examined(enrolled, command.driver, self._household, self._policy)
+        enough = _state(command, at_s, EnrolmentStage.ENOUGH, enrolled.speech_s)
+        if found.problems:
+            return [enough, *self._refuse(asked, at_s, found.problems)]
+        self._asked = None
+        return [
+            enough,
+            Adopt(
+                at_s,
+                command.command,
+                command.driver,
+                enrolled.embeddings,
+                enrolled.speech_s,
+                command.by,
+                command.text,
+            ),
+        ]
+
+    def _refuse(self, asked: _Asked, at_s: float, problems: Sequence[Problem]) -> list[Outcome]:
+        self._asked = None
+        grave = tuple(problem for problem in problems if problem.grave)
+        speech_s = asked.enrolment.speech_s
+        stage = EnrolmentStage.REFUSED
+        return [
+            _state(asked.command, at_s, stage, speech_s, grave),
+            CommandResult(at_s, asked.command.command, ", ".join(p.code for p in grave)),
+        ]
+
+
+def _state(
+    command: Enrol,
+    at_s: float,
+    stage: EnrolmentStage,
+    speech_s: float,
+    problems: Sequence[Problem] = (),
+) -> EnrolmentState:
+    return EnrolmentState(at_s, command.command, stage, speech_s, tuple(problems), command.driver)
+
+
+_CANCELLED = Problem("cancelled", "the enrolment was cancelled; nothing is kept")
+_NO_SOUND = Problem("no_sound", "the microphone was lost; nothing is kept")
+_TOO_LONG = Problem("too_long", "no enrolment came about in three minutes; nothing is kept")

@@ -1,0 +1,147 @@
+"""How well an enrolled voice is recognised, and how alike the voices of a household are.
+
+Owns what is concluded from comparing profiles with each other, before anybody drives. Knows nothing
+of names or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from whodrives.decision import Policy, judge
+from whodrives.domain import Calibration, Evidence, Floats, Outcome, Profile
+from whodrives.scoring import centred, centroid, compare, unit
+
+SAME_PERSON_COSINE = 0.75
+"""Two profiles that are at least so alike, relative to the mean voice, are one person's."""
+
+TAKEN_SHARE = 0.1
+"""Two profiles are too alike to keep when more of one's speech than this passes for the other's."""
+
+LEAST_KNOWN_SHARE = 0.5
+"""A profile of whose own speech less is recognised is no use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What became of held-out seconds of an enrolment, each judged by all the others.
+
+    Attributes:
+        of_s: seconds that were judged.
+        known_s: of them, recognised as this driver.
+        taken_s: of them, taken for somebody else of the household.
+    """
+
+    of_s: float
+    known_s: float
+    taken_s: float
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether too little of it is recognised."""
+        return self.known_s < LEAST_KNOWN_SHARE * self.of_s
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """How alike two drivers are.
+
+    Attributes:
+        driver: the id of the other one.
+        cosine: between the two voices, relative to the mean voice, in [-1, 1].
+        passes_share: of the speech of both, the share that would pass for the other one's if only
+            that one were enrolled, in [0, 1]: the chance, an utterance, that this driver gets the
+            other's seat before both are compared.
+        unclear_share: of the speech of both, the share that is not recognised as its speaker's once
+            both are enrolled.
+    """
+
+    driver: str
+    cosine: float
+    passes_share: float
+    unclear_share: float
+
+    @property
+    def is_same_person(self) -> bool:
+        """Whether this is one person under two names."""
+        return self.cosine >= SAME_PERSON_COSINE
+
+    @property
+    def is_too_alike(self) -> bool:
+        """Whether the promise cannot be kept between the two."""
+        return self.is_same_person or self.passes_share > TAKEN_SHARE
+
+
+def self_check(profile: Profile, others: Sequence[Profile], policy: Policy) -> Check:
+    """Judge each window of a profile by the profile without it and its neighbours.
+
+    Args:
+        profile: with the windows as they were spoken, in their order.
+        others: the rest of the household.
+        policy: what recognition will use.
+    """
+    seconds = profile.speech_s / len(profile.embeddings)
+    known = taken = judged = 0
+    for place, window in enumerate(profile.embeddings):
+        rest = _without(profile.embeddings, place)
+        if not len(rest):
+            continue
+        found = _recognised(window, seconds, [(profile.id, rest), *_voices(others)], policy)
+        judged += 1
+        known += found == profile.id
+        taken += found not in (profile.id, None)
+    return Check(judged * seconds, known * seconds, taken * seconds)
+
+
+def matrix(profiles: Sequence[Profile], calibration: Calibration) -> Floats:
+    """How alike each two of the profiles are: cosines (n, n), relative to the mean voice."""
+    if not profiles:
+        return np.zeros((0, 0), np.float32)
+    voices = np.stack([centred(centroid(profile), calibration) for profile in profiles])
+    return np.asarray(voices @ voices.T, np.float32)
+
+
+def alike(profile: Profile, others: Sequence[Profile], policy: Policy) -> tuple[Alike, ...]:
+    """How alike a profile and each of the others are, the most alike first."""
+    found = [_pair(profile, other, policy) for other in others]
+    return tuple(sorted(found, key=lambda each: (-each.cosine, each.driver)))
+
+
+def _pair(one: Profile, other: Profile, policy: Policy) -> Alike:
+    cosine = float(matrix([one, other], policy.calibration)[0, 1])
+    passes = unclear = count = 0
+    for speaker, neighbour in ((one, other), (other, one)):
+        seconds = speaker.speech_s / len(speaker.embeddings)
+        for place, window in enumerate(speaker.embeddings):
+            rest = _without(speaker.embeddings, place)
+            alone = _recognised(window, seconds, _voices([neighbour]), policy)
+            both = [(speaker.id, rest), *_voices([neighbour])] if len(rest) else []
+            count += 1
+            passes += alone is not None
+            unclear += _recognised(window, seconds, both, policy) != speaker.id
+    return Alike(other.id, cosine, passes / count, unclear / count)
+
+
+def _voices(profiles: Sequence[Profile]) -> list[tuple[str, Floats]]:
+    return [(profile.id, profile.embeddings) for profile in profiles]
+
+
+def _without(windows: Floats, place: int) -> Floats:
+    """The windows but for one and its neighbours: they may share a breath, or a word."""
+    near = [n for n in (place - 1, place, place + 1) if 0 <= n < len(windows)]
+    return np.delete(windows, near, axis=0)
+
+
+def _recognised(
+    window: Floats, seconds: float, voices: Sequence[tuple[str, Floats]], policy: Policy
+) -> str | None:
+    """Whose voice a window is called, as if it were an utterance."""
+    calibration = policy.calibration
+    household = [(driver, centred(unit(rows.mean(axis=0)), calibration)) for driver, rows in voices]
+    matches = compare(centred(window, calibration), seconds, household, calibration)
+    evidence = Evidence(matches, seconds, None, 0.0)
+    verdict = judge(evidence, len(household), policy, final=True)
+    return verdict.driver if verdict and verdict.outcome is Outcome.KNOWN else None

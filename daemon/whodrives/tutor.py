@@ -1,0 +1,316 @@
+"""Enrolment on a terminal: consent, guidance, the live meter, and what was found.
+
+Owns the words and pictures for whoever enrols, and the household's likeness as a table and a
+picture. What is good enough is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from whodrives.capture import Microphone, read_file
+from whodrives.coaching import CONSENT, CONSENT_VERSION, ON_THE_ROAD, PARKED, SENTENCES
+from whodrives.config import Config
+from whodrives.domain import (
+    AudioBlock,
+    EnrolmentError,
+    Problem,
+    Profile,
+    ProfileError,
+    SourceError,
+    SourceHealth,
+    SourceState,
+)
+from whodrives.enrolling import Findings, examined
+from whodrives.enrolment import ENOUGH_S, Enrolled, Enrolment, Progress
+from whodrives.inference import load_encoder, load_gate
+from whodrives.likeness import SAME_PERSON_COSINE, alike, matrix
+from whodrives.profiles import Consent, ProfileStore, StoredProfile, folded, now
+from whodrives.service import load_policy
+
+ROAD_S = 10.0
+"""So much useful speech is heard once more on the road."""
+
+QUIET_DBFS, LOUD_DBFS = -45.0, -6.0
+"""Between them the level meter is green."""
+
+_ADVICE = frozenset({"not_the_driver"})
+"""What a head unit is refused for, and a person at the terminal is told: a new microphone can make
+the same voice another."""
+
+_ACCEPTABLE = frozenset({"alike", "same_person"})
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What whoever enrols asked for.
+
+    Attributes:
+        name: what the driver is called.
+        files: recordings of this one person; none: the microphone.
+        replace: whether a driver of this name is to be enrolled anew.
+        road: whether to record once more on the road.
+        consent: who agreed, if that need not be asked.
+        accept_alike: whether a voice that is too like another's is kept all the same.
+    """
+
+    name: str
+    files: Sequence[Path] = ()
+    replace: bool = False
+    road: bool = False
+    consent: str | None = None
+    accept_alike: bool = False
+
+
+def enrol(wish: Wish, settings: Config, store: ProfileStore, console: Console) -> StoredProfile:
+    """Enrol somebody, from the question of consent to the sealed file.
+
+    Raises:
+        ProfileError: nobody agreed, the name is taken, or the voice is too like another's.
+        EnrolmentError: the recording is not good enough.
+        SourceError: there is no sound.
+    """
+    household = store.load().profiles
+    old = [stored for stored in household if folded(stored.name) == folded(wish.name)]
+    if old and not wish.replace:
+        raise ProfileError(f"{wish.name} is enrolled already; take another name, or give --replace")
+    models = Path(settings.models.directory)
+    enrolment = Enrolment(load_gate(models), load_encoder(models))
+    consent = _agreed(wish.consent, console)
+    if wish.files:
+        enrolled = enrol_files(enrolment, wish.files)
+    else:
+        enrolled = _enrol_live(enrolment, settings.sound.device, console, road=wish.road)
+    driver = old[0].profile.id if old else None
+    profiles = [stored.profile for stored in household]
+    found = examined(enrolled, driver, profiles, load_policy(settings))
+    _judge(found, household, console, accept_alike=wish.accept_alike)
+    return store.save(
+        wish.name,
+        enrolled.embeddings,
+        enrolled.speech_s,
+        consent=consent,
+        replace=wish.replace,
+    )
+
+
+# --- consent --------------------------------------------------------------------------------------
+
+
+def _agreed(name: str | None, console: Console) -> Consent:
+    """The consent of whoever is to be enrolled: given with the command, or asked for here."""
+    if name is None:
+        console.print(Text(CONSENT[CONSENT_VERSION]), soft_wrap=False)
+        console.print(
+            "If you agree, type the name of the person whose voice it is (nothing: no): ", end=""
+        )
+        try:
+            name = console.input("")
+        except EOFError:
+            name = ""
+    if not name.strip():
+        raise ProfileError(
+            "nobody agreed, so nobody is enrolled; the person answers the question on the "
+            "terminal, or give --consent NAME once they have agreed"
+        )
+    return Consent(name.strip(), now(), CONSENT_VERSION)
+
+
+# --- sound ----------------------------------------------------------------------------------------
+
+
+def enrol_files(enrolment: Enrolment, files: Sequence[Path]) -> Enrolled:
+    """Enrol one person from recordings.
+
+    Raises:
+        SourceError: a file cannot be used.
+        EnrolmentError: together they do not make a good profile; names the files.
+    """
+    end_s = 0.0
+    for path in files:
+        for block in read_file(path):
+            enrolment.step(replace(block, at_s=end_s + block.at_s))
+        end_s += block.at_s
+        enrolment.pause(end_s)
+    try:
+        return enrolment.finish(end_s)
+    except EnrolmentError as error:
+        raise EnrolmentError(f"{', '.join(map(str, files))}:\n{error}") from error
+
+
+def _enrol_live(
+    enrolment: Enrolment, device: str | int | None, console: Console, *, road: bool
+) -> Enrolled:
+    """Enrol whoever speaks into the microphone; Ctrl-C ends it early."""
+    console.print(Text(f"Speak freely until it says that it has enough. {PARKED}"))
+    console.print(Text("If nothing comes to mind, read some of these, in any order:"))
+    for sentences in SENTENCES.values():
+        for sentence in sentences:
+            console.print(Text(f"  {sentence}", "dim"))
+    at_s = _heard(enrolment, device, console, 0.0, ENOUGH_S)
+    if road:
+        enrolment.pause(at_s)
+        enrolment.take_to_the_road()
+        console.print(Text(ON_THE_ROAD))
+        console.input("Press Enter when the car drives. ")
+        at_s = _heard(enrolment, device, console, at_s, enrolment.speech_s + ROAD_S)
+    return enrolment.finish(at_s)
+
+
+def _heard(
+    enrolment: Enrolment, device: str | int | None, console: Console, from_s: float, enough_s: float
+) -> float:
+    """Listen until there are so many useful seconds, or Ctrl-C; returns when that was."""
+    at_s = from_s
+    told: tuple[str, ...] = ()
+    with contextlib.suppress(KeyboardInterrupt), Live(console=console, transient=True) as live:
+        start_s: float | None = None
+        for block in _microphone(device):
+            start_s = block.at_s if start_s is None else start_s
+            at_s = from_s + block.at_s - start_s
+            progress = enrolment.step(replace(block, at_s=at_s))
+            live.update(meter(progress, enough_s))
+            codes = tuple(problem.code for problem in progress.problems)
+            if not console.is_terminal and codes != told:
+                console.print(*(f"{p.code}: {p.text}" for p in progress.problems), sep="\n")
+            told = codes
+            if progress.enough and progress.speech_s >= enough_s:
+                console.print("That is enough; thank you.")
+                break
+    return at_s
+
+
+def _microphone(device: str | int | None) -> Iterator[AudioBlock]:
+    """The microphone's blocks; SourceError when it is lost or gives nothing."""
+    inbox: SimpleQueue[AudioBlock | SourceState] = SimpleQueue()
+    microphone = Microphone(device, inbox.put)
+    microphone.open()
+    try:
+        while True:
+            try:
+                item = inbox.get(timeout=0.5)
+            except Empty:
+                if microphone.stalled(time.monotonic()):
+                    raise SourceError(
+                        "microphone: gives no sound; is it muted in the mixer?"
+                    ) from None
+                continue
+            if isinstance(item, AudioBlock):
+                microphone.taken()
+                yield item
+            elif item.health is SourceHealth.LOST:
+                raise SourceError(f"microphone: {item.reason}; plug it in and begin again")
+    finally:
+        microphone.close()
+
+
+def meter(progress: Progress, enough_s: float = ENOUGH_S) -> Group:
+    """What is on the screen while somebody speaks: level, useful seconds, what is wrong."""
+    level = max(0.0, min(60.0, progress.level_dbfs + 60.0))
+    well = QUIET_DBFS < progress.level_dbfs < LOUD_DBFS
+    style = "green" if well else "red" if progress.level_dbfs >= LOUD_DBFS else "yellow"
+    table = Table(box=None, show_header=False)
+    bar = ProgressBar(60.0, level, width=40, complete_style=style, finished_style=style)
+    table.add_row("level", bar, f"{progress.level_dbfs:.0f} dBFS")
+    speaking = Text("speaking" if progress.speaking else "", "green")
+    done = ProgressBar(enough_s, min(progress.speech_s, enough_s), width=40)
+    table.add_row("useful", done, f"{progress.speech_s:.0f} of {enough_s:.0f} s", speaking)
+    return Group(table, *(_told(problem) for problem in progress.problems))
+
+
+def _told(problem: Problem) -> Text:
+    style = "bold red" if problem.grave else "yellow"
+    return Text.assemble((f"{problem.code}: ", style), problem.text)
+
+
+# --- what was found -------------------------------------------------------------------------------
+
+
+def _judge(
+    found: Findings, household: Sequence[StoredProfile], console: Console, *, accept_alike: bool
+) -> None:
+    """Say how strong the voice is, and refuse one that the household cannot live with."""
+    check = found.check
+    console.print(f"Known in {check.known_s:.0f} of {check.of_s:.0f} s of its own speech.")
+    names = {stored.profile.id: stored.name for stored in household}
+    refused = []
+    for problem in found.problems:
+        said = f"{problem.code}: {_named(problem.text, names)}"
+        if problem.code in _ADVICE or (accept_alike and problem.code in _ACCEPTABLE):
+            console.print(Text(said, "yellow"))
+        else:
+            mend = "; to keep it all the same, give --accept-alike"
+            refused.append(said + (mend if problem.code in _ACCEPTABLE else ""))
+    if refused:
+        raise EnrolmentError("\n".join(refused))
+
+
+def _named(text: str, names: Mapping[str, str]) -> str:
+    for driver, name in names.items():
+        text = text.replace(driver, f"{name} ({driver})")
+    return text
+
+
+def likeness_table(household: Sequence[StoredProfile], settings: Config) -> Table:
+    """How alike the household's voices are, and whom that makes hard to tell apart."""
+    policy = load_policy(settings)
+    profiles = [stored.profile for stored in household]
+    cosines = matrix(profiles, policy.calibration)
+    table = Table("", *(escape(stored.name) for stored in household), "too alike", box=None)
+    for row, stored in enumerate(household):
+        numbers = [
+            "-" if row == column else f"{cosines[row, column]:.2f}"
+            for column in range(len(household))
+        ]
+        table.add_row(escape(stored.name), *numbers, _too_alike(stored, household, settings))
+    return table
+
+
+def _too_alike(stored: StoredProfile, household: Sequence[StoredProfile], settings: Config) -> str:
+    others: list[Profile] = [each.profile for each in household if each is not stored]
+    names = {each.profile.id: each.name for each in household}
+    found = alike(stored.profile, others, load_policy(settings))
+    return escape(", ".join(names[each.driver] for each in found if each.is_too_alike)) or "-"
+
+
+def likeness_picture(household: Sequence[StoredProfile], settings: Config, path: Path) -> None:
+    """Draw the matrix as PNG.
+
+    Raises:
+        ProfileError: matplotlib is not installed, or the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 (an extra that most do without)
+    except ImportError as error:
+        raise ProfileError(
+            "a picture needs matplotlib; install it with: pip install 'whodrives[picture]'"
+        ) from error
+    names = [stored.name for stored in household]
+    cosines = matrix([stored.profile for stored in household], load_policy(settings).calibration)
+    figure = Figure(figsize=(1.5 + 0.9 * len(names), 1.2 + 0.8 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(cosines, vmin=-0.2, vmax=1.0, cmap="viridis")
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    for row, line in enumerate(cosines):
+        for column, cosine in enumerate(line):
+            ink = "black" if cosine > 0.5 else "white"  # noqa: PLR2004 (the middle of the colours)
+            axes.text(column, row, f"{cosine:.2f}", ha="center", va="center", color=ink)
+    axes.set_title(f"How alike the voices are (from {SAME_PERSON_COSINE}: one person)")
+    figure.colorbar(image)
+    try:
+        figure.savefig(path, format="png", dpi=120)
+    except OSError as error:
+        raise ProfileError(f"cannot write {path}: {error.strerror}") from error

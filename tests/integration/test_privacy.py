@@ -1,0 +1,183 @@
+"""After a whole scenario nothing of a person is outside the sealed store: all is searched."""
+
+import base64
+import json
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from installation import POSITION, Installation
+from test_security import Party, SecureBroker
+from test_service import STANDING, pcm
+
+from conftest import wait_until
+from whodrives.cli import load_config
+from whodrives.service import open_store
+
+NAME = "Zebediah Quux"
+PATIENCE_S = 120.0
+
+
+@pytest.fixture
+def secure(tmp_path: Path) -> Iterator[SecureBroker]:
+    """A broker that knows who is who."""
+    (tmp_path / "broker").mkdir()
+    made = SecureBroker(tmp_path / "broker")
+    yield made
+    made.stop()
+
+
+class Scene:
+    """A running daemon at that broker; a head unit, a gateway, a monitor that hears all."""
+
+    def __init__(self, folder: Path, broker: SecureBroker) -> None:
+        self.installed = Installation(folder)
+        files = {
+            "ca": broker.folder / "ca.pem",
+            "certificate": broker.folder / "whodrives.pem",
+            "key": broker.folder / "whodrives-key.pem",
+        }
+        tls = {name: str(path) for name, path in files.items()}
+        mqtt = {"host": broker.host, "port": broker.port, "tls": tls}
+        self.installed.configure(mqtt=mqtt, sound={"source": "-"})
+        self.monitor = Party(broker, "monitor")
+        self.headunit = Party(broker, "headunit")
+        self.gateway = Party(broker, "gateway")
+        self.log = folder / "daemon.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                self.installed.command("run"), stdin=subprocess.PIPE, stdout=log, stderr=log
+            )
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdin:
+            self.process.stdin.close()
+        for party in (self.monitor, self.headunit, self.gateway):
+            party.close()
+
+    def say(self, sound: bytes) -> None:
+        """Speak into the pipe, without waiting for it to be heard."""
+        pipe = self.process.stdin
+        assert pipe is not None
+        threading.Thread(target=lambda: (pipe.write(sound), pipe.flush()), daemon=True).start()
+
+    def told(self, topic: str) -> list[Any]:
+        """All bodies on a topic."""
+        full = f"whodrives/car/{topic}"
+        return [json.loads(m.payload) for m in self.monitor.heard if m.topic == full and m.payload]
+
+    def command(self, name: str, **said: Any) -> str:
+        """Let the head unit say a command; gives its id."""
+        command = str(uuid.uuid4())
+        body = {"schema": 1, "command_id": command, "issued_at": _now()} | said
+        self.headunit.client.publish(f"whodrives/car/command/{name}", json.dumps(body), qos=1)
+        return command
+
+    def until(self, ready: Any, what: str) -> None:
+        """Report the parked car until something is so."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not ready():
+            assert time.monotonic() < deadline, f"{what}: in vain\n{self.log.read_text()}"
+            signals = {path: {"value": v, "time": _now()} for path, v in STANDING.items()}
+            body = json.dumps({"schema": 1, "signals": signals})
+            self.gateway.client.publish("whodrives/car/vehicle", body, qos=1)
+            time.sleep(0.2)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+@pytest.fixture
+def scene(tmp_path: Path, secure: SecureBroker) -> Iterator[Scene]:
+    """The scene, online with nobody enrolled."""
+    made = Scene(tmp_path, secure)
+    yield made
+    made.close()
+
+
+def test_no_sound_embedding_or_name_is_anywhere_but_in_the_sealed_store(
+    scene: Scene, voices: Path, tmp_path: Path
+) -> None:
+    """Enrolled from the head unit, named, recognised, seated; then every byte is searched.
+
+    The enrolment is the head unit's, over TLS with its own certificate; it says how far it is.
+    """
+    scene.until(lambda: scene.told("status"), "the daemon is there")
+    consent = {"by": "account-3", "text": "2026-11"}
+    command = scene.command("enrol", driver=None, consent=consent)
+    scene.until(lambda: scene.told("enrolment"), "it listens")
+    sentences = b"".join(pcm(voices / "bm_george" / f"{n}.opus") for n in (1, 2, 3, 4, 1, 2, 3, 4))
+    scene.say(sentences)
+
+    def results() -> list[Any]:
+        return [said for said in scene.told("command/result") if said["command_id"] == command]
+
+    scene.until(results, "the enrolment ends")
+    assert results()[0]["status"] == "done"
+    stages = [state["state"] for state in scene.told("enrolment")]
+    assert stages[0] == "listening"
+    assert stages[-2:] == ["enough", "done"]
+    driver = scene.told("enrolment")[-1]["driver"]
+
+    installed = scene.installed
+    assert installed.run("drivers", "rename", "driver 1", NAME).returncode == 0
+    done = installed.run("drivers", "preferences", NAME, "--set", f"{POSITION}=120")
+    assert done.returncode == 0
+    (stored,) = open_store(load_config(installed.config)).load().profiles
+    assert (stored.profile.id, stored.consent and stored.consent.by) == (driver, "account-3")
+    scene.process.send_signal(1)
+    sound = pcm(voices / "bm_george" / "5.opus")
+    wait_until(lambda: "event=reloaded" in scene.log.read_text(), "the profiles are read again")
+    scene.say(sound)
+    scene.until(lambda: scene.told("preferences/apply"), "the seat is asked to move")
+    (stored,) = open_store(load_config(installed.config)).load().profiles
+    assert stored.recognised_on == datetime.now(UTC).date().isoformat()
+
+    limits = Path(f"/proc/{scene.process.pid}/limits").read_text()
+    assert "Max core file size        0 " in limits
+    names = [word.encode() for word in (NAME, *NAME.split())]
+    needles = [*names, *_voice(stored.profile.embeddings), *_sound(sentences), *_sound(sound)]
+    heard = b"\n".join(m.topic.encode() + m.payload for m in scene.monitor.heard)
+    places = {"bus": heard} | {
+        str(path.relative_to(tmp_path)): path.read_bytes()
+        for path in tmp_path.rglob("*")
+        if path.is_file()
+    }
+    assert f"profiles/{driver}.profile" in places
+    assert "daemon.log" in places
+    found = {place for place, data in places.items() for needle in needles if needle in data}
+    assert found == set()
+
+    scene.command("forget", driver=driver)
+    scene.until(lambda: not list((tmp_path / "profiles").glob("*.profile")), "it is forgotten")
+
+
+def _voice(embeddings: np.ndarray[Any, Any]) -> Iterator[bytes]:
+    """What a voice would look like in a file or a message: binary, base64, or as digits."""
+    for row in (*embeddings, embeddings.mean(axis=0)):
+        for numbers in (row[:4], row[96:100]):
+            yield numbers.astype("<f4").tobytes()
+            yield numbers.astype("<f8").tobytes()
+            yield base64.b64encode(numbers[:3].astype("<f4").tobytes())
+        yield f"{abs(float(row[0])):.6f}".encode()
+
+
+def _sound(data: bytes) -> Iterator[bytes]:
+    """Loud places of the sound, as integers, floats and base64."""
+    samples = np.frombuffer(data, "<i2")
+    for start in np.argsort(-np.abs(samples.astype(int)))[:20]:
+        piece = samples[start - 8 : start + 8]
+        yield piece.tobytes()
+        yield (piece / 32768).astype("<f4").tobytes()
+        yield base64.b64encode(piece[:12].tobytes())

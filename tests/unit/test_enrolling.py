@@ -1,0 +1,260 @@
+"""The last questions before a voice is kept, and the head unit's enrolment, without a bus."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from whodrives.capture import read_file
+from whodrives.coaching import CONSENT, CONSENT_VERSION, SENTENCES
+from whodrives.decision import Policy
+from whodrives.domain import (
+    BLOCK_S,
+    BLOCK_SAMPLES,
+    Adopt,
+    AudioBlock,
+    Cancel,
+    CommandResult,
+    Enrol,
+    EnrolmentStage,
+    EnrolmentState,
+    Floats,
+    Household,
+    Profile,
+    SourceHealth,
+    SourceState,
+)
+from whodrives.enrolling import LONGEST_S, Enrolling, examined
+from whodrives.enrolment import Enrolled, Enrolment
+from whodrives.inference import OnnxEncoder, load_calibration, load_encoder, load_gate
+from whodrives.likeness import matrix
+
+MODELS = Path(__file__).parent.parent.parent / "models"
+
+
+@pytest.fixture(scope="module")
+def encoder() -> OnnxEncoder:
+    """The encoder of this checkout."""
+    return load_encoder(MODELS)
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    """The usual promise."""
+    return Policy(load_calibration(MODELS), "1/100")
+
+
+def blocks(voices: Path, voice: str, numbers: Iterable[int]) -> Iterator[AudioBlock]:
+    """Sentences of a voice, with pauses, in blocks."""
+    quiet = np.random.default_rng(1).normal(0, 1e-4, 12_000).astype(np.float32)
+    parts: list[Floats] = [quiet]
+    for number in numbers:
+        path = voices / voice / f"{number}.opus"
+        parts += [np.concatenate([block.samples for block in read_file(path)]), quiet]
+    sound = np.concatenate(parts)
+    whole = sound[: len(sound) // BLOCK_SAMPLES * BLOCK_SAMPLES].reshape(-1, BLOCK_SAMPLES)
+    for number, samples in enumerate(whole, 1):
+        yield AudioBlock(number * BLOCK_S, samples)
+
+
+@pytest.fixture(scope="module")
+def people(voices: Path, encoder: OnnxEncoder) -> dict[str, Enrolled]:
+    """Two voices from other sentences than the tests', and one of them twice."""
+    found = {}
+    for name, voice, numbers in (
+        ("george", "bm_george", (1, 2, 3)),
+        ("bella", "af_bella", (1, 2, 3)),
+        ("george again", "bm_george", (4, 5)),
+    ):
+        enrolment = Enrolment(load_gate(MODELS), encoder)
+        for block in blocks(voices, voice, numbers):
+            enrolment.step(block)
+        found[name] = enrolment.finish(block.at_s)
+    return found
+
+
+def profile(driver: str, enrolled: Enrolled, encoder: OnnxEncoder) -> Profile:
+    """A voice as the household has it."""
+    return Profile(driver, enrolled.embeddings, encoder.fingerprint, enrolled.speech_s)
+
+
+# --- the last questions ---------------------------------------------------------------------------
+
+
+def test_held_out_seconds_of_a_good_enrolment_are_known(
+    people: dict[str, Enrolled], encoder: OnnxEncoder, policy: Policy
+) -> None:
+    """Each window is judged by the others; next to another driver it is still this one's."""
+    house = [profile("d-0000000b", people["bella"], encoder)]
+    found = examined(people["george"], None, house, policy)
+    assert found.problems == ()
+    assert found.check.of_s == pytest.approx(people["george"].speech_s)
+    assert found.check.known_s > 0.8 * found.check.of_s
+    assert found.check.taken_s == 0.0
+
+
+def test_the_same_person_under_two_names_is_noticed(
+    people: dict[str, Enrolled], encoder: OnnxEncoder, policy: Policy
+) -> None:
+    """Other words, another day: the voice is there already, and whose it is."""
+    house = [
+        profile("d-0000000a", people["george"], encoder),
+        profile("d-0000000b", people["bella"], encoder),
+    ]
+    found = examined(people["george again"], None, house, policy)
+    assert [problem.code for problem in found.problems] == ["same_person"]
+    assert "d-0000000a" in found.problems[0].text
+    assert found.alike[0].driver == "d-0000000a"
+    again = examined(people["george again"], "d-0000000a", house, policy)
+    assert again.problems == ()
+
+
+def test_another_voice_does_not_replace_a_driver(
+    people: dict[str, Enrolled], encoder: OnnxEncoder, policy: Policy
+) -> None:
+    """Enrolling anew is for the same person."""
+    house = [profile("d-0000000a", people["george"], encoder)]
+    found = examined(people["bella"], "d-0000000a", house, policy)
+    assert [problem.code for problem in found.problems] == ["not_the_driver"]
+
+
+def test_two_voices_that_are_too_alike_are_refused_with_what_it_costs(
+    people: dict[str, Enrolled], encoder: OnnxEncoder, policy: Policy
+) -> None:
+    """A voice between two: part of what is said would pass for the other's."""
+    george, bella = people["george"].embeddings, people["bella"].embeddings
+    count = min(len(george), len(bella))
+    mixed = 0.62 * george[:count] + 0.5 * bella[:count]
+    mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
+    house = [profile("d-0000000a", people["george"], encoder)]
+    found = examined(Enrolled(mixed.astype(np.float32), 2.0 * count), None, house, policy)
+    assert found.problems[0].code in {"alike", "same_person"}
+    assert found.alike[0].passes_share > 0.1
+
+
+def test_a_voice_that_is_no_voice_is_not_recognised(
+    people: dict[str, Enrolled], policy: Policy
+) -> None:
+    """Windows that have nothing to do with each other make no profile."""
+    shape = people["george"].embeddings.shape
+    noise = np.random.default_rng(3).normal(size=shape)
+    rows = (noise / np.linalg.norm(noise, axis=1, keepdims=True)).astype(np.float32)
+    found = examined(Enrolled(rows, 2.0 * len(rows)), None, [], policy)
+    assert [problem.code for problem in found.problems] == ["not_recognised"]
+
+
+def test_the_matrix_is_symmetric_and_one_on_its_diagonal(
+    people: dict[str, Enrolled], encoder: OnnxEncoder, policy: Policy
+) -> None:
+    """How alike each two are does not depend on who comes first."""
+    house = [profile(f"d-0000000{n}", each, encoder) for n, each in enumerate(people.values())]
+    found = matrix(house, policy.calibration)
+    assert np.allclose(found, found.T)
+    assert np.allclose(np.diag(found), 1.0, atol=1e-5)
+    assert found[0, 2] > found[0, 1]
+    assert matrix([], policy.calibration).shape == (0, 0)
+
+
+# --- the head unit --------------------------------------------------------------------------------
+
+ASKED = Enrol(0.0, "c1", None, "account-3", CONSENT_VERSION)
+
+
+def enrolling(encoder: OnnxEncoder, policy: Policy) -> Enrolling:
+    """A fresh one."""
+    return Enrolling(lambda: load_gate(MODELS), encoder, policy)
+
+
+def test_an_enrolment_from_the_head_unit_ends_with_a_voice_to_keep(
+    voices: Path, encoder: OnnxEncoder, policy: Policy, people: dict[str, Enrolled]
+) -> None:
+    """Told once a second how far it is; then enough, and the voice with its consent."""
+    session = enrolling(encoder, policy)
+    session.step(Household(0.0, (profile("d-0000000b", people["bella"], encoder),)))
+    said = list(session.step(ASKED))
+    for block in blocks(voices, "bm_george", (1, 2, 3, 4, 5, 1, 2, 3, 4, 5)):
+        said += session.step(block)
+    states = [each for each in said if isinstance(each, EnrolmentState)]
+    stages = [state.stage for state in states]
+    assert stages == [EnrolmentStage.LISTENING] * (len(stages) - 1) + [EnrolmentStage.ENOUGH]
+    assert all(b.at_s - a.at_s <= 1.1 for a, b in itertools.pairwise(states))
+    adopt = said[-1]
+    assert isinstance(adopt, Adopt)
+    assert (adopt.command, adopt.driver, adopt.by, adopt.text) == ("c1", None, *ASKED_BY)
+    assert adopt.speech_s >= 20.0
+
+
+ASKED_BY = (ASKED.by, ASKED.text)
+
+
+def test_a_voice_that_is_there_already_is_refused_to_the_head_unit(
+    voices: Path, encoder: OnnxEncoder, policy: Policy, people: dict[str, Enrolled]
+) -> None:
+    """The same questions as on the terminal, and their codes."""
+    session = enrolling(encoder, policy)
+    session.step(Household(0.0, (profile("d-0000000a", people["george"], encoder),)))
+    said = list(session.step(ASKED))
+    for block in blocks(voices, "bm_george", (1, 2, 3, 4, 5, 1, 2, 3, 4, 5)):
+        said += session.step(block)
+    state, result = said[-2:]
+    assert isinstance(state, EnrolmentState)
+    assert state.stage is EnrolmentStage.REFUSED
+    assert isinstance(result, CommandResult)
+    assert result.reason == "same_person"
+
+
+def test_one_enrolment_at_a_time(encoder: OnnxEncoder, policy: Policy) -> None:
+    """A second command is refused and does not disturb the first."""
+    session = enrolling(encoder, policy)
+    session.step(ASKED)
+    assert session.step(Enrol(1.0, "c2", None, *ASKED_BY)) == [CommandResult(1.0, "c2", "busy")]
+    (state, result) = session.step(Cancel(2.0, "c3"))
+    assert isinstance(state, EnrolmentState)
+    assert state.problems[0].code == "cancelled"
+    assert result == CommandResult(2.0, "c1", "cancelled")
+    assert session.step(Cancel(3.0, "c4")) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (Enrol(0.0, "c1", "d-12345678", *ASKED_BY), "unknown_driver"),
+        (Enrol(0.0, "c1", None, "account-3", "1999-01"), "unknown_consent_text"),
+    ],
+)
+def test_a_command_that_cannot_be_meant_is_refused(
+    command: Enrol, reason: str, encoder: OnnxEncoder, policy: Policy
+) -> None:
+    """Nobody to replace, or a consent to a text that there never was."""
+    session = enrolling(encoder, policy)
+    assert session.step(command) == [CommandResult(0.0, "c1", reason)]
+    assert session.step(AudioBlock(0.1, np.zeros(BLOCK_SAMPLES, np.float32))) == []
+
+
+def test_silence_is_given_up_with_the_reason(encoder: OnnxEncoder, policy: Policy) -> None:
+    """The head unit is never left waiting."""
+    session = enrolling(encoder, policy)
+    session.step(ASKED)
+    late = AudioBlock(LONGEST_S + 1.0, np.zeros(BLOCK_SAMPLES, np.float32))
+    state, result = session.step(late)
+    assert isinstance(state, EnrolmentState)
+    assert [problem.code for problem in state.problems] == ["too_short"]
+    assert result == CommandResult(late.at_s, "c1", "too_short")
+
+
+def test_a_lost_microphone_ends_an_enrolment(encoder: OnnxEncoder, policy: Policy) -> None:
+    """Nothing is kept of half a recording."""
+    session = enrolling(encoder, policy)
+    session.step(ASKED)
+    said = session.step(SourceState(1.0, SourceHealth.LOST, "unplugged"))
+    assert said[-1] == CommandResult(1.0, "c1", "no_sound")
+    assert session.step(SourceState(2.0, SourceHealth.LOST, "again")) == []
+
+
+def test_the_sentences_are_offered_in_english_and_hindi() -> None:
+    """Enough of them for 20 s, and the consent that is asked for exists."""
+    assert set(SENTENCES) == {"en", "hi"}
+    assert all(len(sentences) >= 6 for sentences in SENTENCES.values())
+    assert CONSENT_VERSION in CONSENT

@@ -1,0 +1,77 @@
+"""Write docs/trip.md: the trip's table and a diagram of it, from the rows that the daemon obeys.
+
+    .venv/bin/python tools/trip_diagram.py
+
+A test holds the page and the code together.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from whodrives.trip import TABLE, Deed, Row, State
+
+PAGE = Path(__file__).parents[1] / "docs" / "trip.md"
+
+_HEAD = """# The trip
+
+Generated from `TABLE` in `daemon/whodrives/trip.py` by `tools/trip_diagram.py`: this is what the
+daemon obeys, row by row. A trip is *closed*, *open* (nobody has been settled), *settled* (one of
+the household drives), or *vacant* (nobody who is enrolled drives, and no voice takes the place
+unasked). What is asked of the ECUs meanwhile, and how often, is in the docstring of
+`daemon/whodrives/outbox.py`.
+"""
+
+_STATES = {
+    State.CLOSED: "nobody is about to drive",
+    State.OPEN: "nobody is settled yet",
+    State.SETTLED: "one of the household drives",
+    State.VACANT: "nobody who is enrolled drives",
+}
+
+
+def page() -> str:
+    """The page's text."""
+    diagram = "\n".join(_diagram())
+    table = "\n".join(_table())
+    notes = (
+        "The first row that fits is taken. A value of the car that is missing or stale is not\n"
+        "known, and neither opens nor closes a trip. What is refused is answered on\n"
+        "`command/result` with that reason; what is withdrawn, on `preferences/cancel`."
+    )
+    return f"{_HEAD}\n```mermaid\n{diagram}\n```\n\n{notes}\n\n{table}\n"
+
+
+def _diagram() -> list[str]:
+    """A Mermaid state diagram of the rows that lead elsewhere, or do something."""
+    lines = ["stateDiagram-v2", "    [*] --> closed"]
+    lines += [f"    {state} : {state}<br>{text}" for state, text in _STATES.items()]
+    for row in TABLE:
+        if row.deed in (Deed.NOTHING, Deed.REFUSE):
+            continue
+        if row.to is None and len(row.states) == len(State):
+            # In every state alike: the table says it once.
+            continue
+        for state in row.states:
+            lines.append(f"    {state} --> {row.to or state} : {_words(row)}")
+    return lines
+
+
+def _table() -> list[str]:
+    lines = ["| state | when | and | then | what follows |", "|---|---|---|---|---|"]
+    for row in TABLE:
+        states = "any" if len(row.states) == len(State) else ", ".join(row.states)
+        follows = f"{row.deed} (`{row.reason}`)" if row.reason else row.deed
+        cells = (states, row.trigger, row.guard or "", row.to or "stays", follows)
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _words(row: Row) -> str:
+    """What is written on an arrow; a colon would end it."""
+    words = f"{row.trigger}, {row.guard}" if row.guard else str(row.trigger)
+    return words.replace(":", ",")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
