@@ -64,11 +64,11 @@ class Rules:
     speech_s: float = 1.5
     snr_db: float = 5.0
     household_llr: float = -1.0
-    together_llr: float = 2.0
+    together_llr: float = 3.0
     group_s: float = 2.5
-    back_llr: float = 2.0
+    back_llr: float = 4.0
     new_llr: float = -1.0
-    one_llr: float = 3.0
+    one_llr: float = 5.5
     offer_trips: int = 3
     days: int = 60
     guests: int = 40
