@@ -49,7 +49,7 @@ class Days:
 def days(stage: Stage, say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Days:
     """The car of somebody who has just been enrolled."""
     encoder, limits = CALIBRATION.encoder, Vehicle().signals
-    store = ProfileStore(tmp_path / "profiles", tmp_path / "key", encoder, limits)
+    store = ProfileStore(tmp_path / "profiles", tmp_path / "key", encoder, limits, "car")
     enrolled = stage.enrol("d-1", [say("af_bella", 1, 2, 3)])
     store.save("Bella", enrolled.embeddings, enrolled.speech_s)
     return Days(stage, store, monkeypatch)
