@@ -55,6 +55,7 @@ from whodrives.domain import (
     CommandResult,
     DriverState,
     Event,
+    Guests,
     Health,
     Input,
     LinkState,
@@ -346,6 +347,7 @@ class Bus:
         self._status: Health | None = None
         # A predecessor that died may have left a driver behind: the first greeting clears it.
         self._driver = DriverState(0.0)
+        self._guests = Guests(0.0)
 
     def start(self) -> None:
         """Begin to connect; a broker that is away is tried again for ever, by `poll`.
@@ -380,9 +382,9 @@ class Bus:
     def publish(self, event: Event) -> bool:
         """Send an event, if the broker is there; return whether it went out.
 
-        The last `Health` and `DriverState` are said again after each connect; an `Apply` or a
-        `Recognition` that cannot go out at once never goes out. An event that is not the bus's is
-        none of its business, and one that the contract does not let be said is dropped.
+        The last `Health`, `DriverState` and `Guests` are said again after each connect; an `Apply`
+        or a `Recognition` that cannot go out at once never goes out. An event that is not the bus's
+        is none of its business, and one that the contract does not let be said is dropped.
         """
         if isinstance(event, Apply) and time.monotonic() - event.at_s > MAX_LAG_S:
             self.counters.dropped += 1
@@ -392,6 +394,8 @@ class Bus:
             self._status = event
         elif isinstance(event, DriverState):
             self._driver = event
+        elif isinstance(event, Guests):
+            self._guests = event
         elif isinstance(event, Stray):
             self._inbox.stray()
         try:
@@ -413,6 +417,7 @@ class Bus:
             return
         if self._connected and link.ended is None:
             self.publish(DriverState(0.0))
+            self.publish(Guests(0.0))
             farewell = link.send(encode_offline(self._vehicle.id, "stopped"))
             if farewell.rc is MQTTErrorCode.MQTT_ERR_SUCCESS:
                 farewell.wait_for_publish(0.5)
@@ -431,7 +436,7 @@ class Bus:
         if self._lost or self.counters.connections == 1:
             log.info("event=broker_connected host=%s port=%d", *self._settings.address)
         self._lost = False
-        for event in (self._status, self._driver):
+        for event in (self._status, self._driver, self._guests):
             if event is not None:
                 self.publish(event)
         for message in home_assistant(self._vehicle.id) if self._settings.home_assistant else ():

@@ -20,7 +20,7 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from whodrives import __version__, config, contract, service
+from whodrives import __version__, adaptation, config, contract, service
 from whodrives.capture import read_file, read_pipe
 from whodrives.config import Config
 from whodrives.domain import (
@@ -36,14 +36,17 @@ from whodrives.domain import (
     BusError,
     ConfigError,
     Event,
+    Held,
     Input,
     ModelError,
     PayloadError,
+    Profile,
     ProfileError,
     VehicleReport,
     WhodrivesError,
 )
 from whodrives.enrolment import ENOUGH_S, LEAST_S
+from whodrives.inference import load_calibration
 from whodrives.profiles import ProfileStore, StoredProfile, folded, unused
 from whodrives.service import Daemon, household, load_recognizer, open_store
 from whodrives.tutor import Wish, enrol, likeness_picture, likeness_table
@@ -190,7 +193,7 @@ def _add_drivers(commands: _Commands) -> None:
     parser = _add(
         commands,
         "drivers",
-        "list, show, rename, forget; preferences, key",
+        "list, show, rename, forget; preferences, key; history, undo",
         "Look after the enrolled drivers; without an action, list them. WHO is a name or an id.",
         "whodrives drivers",
         "whodrives drivers show Anna",
@@ -207,6 +210,8 @@ def _add_drivers(commands: _Commands) -> None:
     _add_export(actions)
     _add_import(actions)
     _add_preferences(actions)
+    _add_history(actions)
+    _add_undo(actions)
     _add_key(actions)
 
 
@@ -341,6 +346,33 @@ def _add_preferences(actions: _Commands) -> None:
         "--previous", action="store_true", help="bring back the ones before the last change"
     )
     preferences.set_defaults(command=_preferences)
+
+
+def _add_history(actions: _Commands) -> None:
+    history = _add(
+        actions,
+        "history",
+        "what a profile has learned since it was enrolled",
+        "Show the steps by which a profile followed its driver's voice, and what is in quarantine. "
+        "A cosine of 1 is the enrolled voice itself.",
+        "whodrives drivers history Anna",
+    )
+    history.add_argument("who", metavar="WHO")
+    history.set_defaults(command=_history)
+
+
+def _add_undo(actions: _Commands) -> None:
+    undo = _add(
+        actions,
+        "undo",
+        "take back what a profile learned last",
+        "Take back the latest step that a profile learned, and empty its quarantine.",
+        "whodrives drivers undo Anna",
+        "whodrives drivers undo Anna --all     back to the voice as it was enrolled",
+    )
+    undo.add_argument("who", metavar="WHO")
+    undo.add_argument("--all", action="store_true", help="every step, and the quarantine")
+    undo.set_defaults(command=_undo)
 
 
 def _add_key(actions: _Commands) -> None:
@@ -574,6 +606,54 @@ def _forget(options: argparse.Namespace) -> int:
     for thing in receipt.erased:
         print(f"  - {thing}")
     print("A running daemon forgets after: systemctl reload whodrives (or SIGHUP)")
+    return 0
+
+
+def _history(options: argparse.Namespace) -> int:
+    settings = load_config(options.config)
+    stored = _find(open_store(settings), options.who)
+    profile, known = stored.profile, stored.profile.adaptation
+    print(f"{stored.enrolled_at}  enrolled from {profile.speech_s:.1f} s of speech")
+    for step in known.steps:
+        days = [date.fromordinal(trip.day).isoformat() for trip in step.trips]
+        print(
+            f"{date.fromordinal(step.day)}  learned from {_trips(step.trips)} ({', '.join(days)})"
+        )
+    if known.held:
+        print(f"in quarantine: {_trips(known.held)}")
+    calibration = load_calibration(Path(settings.models.directory))
+    print(f"now: cosine {adaptation.drift(profile, calibration):.2f} to the voice as enrolled")
+    return 0
+
+
+def _trips(trips: Sequence[Held]) -> str:
+    """Where speech comes from, in words: how much, how noisy, how like the enrolled voice."""
+    speech_s = sum(trip.speech_s for trip in trips)
+    noise = ", ".join(dict.fromkeys(str(trip.noise) for trip in trips))
+    least = min(trip.anchor_cosine for trip in trips)
+    count = f"{len(trips)} trip{'s' if len(trips) > 1 else ''}"
+    return f"{count}: {speech_s:.1f} s, noise {noise}, cosine from {least:.2f}"
+
+
+def _undo(options: argparse.Namespace) -> int:
+    store = open_store(load_config(options.config))
+    name = _find(store, options.who).name
+    count = 0
+
+    def taken_back(profile: Profile) -> Profile:
+        nonlocal count
+        while True:
+            profile, step = adaptation.undone(profile)
+            count += step is not None
+            if step is None or not options.all:
+                return profile
+
+    store.change(options.who, taken_back)
+    if not count:
+        print(f"{name}'s profile has learned nothing yet; the quarantine is empty now.")
+        return 0
+    print(f"Taken back: {count} step{'s' if count > 1 else ''}; the quarantine is empty.")
+    print("A running daemon knows after: systemctl reload whodrives (or SIGHUP)")
     return 0
 
 

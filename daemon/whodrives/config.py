@@ -498,6 +498,20 @@ class ModelFiles:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class GuestSettings:
+    """People who are not enrolled and come back."""
+
+    remember: bool = field(
+        default=False,
+        metadata=_knob(
+            _Leaf("true or false", lambda value: isinstance(value, bool)),
+            "Whether to keep, sealed, the voices of those who come back, so that they can be "
+            "offered to be enrolled. Ask them first: they have not agreed to anything yet.",
+        ),
+    )
+
+
 def _part(section: type, meaning: str) -> dict[str, Any]:
     return _knob(_Section(section), meaning)
 
@@ -515,6 +529,9 @@ class Config:
     mqtt: Mqtt = field(default_factory=Mqtt, metadata=_part(Mqtt, "The MQTT broker."))
     profiles: ProfileFiles = field(
         default_factory=ProfileFiles, metadata=_part(ProfileFiles, "The enrolled drivers.")
+    )
+    guests: GuestSettings = field(
+        default_factory=GuestSettings, metadata=_part(GuestSettings, "Guests.")
     )
     models: ModelFiles = field(
         default_factory=ModelFiles, metadata=_part(ModelFiles, "The models.")

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -38,8 +38,11 @@ from whodrives.domain import (
     Erase,
     Event,
     Forget,
+    Guests,
     Health,
+    Learn,
     Listen,
+    Met,
     Outcome,
     PayloadError,
     Position,
@@ -427,6 +430,21 @@ class EnrolmentPayload(_Payload, kw_only=True, frozen=True):
     problems: Annotated[list[Fault], Meta(description="what is wrong just now; for refused: why")]
 
 
+class Offered(Struct, kw_only=True, frozen=True):
+    """An unknown voice that comes back."""
+
+    guest: Annotated[str, Meta(pattern="^g-[0-9a-f]{8}$", description="a pseudonym: g-3f2a9c1e")]
+    trips: Annotated[int, Meta(ge=1, description="in which this voice spoke")]
+    last_seen: Annotated[date, Meta(description="the day of the latest, UTC")]
+
+
+class GuestPayload(_Payload, kw_only=True, frozen=True):
+    """Who comes back and may be asked whether to be enrolled."""
+
+    time: Time
+    guests: list[Offered]
+
+
 class CommandResultPayload(_Payload, kw_only=True, frozen=True):
     """What became of a command."""
 
@@ -658,6 +676,17 @@ _TABLE = (
         id="command_id",
     ),
     Topic(
+        name="guest",
+        writer="whodrives",
+        readers=("head unit",),
+        qos=1,
+        retain="yes",
+        expiry_s=None,
+        payload=GuestPayload,
+        text="who comes back and may be asked to enrol",
+        examples=("guest",),
+    ),
+    Topic(
         name="enrolment",
         writer="whodrives",
         readers=("head unit",),
@@ -806,7 +835,9 @@ def encode(event: Event, vehicle: Vehicle, epoch_s: float) -> Message | None:
             name, body = "command/result", _command_result(event, when)
         case EnrolmentState():
             name, body = "enrolment", _enrolment(event, when)
-        case Prefer() | Erase() | Stray() | Remember():
+        case Guests():
+            name, body = "guest", _guests(event, when) if event.offers else None
+        case Prefer() | Erase() | Stray() | Remember() | Learn() | Met():
             return None
     return _message(name, vehicle.id, body)
 
@@ -929,6 +960,14 @@ def _enrolment(event: EnrolmentState, when: datetime) -> EnrolmentPayload:
         speech_s=round(event.speech_s, 1),
         problems=[Fault(code=problem.code, text=problem.text) for problem in event.problems],
     )
+
+
+def _guests(event: Guests, when: datetime) -> GuestPayload:
+    offered = [
+        Offered(guest=o.guest, trips=o.trips, last_seen=date.fromordinal(o.last_day))
+        for o in event.offers
+    ]
+    return GuestPayload(schema=SCHEMA, time=when, guests=offered)
 
 
 def _json(body: Struct) -> bytes:

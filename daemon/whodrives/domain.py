@@ -369,32 +369,6 @@ class UtteranceEnd:
     discarded: bool = False
 
 
-RENDITIONS = 3
-"""Each window of enrolment speech is embedded so many times: as spoken, and in two noises."""
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """An enrolled driver's voice.
-
-    Attributes:
-        id: pseudonymous identifier, safe to publish.
-        embeddings: float32, shape (RENDITIONS k, D), each of unit length: the k windows of
-            enrolment speech as spoken, then all of them in road noise, then in broadband noise.
-        encoder: sha256 of the encoder file that made them; others cannot be compared.
-        speech_s: seconds of speech they were made from.
-        preferences: VSS path to value, in the path's unit.
-        key: the key fob that is this driver's, as `VehicleState.key` names it; None for none.
-    """
-
-    id: str
-    embeddings: Floats
-    encoder: str
-    speech_s: float
-    preferences: Mapping[str, float] = field(default_factory=dict)
-    key: str | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Match:
     """How an utterance compares with one profile.
@@ -424,6 +398,99 @@ class Sound:
     level_dbfs: float
     clipped: float
     upper_band_db: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One utterance that may teach something, as a whole.
+
+    Attributes:
+        voice: float32, shape (D,), unit length: the mean embedding of its looks.
+        speech_s: seconds of speech in it.
+        snr_db: level of the speech over the noise around it, dB; None while no noise was heard.
+        matches: how it compares with the household, best first.
+    """
+
+    voice: Floats = field(repr=False)
+    speech_s: float
+    snr_db: float | None
+    matches: tuple[Match, ...]
+
+
+class Noise(StrEnum):
+    """How much noise was around speech."""
+
+    QUIET = "quiet"
+    SOME = "some"
+    LOUD = "loud"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one trip taught, in quarantine.
+
+    Attributes:
+        day: of the trip; days are counted as by `datetime.date.toordinal`.
+        voice: float32, shape (D,), unit length: the mean embedding of its lessons.
+        speech_s: seconds of speech in them.
+        noise: around them.
+        anchor_cosine: to the enrolled voice, both relative to the mean voice.
+    """
+
+    day: int
+    voice: Floats = field(repr=False)
+    speech_s: float
+    noise: Noise
+    anchor_cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a profile learned at one time, and where it comes from.
+
+    Attributes:
+        day: when it was learned.
+        trips: what it was learned from, by ascending day; one embedding each.
+    """
+
+    day: int
+    trips: tuple[Held, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptation:
+    """What a profile learned since it was enrolled, oldest first, and what is in quarantine."""
+
+    steps: tuple[Step, ...] = ()
+    held: tuple[Held, ...] = ()
+
+
+RENDITIONS = 3
+"""Each window of enrolment speech is embedded so many times: as spoken, and in two noises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """An enrolled driver's voice.
+
+    Attributes:
+        id: pseudonymous identifier, safe to publish.
+        embeddings: float32, shape (RENDITIONS k, D), each of unit length: the k windows of
+            enrolment speech as spoken, then all of them in road noise, then in broadband noise.
+        encoder: sha256 of the encoder file that made them; others cannot be compared.
+        speech_s: seconds of speech they were made from.
+        preferences: VSS path to value, in the path's unit.
+        key: the key fob that is this driver's, as `VehicleState.key` names it; None for none.
+        adaptation: what was learned since; `embeddings`, the anchor, stay as they were enrolled.
+    """
+
+    id: str
+    embeddings: Floats
+    encoder: str
+    speech_s: float
+    preferences: Mapping[str, float] = field(default_factory=dict)
+    key: str | None = None
+    adaptation: Adaptation = field(default_factory=Adaptation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -733,6 +800,52 @@ class Remember:
 
 
 @dataclass(frozen=True, slots=True)
+class Learn:
+    """A trip of this driver's is over; `lessons` were recognised with a wide margin in it.
+
+    For the store alone: neither for the bus nor for the log.
+    """
+
+    at_s: float
+    driver: str
+    lessons: tuple[Lesson, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """A trip is over, and `lessons` were spoken in it by voices that nobody knows.
+
+    For the guest book alone: neither for the bus nor for the log.
+    """
+
+    at_s: float
+    lessons: tuple[Lesson, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A guest who came back often enough to be asked whether to be enrolled.
+
+    Attributes:
+        guest: pseudonymous id, safe to publish.
+        trips: number of trips in which the guest spoke.
+        last_day: of the latest of them, as `Held.day`.
+    """
+
+    guest: str
+    trips: int
+    last_day: int
+
+
+@dataclass(frozen=True, slots=True)
+class Guests:
+    """All guests who may be offered to be enrolled, anew; none clears the offer."""
+
+    at_s: float
+    offers: tuple[Offer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """Whether whodrives can do its work; `reasons` say what it lacks (empty: all is well)."""
 
@@ -751,6 +864,9 @@ Event: TypeAlias = (
     | EnrolmentState
     | Stray
     | Remember
+    | Learn
+    | Met
+    | Guests
     | Health
 )
 

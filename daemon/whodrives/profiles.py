@@ -10,6 +10,8 @@ before the nonce, and the driver's id, are bound to it as associated data. The p
 object, a newline, and the embeddings as little-endian float32: the enrolled voice's, then those of
 the voice before, if there is one.
 
+`guests.sealed` holds the guest book in the same way, as JSON alone; there is none without guests.
+
 A file that is no profile of this car (changed, cut short, of another car or an older format) is set
 aside as `*.rejected`: never opened as a profile again, never deleted.
 
@@ -44,8 +46,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from whodrives import vss
-from whodrives.domain import RENDITIONS, Floats, Profile, ProfileError
+from whodrives import adaptation, guests, vss
+from whodrives.domain import RENDITIONS, Adaptation, Floats, Profile, ProfileError
 
 _MAGIC = b"whodrives profile"
 _SCHEMA = 2
@@ -68,6 +70,7 @@ _MOST_FOB_CHARACTERS = 128
 _UNIT_LENGTH_TOLERANCE = 1e-3
 _ID = re.compile(r"d-[0-9a-f]{8}")
 _JOINERS = {ord("\u200c"): None, ord("\u200d"): None}  # invisible, but spelling in some scripts
+_GUESTS = "guests"
 _CREDENTIAL = "profile-key"
 
 
@@ -346,6 +349,43 @@ class ProfileStore:
             profile = dataclasses.replace(old.profile, key=fob)
             return self._write(dataclasses.replace(old, profile=profile), self._key())
 
+    def change(self, who: str, change: Callable[[Profile], Profile]) -> StoredProfile:
+        """Replace the driver's profile by what `change` makes of it; it may be called once only."""
+        with self._writing():
+            old = self._require(who)
+            new = dataclasses.replace(old, profile=change(old.profile))
+            return self._write(new, self._key())
+
+    def load_guests(self) -> tuple[guests.Guest, ...]:
+        """The guest book; empty when there is none."""
+        path = self._directory / f"{_GUESTS}.sealed"
+        try:
+            data = path.read_bytes()
+            encoder, payload = _unsealed(self._key(), self._vehicle, _GUESTS, data)
+            # Another encoder's voices cannot be compared; those guests will come again.
+            return guests.unpacked(json.loads(payload)) if encoder == self._encoder else ()
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise ProfileError(f"cannot read {path}: {error.strerror}; mend it") from error
+        except (_UnusableError, ValueError, KeyError, TypeError) as error:
+            raise ProfileError(f"the guest book {path} cannot be used; remove it") from error
+
+    def save_guests(self, book: Sequence[guests.Guest]) -> None:
+        """Replace the guest book; an empty one is no file."""
+        path = self._directory / f"{_GUESTS}.sealed"
+        if not book and not path.exists():
+            return
+        with self._writing():
+            if not book:
+                path.unlink()
+                _sync_directory(self._directory)
+                return
+            key = self._key_for_first() or self._key()
+            payload = json.dumps(guests.packed(book), allow_nan=False).encode()
+            sealed = _sealed(key, self._vehicle, self._encoder, _GUESTS, payload)
+            _write_whole(path, sealed, os.replace)
+
     def holds(self, driver: str) -> bool:
         """Whether there is a profile of this id, readable or not."""
         return bool(_ID.fullmatch(driver)) and self._path(driver) in self._paths()
@@ -514,14 +554,16 @@ class ProfileStore:
                 f"profile {driver}: cannot be read: {error.strerror}; mend its permissions"
             ) from error
         try:
-            return _unsealed(key, self._vehicle, driver, data)
+            return _profile(driver, *_unsealed(key, self._vehicle, driver, data))
         except _UnusableError as error:
             raise ProfileError(f"profile {driver}: {error}") from error
 
     def _write(self, stored: StoredProfile, key: bytes) -> StoredProfile:
         """Put the profile on disk, whole or not at all, and read it back."""
         path = self._path(stored.profile.id)
-        _write_whole(path, _sealed(key, self._vehicle, stored), os.replace)
+        profile, payload = stored.profile, _payload(stored)
+        sealed = _sealed(key, self._vehicle, profile.encoder, profile.id, payload)
+        _write_whole(path, sealed, os.replace)
         return self._read(path, key)
 
     # --- all files ---
@@ -726,28 +768,24 @@ def _header(key: bytes, vehicle: str, encoder: str) -> bytes:
     return _MAGIC + bytes([_SCHEMA]) + ours + bytes.fromhex(encoder)
 
 
-def _sealed(key: bytes, vehicle: str, stored: StoredProfile) -> bytes:
-    header = _header(key, vehicle, stored.profile.encoder)
+def _sealed(key: bytes, vehicle: str, encoder: str, name: str, payload: bytes) -> bytes:
+    header = _header(key, vehicle, encoder)
     nonce = secrets.token_bytes(_NONCE_BYTES)
-    bound = header + stored.profile.id.encode()
-    return header + nonce + AESGCM(key).encrypt(nonce, _payload(stored), bound)
+    return header + nonce + AESGCM(key).encrypt(nonce, payload, header + name.encode())
 
 
-def _unsealed(key: bytes, vehicle: str, driver: str, data: bytes) -> StoredProfile:
-    """The profile in a file's bytes."""
+def _unsealed(key: bytes, vehicle: str, name: str, data: bytes) -> tuple[str, bytes]:
+    """The encoder and the payload in a file's bytes."""
     header, rest = data[:_HEADER_BYTES], data[_HEADER_BYTES:]
     _refuse_foreign(header, key, vehicle)
     try:
         nonce, ciphertext = rest[:_NONCE_BYTES], rest[_NONCE_BYTES:]
-        payload = AESGCM(key).decrypt(nonce, ciphertext, header + driver.encode())
+        payload = AESGCM(key).decrypt(nonce, ciphertext, header + name.encode())
     except (InvalidTag, ValueError) as error:
         raise _UnusableError(
             "was changed, cut short or renamed since it was sealed; restore it, or enrol again"
         ) from error
-    try:
-        return _stored(driver, header[-_ENCODER_BYTES:].hex(), payload)
-    except (ValueError, KeyError, TypeError, ProfileError) as error:
-        raise _UnusableError("holds no valid profile; enrol this driver again") from error
+    return header[-_ENCODER_BYTES:].hex(), payload
 
 
 def _refuse_foreign(header: bytes, key: bytes, vehicle: str) -> None:
@@ -782,6 +820,7 @@ def _payload(stored: StoredProfile) -> bytes:
         "previous": None if stored.previous is None else dict(stored.previous),
         "key": profile.key,
         "shape": profile.embeddings.shape,
+        "adaptation": adaptation.packed(profile.adaptation),
         "consent": dataclasses.asdict(stored.consent) if stored.consent else None,
         "recognised_on": stored.recognised_on,
         "before": {
@@ -797,6 +836,14 @@ def _payload(stored: StoredProfile) -> bytes:
     return text + b"\n" + b"".join(each.astype("<f4").tobytes() for each in rows)
 
 
+def _profile(driver: str, encoder: str, payload: bytes) -> StoredProfile:
+    """The payload's profile; _UnusableError if it is not one."""
+    try:
+        return _stored(driver, encoder, payload)
+    except (ValueError, KeyError, TypeError, ProfileError) as error:
+        raise _UnusableError("holds no valid profile; enrol this driver again") from error
+
+
 def _stored(driver: str, encoder: str, payload: bytes) -> StoredProfile:
     """The payload's profile; any of the usual errors if it is not one, however it came about."""
     text, _, raw = payload.partition(b"\n")
@@ -807,6 +854,7 @@ def _stored(driver: str, encoder: str, payload: bytes) -> StoredProfile:
     previous = None if earlier is None else _numbers(earlier)
     numbers, count = np.frombuffer(raw, dtype="<f4"), math.prod(facts["shape"])
     before = _before(facts.get("before"), numbers[count:])
+    learned = facts.get("adaptation")
     profile = Profile(
         id=driver,
         embeddings=_voice(numbers[:count].reshape(facts["shape"])),
@@ -814,6 +862,7 @@ def _stored(driver: str, encoder: str, payload: bytes) -> StoredProfile:
         speech_s=float(facts["speech_s"]),
         preferences=preferences,
         key=None if fob is None else _checked_fob(fob),
+        adaptation=adaptation.unpacked(learned) if learned else Adaptation(),
     )
     seconds = profile.speech_s, before.speech_s if before else 0.0
     wanted = (*preferences.values(), *(previous or {}).values())

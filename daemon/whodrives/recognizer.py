@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from whodrives import adaptation
 from whodrives.acoustics import Quality
 from whodrives.decision import Policy, judge
 from whodrives.domain import (
     AudioBlock,
+    DriverState,
     Encoder,
     Event,
     Evidence,
@@ -20,15 +22,18 @@ from whodrives.domain import (
     Health,
     Household,
     Input,
+    Lesson,
     Look,
     Recognition,
     SourceHealth,
     SourceState,
     Tick,
     UtteranceEnd,
+    Verdict,
     VoiceActivity,
 )
-from whodrives.scoring import RunningVoice, centred, centroid, compare
+from whodrives.lessons import Lessons
+from whodrives.scoring import RunningVoice, compare, pooled
 from whodrives.speech import SpeechGate
 from whodrives.trip import Trip
 
@@ -43,7 +48,21 @@ class _Utterance:
     voice: RunningVoice = field(default_factory=RunningVoice)
     quality: Quality = field(default_factory=Quality)
     evidence: Evidence | None = None
-    judged: bool = False
+    verdict: Verdict | None = None
+    left: bool = False
+    """Whether somebody else spoke after the verdict: the rest is not of this voice."""
+
+    @property
+    def judged(self) -> bool:
+        return self.verdict is not None
+
+    def lesson(self) -> Lesson | None:
+        """All that was heard of it; None when nothing was."""
+        evidence = self.evidence
+        if evidence is None or not self.voice.embeddings:
+            return None
+        voice = pooled(self.voice.embeddings, self.voice.weights_s)
+        return Lesson(voice, evidence.speech_s, evidence.snr_db, evidence.matches)
 
 
 class Recognizer:
@@ -68,6 +87,7 @@ class Recognizer:
         self._policy = policy
         self._gate = SpeechGate()
         self._trip = Trip()
+        self._lessons = Lessons(policy)
         self._utterance = _Utterance()
         self._voices: tuple[tuple[str, Floats], ...] = ()
         self._problems: tuple[str, ...] = ()
@@ -97,7 +117,8 @@ class Recognizer:
         events = self._heard(news) if isinstance(news, AudioBlock) else self._told(news)
         if isinstance(news, Household | SourceState):
             events += self._health_events(news.at_s)
-        return events
+        taught = [self._lessons.follow(e) for e in events if isinstance(e, DriverState)]
+        return [*events, *(event for some in taught for event in some)]
 
     def _heard(self, block: AudioBlock) -> list[Event]:
         if block.gap:
@@ -112,11 +133,12 @@ class Recognizer:
             return self._source_changed(news)
         if isinstance(news, Household):
             calibration = self._policy.calibration
-            self._voices = tuple((p.id, centred(centroid(p), calibration)) for p in news.profiles)
+            self._voices = tuple((p.id, adaptation.voice(p, calibration)) for p in news.profiles)
             self._problems = news.problems
             # Evidence about the old household says nothing of the new one.
             self._gate.reset()
             self._utterance = _Utterance()
+            self._lessons.household_changed()
         return list(self._trip.step(news))
 
     def _source_changed(self, news: SourceState) -> list[Event]:
@@ -133,23 +155,38 @@ class Recognizer:
     def _judged(self, piece: Look | UtteranceEnd) -> list[Event]:
         if isinstance(piece, Look):
             return self._looked(piece)
-        events = [] if piece.discarded else self._concluded(final=True, end=piece)
+        if not piece.discarded:
+            return self._over(piece)
+        self._utterance = _Utterance()
+        return []
+
+    def _over(self, end: UtteranceEnd | None = None) -> list[Event]:
+        """Judge the utterance for the last time, and keep it if it may teach something."""
+        events = self._concluded(final=True, end=end)
+        verdict, lesson = self._utterance.verdict, self._utterance.lesson()
+        if verdict is not None and lesson is not None:
+            self._lessons.heard(verdict, lesson, len(self._voices))
         self._utterance = _Utterance()
         return events
 
     def _looked(self, look: Look) -> list[Event]:
-        """Add a look to the evidence; once an utterance is judged, more of it costs nothing.
+        """Add a look to the evidence.
 
-        When somebody else goes on speaking, what was said before is judged for itself.
+        When somebody else goes on speaking, what was said before is judged for itself. Once an
+        utterance is judged, most need not be heard on, and nothing more follows from any.
         """
-        if self._utterance.judged:
+        utterance = self._utterance
+        verdict = utterance.verdict
+        if verdict and (utterance.left or not self._lessons.wants_all_of(verdict)):
             return []
         calibration = self._policy.calibration
         embedding = self._encoder.embed(look.samples)
         events: list[Event] = []
-        if not self._utterance.voice.goes_on(embedding, look.new_s, calibration):
-            events = self._concluded(final=True)
-            self._utterance = _Utterance()
+        if not utterance.voice.goes_on(embedding, look.new_s, calibration):
+            if verdict:
+                utterance.left = True
+                return []
+            events = self._over()
         voice, quality = self._utterance.voice, self._utterance.quality
         voice.add(embedding, look.new_s)
         quality.add(look.samples)
@@ -168,7 +205,7 @@ class Recognizer:
         verdict = judge(evidence, len(self._voices), self._policy, final=final)
         if verdict is None:
             return []
-        self._utterance.judged = True
+        self._utterance.verdict = verdict
         at_s = end.at_s if end else evidence.at_s
         return [Recognition(at_s, verdict), *self._trip.heard(verdict, at_s)]
 

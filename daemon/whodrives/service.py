@@ -47,14 +47,18 @@ from whodrives.domain import (
     Erase,
     Event,
     Forget,
+    Guests,
     Health,
     Household,
     Input,
+    Learn,
     LinkState,
     Listen,
+    Met,
     Position,
     Prefer,
     Problem,
+    Profile,
     ProfileError,
     Recognition,
     Remember,
@@ -75,6 +79,7 @@ from whodrives.inference import (
     load_gate,
 )
 from whodrives.journal import Journal
+from whodrives.learning import Learning
 from whodrives.profiles import Consent, ProfileStore, now
 from whodrives.recognizer import Recognizer
 
@@ -286,6 +291,12 @@ class Daemon:
         self._recognizer, self._enrolling = _load_hearing(config)
         self._store = open_store(config)
         self._proved: tuple[str | None, float | None] = (None, None)
+        self._drivers: tuple[Profile, ...] = ()
+        self._learning = Learning(
+            self._store,
+            load_calibration(Path(config.models.directory)),
+            remember_guests=config.guests.remember,
+        )
         self._signals_of_car = frozenset(config.vehicle.signals)
         self._journal = open_journal(config)
         self._bus = Bus(config.mqtt, config.vehicle, self._inbox.put, self._vitals)
@@ -404,12 +415,12 @@ class Daemon:
     def _take(self, item: _Item) -> None:
         """One input in, its events out."""
         news = self._reloaded() if isinstance(item, _Reload) else item
-        orders: list[Prefer | Erase | Adopt] = []
+        orders: list[Prefer | Erase | Adopt | Learn | Met] = []
         for event in self._recognizer.step(news):
             if isinstance(event, Remember):
                 # Before what follows it is sent: a daemon that dies then asks for nothing twice.
                 self._journal.keep(event.memory)
-            elif isinstance(event, Prefer | Erase):
+            elif isinstance(event, Prefer | Erase | Learn | Met):
                 orders.append(event)
             else:
                 self._say(event)
@@ -418,6 +429,9 @@ class Daemon:
                 orders.append(outcome)
             else:
                 self._say(outcome)
+        if isinstance(news, Household):
+            self._drivers = news.profiles
+            self._say(self._learning.tidy(news.profiles, news.at_s))
         for order in orders:
             self._execute(order)
 
@@ -438,15 +452,26 @@ class Daemon:
         except ProfileError as error:
             log.warning("event=not_noted reason=%r", str(error))
 
-    def _execute(self, order: Prefer | Erase | Adopt) -> None:
+    def _execute(self, order: Prefer | Erase | Adopt | Learn | Met) -> None:
         """Change the store, let the recognizer know, and answer."""
         if isinstance(order, Adopt):
             self._adopt(order)
+            return
+        if isinstance(order, Learn | Met):
+            self._learn(order)
             return
         reason = self._preferred(order) if isinstance(order, Prefer) else self._erased(order)
         if not reason:
             self._take(self._household())
         self._say(CommandResult(time.monotonic(), order.command, reason))
+
+    def _learn(self, event: Learn | Met) -> None:
+        """Put what a trip taught into the store; a profile that learned is heard with at once."""
+        if isinstance(event, Learn):
+            if self._learning.learn(event, self._drivers):
+                self._take(self._household())
+        elif (offered := self._learning.meet(event, self._drivers)) is not None:
+            self._say(offered)
 
     def _adopt(self, order: Adopt) -> None:
         """Keep a voice that the head unit had enrolled, and tell it."""
@@ -628,6 +653,8 @@ def report(event: Event, now_s: float) -> None:
         level = logging.WARNING if event.reasons else logging.INFO
         log.log(level, "event=health state=%s reasons=%r", state, reasons)
         notify(f"STATUS={state}{': ' if reasons else ''}{reasons}")
+    elif isinstance(event, Guests):
+        log.info("event=guests offered=%d", len(event.offers))
     elif isinstance(event, DriverState):
         log.info(
             "event=driver driver=%s settled_by=%s preferences=%s reason=%r waiting_for=%s",

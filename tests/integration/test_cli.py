@@ -65,6 +65,8 @@ def enrolled(tmp_path_factory: pytest.TempPathFactory, voices: Path) -> Installa
         "drivers export",
         "drivers import",
         "drivers preferences",
+        "drivers history",
+        "drivers undo",
         "drivers key",
         "replay",
         "demo",

@@ -15,7 +15,16 @@ from stage import MODELS, ROOT, Stage, applied, from_file
 from whodrives.capture import paced, read_file, read_pipe
 from whodrives.cli import recorded_vehicle
 from whodrives.demo import Drive, drivers_of_trips, load_drive
-from whodrives.domain import Apply, AudioBlock, Event, Household, Profile, Recognition
+from whodrives.domain import (
+    Apply,
+    AudioBlock,
+    Event,
+    Household,
+    Learn,
+    Met,
+    Profile,
+    Recognition,
+)
 from whodrives.picture import LISTEN_AFTER_S
 from whodrives.service import replay
 
@@ -38,6 +47,12 @@ def household(stage: Stage, drive: Drive) -> list[Profile]:
         profile = stage.enrol(member["name"], sounds)
         profiles.append(replace(profile, preferences=member["preferences"]))
     return profiles
+
+
+def exactly(event: Event) -> tuple[str, list[bytes]]:
+    """An event as what is equal only for equal ones: arrays do not compare as a whole."""
+    lessons = event.lessons if isinstance(event, Learn | Met) else ()
+    return repr(event), [lesson.voice.tobytes() for lesson in lessons]
 
 
 def decisions(events: list[Event]) -> list[dict[str, object]]:
@@ -106,7 +121,7 @@ def test_pipe_file_and_real_time_hear_the_same(
     """A file, the same sound through a pipe, and both in real time lead to equal events."""
     sound, _ = soundfile.read(drive.sound, dtype="int16")
     piped = play(drive, household, stage, read_pipe(io.BytesIO(sound.tobytes())))
-    assert piped == events
+    assert [*map(exactly, piped)] == [*map(exactly, events)]
 
     now_s = [0.0]
 

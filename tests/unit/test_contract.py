@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,11 @@ from whodrives.domain import (
     Event,
     Evidence,
     Forget,
+    Guests,
     Health,
     Listen,
     Match,
+    Offer,
     Outcome,
     PayloadError,
     Position,
@@ -142,6 +144,7 @@ WRITTEN: dict[str, Message] = {
     "preferences-cancel": _encode(Withdraw(AT_S + 6.0, REQUEST, "manual")),
     "command-result": _encode(CommandResult(AT_S + 0.1, COMMAND)),
     "command-result-refused": _encode(REFUSED_COMMAND),
+    "guest": _encode(Guests(AT_S + 5.0, (Offer("g-3f2a9c1e", 4, date(2026, 11, 20).toordinal()),))),
     "enrolment": _encode(
         EnrolmentState(
             AT_S,

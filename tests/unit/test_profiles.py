@@ -873,3 +873,22 @@ def test_a_short_passphrase_is_refused(store: ProfileStore, tmp_path: Path) -> N
     with pytest.raises(ProfileError, match="at least 12 characters"):
         store.export(tmp_path / "household", "12345678901")
     assert not (tmp_path / "household").exists()
+
+
+# --- what was learned -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("learned", [{"steps": []}, {"steps": 1, "held": []}, [], "all"])
+def test_a_sealed_file_that_holds_no_valid_adaptation_is_a_problem(
+    store: ProfileStore, anna: StoredProfile, tmp_path: Path, learned: object
+) -> None:
+    """Whoever wrote it had the key; the driver is named, and the others go on."""
+    path = tmp_path / "profiles" / f"{anna.profile.id}.profile"
+    text, _, rows = profiles._payload(anna).partition(b"\n")
+    facts = json.loads(text) | {"adaptation": learned or {"held": []}}
+    key = (tmp_path / "key").read_bytes()
+    payload = json.dumps(facts).encode() + b"\n" + rows
+    path.write_bytes(profiles._sealed(key, "car", ENCODER, anna.profile.id, payload))
+    loaded = store.load()
+    assert loaded.profiles == ()
+    assert "holds no valid profile" in loaded.problems[0]

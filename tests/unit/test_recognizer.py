@@ -9,20 +9,30 @@ from whodrives.decision import Policy
 from whodrives.domain import (
     BLOCK_S,
     BLOCK_SAMPLES,
+    Adaptation,
     AudioBlock,
     Calibration,
     CalibrationPoint,
     Event,
     Floats,
     Health,
+    Held,
     Household,
     Input,
+    Learn,
+    Met,
+    Noise,
     Outcome,
     Profile,
+    Reading,
     Recognition,
     SourceHealth,
     SourceState,
+    Step,
+    VehicleReport,
+    VehicleState,
 )
+from whodrives.lessons import MOST_OF_DRIVER
 from whodrives.recognizer import Recognizer
 
 ENCODER = "e" * 64
@@ -214,3 +224,96 @@ def test_another_encoders_calibration_is_refused() -> None:
     """Thresholds of one encoder file mean nothing for another."""
     with pytest.raises(ValueError, match="another encoder"):
         Recognizer(LoudIsSpeech(), LevelIsVoice(), policy("f" * 64))
+
+
+# --- what a trip teaches --------------------------------------------------------------------------
+
+
+class Trip(Drive):
+    """A drive whose driver has sat down."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(*names)
+        self.report(seated=True)
+
+    def report(self, *, seated: bool) -> None:
+        """The car says that the driver sits behind a closed door, or has left."""
+        sits, runs, is_open = (Reading(v, self.at_s) for v in (seated, seated, not seated))
+        state = VehicleState(seat_occupied=sits, ignition_on=runs, door_open=is_open)
+        self.take(VehicleReport(self.at_s, state))
+
+    def says(self, who: str) -> None:
+        """An utterance of four seconds, and a pause."""
+        self.hear(who, 4.0)
+        self.hear(None, 1.0)
+
+    def taught(self) -> list[Learn | Met]:
+        """What the trips so far have taught."""
+        return [event for event in self.events if isinstance(event, Learn | Met)]
+
+
+def test_a_trip_teaches_its_drivers_profile_when_it_is_over() -> None:
+    """The whole utterances, though they were judged early; and not before the driver has left."""
+    trip = Trip("anna", "ben")
+    trip.says("anna")
+    trip.says("anna")
+    assert trip.taught() == []
+    trip.report(seated=False)
+    (learn,) = trip.taught()
+    assert isinstance(learn, Learn)
+    assert learn.driver == "anna"
+    assert [lesson.speech_s > 3.0 for lesson in learn.lessons] == [True, True]
+    assert all(np.allclose(lesson.voice, np.eye(4)[0]) for lesson in learn.lessons)
+
+
+def test_a_voice_that_nobody_knows_is_met() -> None:
+    """For the guest book, whoever drove."""
+    trip = Trip("anna")
+    trip.says("stranger")
+    trip.report(seated=False)
+    (met,) = trip.taught()
+    assert isinstance(met, Met)
+    assert len(met.lessons) == 1
+
+
+def test_a_trip_hears_only_a_few_known_utterances_to_their_end() -> None:
+    """After those, a judged utterance costs no more embeddings again."""
+    trip = Trip("anna")
+    for _ in range(MOST_OF_DRIVER):
+        trip.says("anna")
+    before = trip.encoder.calls
+    trip.says("anna")
+    assert trip.encoder.calls == before + 1
+
+
+def test_lost_sound_teaches_nothing() -> None:
+    """A spliced utterance is nobody's voice."""
+    trip = Trip("anna")
+    trip.hear("anna", 2.5)
+    trip.hear("anna", 1.5, gap=True)
+    trip.hear(None, 1.0)
+    trip.report(seated=False)
+    assert all(lesson.speech_s < 2.5 for event in trip.taught() for lesson in event.lessons)
+
+
+def test_an_adapted_profile_is_what_voices_are_compared_with() -> None:
+    """What was learned counts from the next household on."""
+    bare = Drive("anna")
+    bare.hear("ben", 3.0)
+    bare.hear(None, 1.0)
+    other = np.asarray(np.eye(4, dtype=np.float32)[1])
+    trips = tuple(Held(day, other, 6.0, Noise.QUIET, 0.9) for day in (1, 2, 3))
+    (anna,) = household("anna").profiles
+    learned = replace(anna, adaptation=Adaptation((Step(3, trips),)))
+    drive = Drive()
+    drive.take(Household(0.0, (learned,)))
+    drive.hear("ben", 3.0)
+    drive.hear(None, 1.0)
+    cosines = [
+        event.verdict.evidence.matches[0].cosine
+        for story in (bare, drive)
+        for event in story.events
+        if isinstance(event, Recognition)
+    ]
+    assert cosines[0] == pytest.approx(0.0)
+    assert cosines[1] > 0.2

@@ -1,0 +1,330 @@
+"""A profile follows its driver's voice and never leaves it: bounds, quarantine, the way back."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whodrives import adaptation
+from whodrives.adaptation import RULES, drift, promoted, quarantined, teaches, undone, voice
+from whodrives.domain import (
+    Adaptation,
+    Calibration,
+    CalibrationPoint,
+    Floats,
+    Lesson,
+    Match,
+    Noise,
+    Profile,
+    Step,
+)
+from whodrives.scoring import accept_llr, centred, centroid, unit
+
+D = 24
+ENCODER = "ab" * 32
+MEAN = np.full(D, 0.02, np.float32)
+POINT = CalibrationPoint(3.0, 21.0, -8.7, 0.0, 0.3, {"1/100": (3.4,), "1/1000": (5.5,)})
+CALIBRATION = Calibration(ENCODER, MEAN, (POINT,), 2.9, (3,), 0.5)
+SEEDS = st.integers(0, 10_000)
+DAYS = st.integers(0, 400)
+
+
+def direction(seed: int) -> Floats:
+    """Somebody's voice: a unit vector."""
+    return unit(np.random.default_rng(seed).normal(size=D).astype(np.float32))
+
+
+def near(base: Floats, seed: int, spread: float = 0.35) -> Floats:
+    """The same voice, said a little otherwise."""
+    return unit(base + spread * direction(seed))
+
+
+def enrolled(seed: int = 1, name: str = "d-1", windows: int = 8) -> Profile:
+    """A profile of somebody's voice."""
+    rows = np.stack([near(direction(seed), 100 * seed + n) for n in range(windows)])
+    return Profile(name, rows, ENCODER, 2.0 * windows)
+
+
+def lesson(spoken: Floats, speech_s: float = 3.0, *matches: Match) -> Lesson:
+    """An utterance."""
+    return Lesson(spoken, speech_s, 15.0, matches)
+
+
+def after(
+    profile: Profile, spoken: Floats, day: int, *others: Profile
+) -> tuple[Profile, Step | None]:
+    """A trip of the driver's with one lesson, and what comes of it."""
+    held = quarantined(profile, [lesson(spoken)], day, CALIBRATION)
+    return promoted(held, others, day, CALIBRATION)
+
+
+def same(one: Profile, other: Profile) -> bool:
+    """Whether two profiles have learned the same, to the last bit."""
+    return adaptation.packed(one.adaptation) == adaptation.packed(other.adaptation)
+
+
+def changed(base: Floats) -> Floats:
+    """The voice after it has changed: cosine about 0.8 to what it was."""
+    return near(base, 77, 0.75)
+
+
+# --- what teaches --------------------------------------------------------------------------------
+
+
+def matches(best: float, second: float) -> tuple[Match, Match]:
+    """Two drivers' llr."""
+    return Match("d-1", 0.7, best), Match("d-2", 0.2, second)
+
+
+@pytest.mark.parametrize(
+    ("above", "runner_up", "speech_s", "wanted"),
+    [
+        (RULES.wide_llr + 0.1, -5.0, 3.0, True),
+        (RULES.wide_llr - 0.1, -5.0, 3.0, False),
+        (RULES.wide_llr + 0.1, 3.0, 3.0, False),
+        (RULES.wide_llr + 0.1, -5.0, 1.5, False),
+    ],
+    ids=["clear", "barely known", "another driver close by", "short"],
+)
+def test_only_clear_and_long_speech_teaches(
+    above: float, runner_up: float, speech_s: float, *, wanted: bool
+) -> None:
+    """The margin is far above acceptance and far from everybody else."""
+    threshold = accept_llr(speech_s, 2, CALIBRATION, "1/100")
+    said = lesson(direction(1), speech_s, *matches(threshold + above, runner_up))
+    assert teaches(said, 2, CALIBRATION, "1/100") is wanted
+
+
+def test_an_utterance_without_a_match_teaches_nothing() -> None:
+    """Nobody is enrolled: there is no profile to teach."""
+    assert not teaches(lesson(direction(1)), 0, CALIBRATION, "1/100")
+
+
+# --- quarantine ----------------------------------------------------------------------------------
+
+
+def test_a_changed_voice_is_followed_after_several_days() -> None:
+    """Two trips teach nothing yet; the third makes a step, and the voice is nearer to the new."""
+    profile = enrolled()
+    new = changed(direction(1))
+    before = float(voice(profile, CALIBRATION) @ centred(new, CALIBRATION))
+    for day in (3, 4):
+        profile, step = after(profile, near(new, day), day)
+        assert step is None
+    profile, step = after(profile, near(new, 5), 5)
+    assert step is not None
+    assert [trip.day for trip in step.trips] == [3, 4, 5]
+    assert profile.adaptation.held == ()
+    assert float(voice(profile, CALIBRATION) @ centred(new, CALIBRATION)) > before
+
+
+def test_many_trips_of_one_day_are_one_day() -> None:
+    """A day's cold, or a day's deceit, is not consistent over days."""
+    profile = enrolled()
+    for number in range(6):
+        profile, step = after(profile, near(direction(1), number), 3)
+        assert step is None
+
+
+def test_what_is_unlike_the_anchor_is_never_held() -> None:
+    """Whatever the threshold let through: somebody else's voice changes nothing."""
+    profile = enrolled()
+    for day in range(30):
+        profile, step = after(profile, direction(2), day)
+        assert step is None
+    assert profile.adaptation == Adaptation()
+
+
+def test_trips_that_disagree_make_no_step() -> None:
+    """Each is like the anchor and none like another: that is not one way of speaking."""
+    profile = enrolled()
+    anchor = centroid(profile)
+    for day in range(4):
+        off = direction(200 + day)
+        off = unit(off - (off @ anchor) * anchor)
+        profile, step = after(profile, unit(anchor + off), day)
+        assert step is None
+
+
+def test_a_trip_is_forgotten_when_it_was_held_long() -> None:
+    """Three trips in a year are not several days in a row."""
+    profile = enrolled()
+    for day in (0, 100, 200, 300):
+        profile, step = after(profile, near(direction(1), day), day)
+        assert step is None
+    assert [trip.day for trip in profile.adaptation.held] == [300]
+
+
+def test_a_step_towards_another_driver_is_refused_and_leaves_the_quarantine() -> None:
+    """A profile that came nearer to somebody of the household would blur who is who."""
+    profile = enrolled(1)
+    other = replace(enrolled(1, "d-2"), embeddings=near(direction(1), 5, 1.2)[np.newaxis])
+    towards = unit(centroid(profile) + 0.6 * centroid(other))
+    for day in range(3):
+        profile, step = after(profile, near(towards, day, 0.1), day, other)
+        assert step is None
+    assert profile.adaptation == Adaptation()
+
+
+@given(st.permutations(range(5)))
+def test_the_order_of_the_trips_of_one_day_does_not_matter(order: list[int]) -> None:
+    """What is held, and the step that comes of it, are the same to the last bit."""
+    ends = []
+    for numbers in (range(5), order):
+        profile = enrolled()
+        for number in numbers:
+            profile, _ = after(profile, near(direction(1), number), 1)
+        for day in (2, 3):
+            profile, step = after(profile, near(direction(1), 50 + day), day)
+        assert step is not None
+        ends.append(profile)
+    assert same(*ends)
+
+
+@given(st.permutations(range(3)))
+def test_the_order_of_the_days_of_one_step_does_not_matter(order: list[int]) -> None:
+    """A step is a set of trips; which trips make one does depend on what came first."""
+    ends = []
+    for numbers in (range(3), order):
+        profile = enrolled()
+        for number in numbers:
+            profile = quarantined(
+                profile, [lesson(near(direction(1), number))], number, CALIBRATION
+            )
+        profile, step = promoted(profile, (), 3, CALIBRATION)
+        assert step is not None
+        ends.append(profile)
+    assert same(*ends)
+
+
+# --- bounds --------------------------------------------------------------------------------------
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> list[tuple[int, Floats]]:
+    """Trips by ascending day: of the driver, of somebody between, of anybody."""
+    told = []
+    for day in sorted(draw(st.lists(DAYS, max_size=60))):
+        share = draw(st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0]))
+        target = direction(draw(st.integers(2, 4)))
+        told.append((day, unit((1 - share) * near(direction(1), draw(SEEDS)) + share * target)))
+    return told
+
+
+@given(stories())
+def test_the_profile_stays_with_its_anchor_and_in_bounds_whatever_comes(
+    story: list[tuple[int, Floats]],
+) -> None:
+    """Anchor, drift, weight and memory hold for every sequence of trips, the driver's or not."""
+    profile = enrolled()
+    anchor = centred(centroid(profile), CALIBRATION)
+    rows = profile.embeddings.copy()
+    for day, spoken in story:
+        profile, _ = after(profile, spoken, day)
+        known = profile.adaptation
+        assert np.array_equal(profile.embeddings, rows)
+        assert drift(profile, CALIBRATION) >= RULES.drift_cosine
+        assert len(known.held) <= RULES.held
+        assert len(known.steps) <= RULES.steps
+        assert all(len(step.trips) <= RULES.held for step in known.steps)
+        heard = voice(profile, CALIBRATION)
+        length = float(np.linalg.norm(heard))
+        assert length <= 1.0 + 1e-5
+        stretch = length ** ((RULES.length - 1.0) / RULES.length)
+        for who in (2, 3, 4):
+            score, was = (float(centred(direction(who), CALIBRATION) @ v) for v in (heard, anchor))
+            assert score <= stretch * ((1 - RULES.share) * was + RULES.share) + 1e-5
+            assert stretch <= 1.1
+
+
+def test_the_more_was_learned_the_more_it_weighs_up_to_the_share() -> None:
+    """One step weighs little against a long enrolment, many weigh the share at most."""
+    profile = enrolled(windows=12)
+    anchor = centred(centroid(profile), CALIBRATION)
+    new = changed(direction(1))
+    weights = []
+    for day in range(30):
+        profile, step = after(profile, near(new, day, 0.05), day)
+        if step:
+            weights.append(1.0 - float(voice(profile, CALIBRATION) @ anchor))
+    assert weights[0] < weights[1] <= weights[-1]
+    assert weights[-1] == pytest.approx(weights[-2], abs=0.01)
+
+
+# --- the way back --------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 40))
+def test_undoing_brings_the_voice_before_the_step_back_exactly(days: int) -> None:
+    """To the last bit, however many steps there were before."""
+    profile, before = enrolled(), enrolled()
+    for day in range(days):
+        grown, step = after(profile, near(changed(direction(1)), day), day)
+        if step is not None:
+            before = profile
+        profile = grown
+    back, step = undone(profile)
+    assert back.adaptation.held == ()
+    if step is None:
+        assert same(back, enrolled())
+    else:
+        assert np.array_equal(voice(back, CALIBRATION), voice(before, CALIBRATION))
+        kept = before.adaptation.steps[-RULES.steps + 1 :]
+        assert same(back, replace(before, adaptation=Adaptation(kept)))
+
+
+def test_undoing_everything_leaves_the_enrolled_voice() -> None:
+    """The anchor was never touched."""
+    profile = enrolled()
+    for day in range(12):
+        profile, _ = after(profile, near(changed(direction(1)), day), day)
+    step: Step | None
+    while True:
+        profile, step = undone(profile)
+        if step is None:
+            break
+    assert np.array_equal(voice(profile, CALIBRATION), voice(enrolled(), CALIBRATION))
+
+
+def test_a_step_says_where_it_comes_from() -> None:
+    """Days, seconds, noise, and how like the anchor: enough to decide whether to undo it."""
+    profile = enrolled()
+    for day in (10, 11, 12):
+        said = [Lesson(near(direction(1), day), 3.0, snr, ()) for snr in (25.0, 12.0)]
+        profile = quarantined(profile, said, day, CALIBRATION)
+    profile, step = promoted(profile, (), 12, CALIBRATION)
+    assert step is not None
+    assert (step.day, [trip.day for trip in step.trips]) == (12, [10, 11, 12])
+    assert {trip.speech_s for trip in step.trips} == {6.0}
+    assert {trip.noise for trip in step.trips} == {Noise.SOME}
+    assert all(RULES.anchor_cosine <= trip.anchor_cosine <= 1.0 for trip in step.trips)
+
+
+# --- as plain values -----------------------------------------------------------------------------
+
+
+@given(st.integers(0, 12))
+def test_what_is_packed_comes_back_through_json(days: int) -> None:
+    """Steps and quarantine survive a file, embeddings to the last bit."""
+    profile = enrolled()
+    for day in range(days):
+        profile, _ = after(profile, near(direction(1), day), day)
+    facts = json.loads(json.dumps(adaptation.packed(profile.adaptation)))
+    assert same(replace(profile, adaptation=adaptation.unpacked(facts)), profile)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("anchor_cosine", math.nan), ("voice", "00"), ("voice", "zz"), ("noise", "deafening")],
+)
+def test_what_is_no_adaptation_is_refused(field: str, value: object) -> None:
+    """A damaged number would be compared silently for ever."""
+    profile, _ = after(enrolled(), near(direction(1), 1), 1)
+    facts = adaptation.packed(profile.adaptation)
+    facts["held"][0][field] = value
+    with pytest.raises(ValueError):  # noqa: PT011 (any of several that say no)
+        adaptation.unpacked(facts)

@@ -1,0 +1,195 @@
+"""What trips taught, in a real sealed store: kept, shown, undone, and never in the log."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from whodrives import adaptation, learning
+from whodrives.config import Vehicle
+from whodrives.domain import (
+    Adaptation,
+    Calibration,
+    CalibrationPoint,
+    Floats,
+    Learn,
+    Lesson,
+    Met,
+    Profile,
+    ProfileError,
+)
+from whodrives.learning import Learning
+from whodrives.profiles import ProfileStore
+from whodrives.scoring import unit
+
+ENCODER = "ab" * 32
+D = 32
+POINT = CalibrationPoint(3.0, 21.0, -8.7, 0.0, 0.3, {"1/100": (3.4,), "1/1000": (5.5,)})
+CALIBRATION = Calibration(ENCODER, np.zeros(D, np.float32), (POINT,), 2.9, (3,), 0.5)
+
+
+def near(who: int, take: int) -> Floats:
+    """One take of somebody's voice."""
+    base, other = (
+        unit(np.random.default_rng(n).normal(size=D).astype(np.float32))
+        for n in (who, 1000 * who + take)
+    )
+    return unit(base + np.float32(0.3) * other)
+
+
+def lessons(who: int, day: int) -> tuple[Lesson, ...]:
+    """What somebody said in a trip."""
+    return tuple(Lesson(near(who, 10 * day + n), 3.0, 15.0, ()) for n in range(2))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ProfileStore:
+    """A store with one driver in it."""
+    store = ProfileStore(tmp_path / "profiles", tmp_path / "key", ENCODER, Vehicle().signals, "car")
+    store.save("Anna", np.stack([near(1, 900 + n) for n in range(9)]), 16.0)
+    return store
+
+
+class Car:
+    """Days of trips."""
+
+    def __init__(
+        self, store: ProfileStore, monkeypatch: pytest.MonkeyPatch, *, remember: bool = True
+    ) -> None:
+        self.store = store
+        self._monkeypatch = monkeypatch
+        self._learning = Learning(store, CALIBRATION, remember_guests=remember)
+
+    @property
+    def household(self) -> tuple[Profile, ...]:
+        """Everybody who is enrolled now."""
+        return tuple(stored.profile for stored in self.store.load().profiles)
+
+    def trip(self, day: int, who: int) -> bool:
+        """A trip of the driver's in which somebody spoke; whether the profile learned."""
+        self._monkeypatch.setattr(learning, "today", lambda: day)
+        (driver,) = self.household
+        return self._learning.learn(Learn(0.0, driver.id, lessons(who, day)), self.household)
+
+    def guest(self, day: int, who: int) -> int | None:
+        """A trip in which an unknown voice spoke; the number of offers, None if nothing is said."""
+        self._monkeypatch.setattr(learning, "today", lambda: day)
+        said = self._learning.meet(Met(0.0, lessons(who, day)), self.household)
+        return None if said is None else len(said.offers)
+
+    def tidy(self, day: int) -> int:
+        """The start of the daemon on a day; the number of offers."""
+        self._monkeypatch.setattr(learning, "today", lambda: day)
+        return len(self._learning.tidy(self.household, 0.0).offers)
+
+
+@pytest.fixture
+def car(store: ProfileStore, monkeypatch: pytest.MonkeyPatch) -> Car:
+    """A car that keeps guests."""
+    return Car(store, monkeypatch)
+
+
+def test_a_profile_learns_over_days_and_the_file_holds_it(car: Car) -> None:
+    """Each trip is on disk when it is over; the third one makes a step."""
+    assert [car.trip(day, 1) for day in (1, 2, 3)] == [False, False, True]
+    (profile,) = car.household
+    (step,) = profile.adaptation.steps
+    assert [trip.day for trip in step.trips] == [1, 2, 3]
+    assert np.array_equal(profile.embeddings, np.stack([near(1, 900 + n) for n in range(9)]))
+
+
+def test_a_step_is_undone_on_disk_exactly(car: Car) -> None:
+    """The voice that is compared with is the one before, to the last bit."""
+    (before,) = car.household
+    for day in (1, 2, 3):
+        car.trip(day, 1)
+    car.store.change("Anna", lambda profile: adaptation.undone(profile)[0])
+    (back,) = car.household
+    assert back.adaptation == before.adaptation
+    assert np.array_equal(
+        adaptation.voice(back, CALIBRATION), adaptation.voice(before, CALIBRATION)
+    )
+
+
+def test_somebody_elses_voice_changes_nothing(car: Car) -> None:
+    """Even if the trip was settled on the driver every day."""
+    assert not any(car.trip(day, 2) for day in range(20))
+    (profile,) = car.household
+    assert profile.adaptation == Adaptation()
+
+
+def test_a_driver_who_was_forgotten_meanwhile_is_no_error(
+    car: Car, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The trip's lesson comes too late; the log says so without a name."""
+    (driver,) = car.household
+    car.store.forget("Anna")
+    late = Learning(car.store, CALIBRATION, remember_guests=False)
+    assert not late.learn(Learn(0.0, driver.id, lessons(1, 1)), ())
+    assert "not_learned" in caplog.text
+    assert "Anna" not in caplog.text
+
+
+def test_a_guest_is_kept_sealed_and_offered(car: Car, tmp_path: Path) -> None:
+    """Between trips the guest is in one file that says nothing without the key."""
+    assert [car.guest(day, 5) for day in (1, 2, 3)] == [0, 0, 1]
+    (book,) = (tmp_path / "profiles").glob("guests*")
+    assert b"g-" not in book.read_bytes()
+    assert near(5, 10).tobytes() not in book.read_bytes()
+    assert car.tidy(4) == 1
+
+
+def test_a_guest_who_stays_away_is_forgotten_on_disk(car: Car, tmp_path: Path) -> None:
+    """Also when nobody else is met: at the start of the daemon."""
+    car.guest(1, 5)
+    assert car.tidy(100) == 0
+    assert list((tmp_path / "profiles").glob("guests*")) == []
+
+
+def test_a_guest_who_is_enrolled_leaves_the_book(car: Car, tmp_path: Path) -> None:
+    """The voice is the driver's now, and nowhere else."""
+    for day in (1, 2, 3):
+        car.guest(day, 5)
+    car.store.save("Tom", np.stack([near(5, n) for n in range(9)]), 16.0)
+    assert car.tidy(3) == 0
+    assert list((tmp_path / "profiles").glob("guests*")) == []
+
+
+def test_without_the_option_no_guest_is_kept_and_an_old_book_is_erased(
+    store: ProfileStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Switching it off is enough to be forgotten."""
+    Car(store, monkeypatch).guest(1, 5)
+    shy = Car(store, monkeypatch, remember=False)
+    assert shy.guest(2, 6) is None
+    assert shy.tidy(2) == 0
+    assert list((tmp_path / "profiles").glob("guests*")) == []
+
+
+@pytest.mark.parametrize("harm", [lambda b: b[:-1], lambda b: b[:-1] + bytes([b[-1] ^ 1])])
+def test_a_book_that_was_changed_is_refused_and_left(
+    car: Car, tmp_path: Path, harm: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not overwritten by an empty one: somebody may have the key or the backup."""
+    assert callable(harm)
+    car.guest(1, 5)
+    (book,) = (tmp_path / "profiles").glob("guests*")
+    damaged = harm(book.read_bytes())
+    book.write_bytes(damaged)
+    with pytest.raises(ProfileError, match="guest book"):
+        car.store.load_guests()
+    assert car.guest(2, 5) is None
+    assert book.read_bytes() == damaged
+    assert "guests_not_kept" in caplog.text
+
+
+def test_the_log_tells_no_name_and_no_voice(car: Car, caplog: pytest.LogCaptureFixture) -> None:
+    """Numbers and pseudonyms only, at the most talkative level."""
+    with caplog.at_level(logging.DEBUG):
+        for day in (1, 2, 3):
+            car.trip(day, 1)
+            car.guest(day, 5)
+    assert "Anna" not in caplog.text
+    assert not any(f"{number:.4f}" in caplog.text for number in near(1, 10)[:8])
+    assert "array" not in repr(Learn(0.0, "d-1", lessons(1, 1)))
