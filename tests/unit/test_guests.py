@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whodrives import guests
-from whodrives.domain import RENDITIONS, Calibration, CalibrationPoint, Floats, Lesson, Match, Profile
+from whodrives.domain import (
+    RENDITIONS,
+    Calibration,
+    CalibrationPoint,
+    Floats,
+    Lesson,
+    Match,
+    Profile,
+)
 from whodrives.guests import MOST_VOICES_A_TRIP, RULES, Guest, counts, met, offers, strangers
 from whodrives.scoring import unit
 
