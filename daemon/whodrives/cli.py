@@ -47,6 +47,7 @@ from whodrives.domain import (
 )
 from whodrives.enrolment import ENOUGH_S, LEAST_S
 from whodrives.inference import load_calibration
+from whodrives.learning import forget
 from whodrives.profiles import ProfileStore, StoredProfile, folded, unused
 from whodrives.service import Daemon, household, load_recognizer, open_store
 from whodrives.tutor import Wish, enrol, likeness_picture, likeness_table
@@ -601,7 +602,9 @@ def _restore(options: argparse.Namespace) -> int:
 
 
 def _forget(options: argparse.Namespace) -> int:
-    receipt = open_store(load_config(options.config)).forget(options.who)
+    settings = load_config(options.config)
+    calibration = load_calibration(Path(settings.models.directory))
+    receipt = forget(open_store(settings), options.who, calibration)
     print(f"{options.who} is forgotten. Receipt of {receipt.at} for {receipt.driver}; erased:")
     for thing in receipt.erased:
         print(f"  - {thing}")

@@ -17,11 +17,13 @@ CONSENT: Mapping[str, str] = MappingProxyType(
         "2026-11": (
             "whodrives will learn your voice, so that this car can tell when you drive it and set "
             "seat and mirrors for you. A voice is a biometric: it can tell who you are. What is "
-            "kept is a few hundred numbers made from your voice, your name, your preferences, the "
-            "day you were last recognised, and this consent. It stays in this car, in one sealed "
-            "file; the sound itself is not kept, and nothing is sent to anybody. You can have it "
-            "erased at any time (`whodrives drivers forget`), and then the car treats you as it "
-            "treats everybody. You need not agree: the car drives as well without."
+            "kept is some thousand numbers made from your voice, your name, your preferences, the "
+            "day you were last recognised, and this consent. Voices change; so the car adds "
+            "numbers of a few trips in which it was sure of you, and you can see and undo that. It "
+            "stays in this car, in one sealed file; the sound itself is not kept, and nothing is "
+            "sent to anybody. You can have it erased at any time (`whodrives drivers forget`), and "
+            "then the car treats you as it treats everybody. You need not agree: the car drives as "
+            "well without."
         ),
     }
 )

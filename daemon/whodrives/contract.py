@@ -87,6 +87,9 @@ DriverId: TypeAlias = Annotated[
     str,
     Meta(pattern="^[A-Za-z0-9_-]{1,64}$", description="an enrolled driver's pseudonym: d-7f3a"),
 ]
+GuestId: TypeAlias = Annotated[
+    str, Meta(pattern="^g-[0-9a-f]{8}$", description="a guest's pseudonym: g-3f2a9c1e")
+]
 Reason: TypeAlias = Annotated[str, Meta(max_length=400, description="a code or a sentence")]
 Number: TypeAlias = int | float
 Count: TypeAlias = Annotated[int, Meta(ge=0, description="a whole number from 0")]
@@ -400,13 +403,17 @@ class Agreed(Struct, kw_only=True, frozen=True):
 
 
 class EnrolPayload(CommandPayload, kw_only=True, frozen=True):
-    """Enrol whoever speaks now."""
+    """Enrol whoever speaks now, or a guest who agreed."""
 
     driver: Annotated[
         DriverId | None,
         Meta(description="whom the voice is to replace, or null for a new driver"),
     ]
     consent: Agreed
+    guest: Annotated[
+        GuestId | None,
+        Meta(description="whose voice it is, if it was offered on guest; null listens"),
+    ] = None
 
 
 class Fault(Struct, kw_only=True, frozen=True):
@@ -433,7 +440,7 @@ class EnrolmentPayload(_Payload, kw_only=True, frozen=True):
 class Offered(Struct, kw_only=True, frozen=True):
     """An unknown voice that comes back."""
 
-    guest: Annotated[str, Meta(pattern="^g-[0-9a-f]{8}$", description="a pseudonym: g-3f2a9c1e")]
+    guest: GuestId
     trips: Annotated[int, Meta(ge=1, description="in which this voice spoke")]
     last_seen: Annotated[date, Meta(description="the day of the latest, UTC")]
 
@@ -536,7 +543,7 @@ class Topic:
         return self.name.replace("/<VSS path>", "-signal").replace("/", "-")
 
 
-def _command(name: str, payload: type[_Payload], text: str) -> Topic:
+def _command(name: str, payload: type[_Payload], text: str, *more_examples: str) -> Topic:
     return Topic(
         name=f"command/{name}",
         writer="head unit",
@@ -546,7 +553,7 @@ def _command(name: str, payload: type[_Payload], text: str) -> Topic:
         expiry_s=COMMAND_EXPIRY_S,
         payload=payload,
         text=text,
-        examples=(f"command-{name}",),
+        examples=(f"command-{name}", *more_examples),
         id="command_id",
         answer="command/result",
     )
@@ -662,7 +669,7 @@ _TABLE = (
     _command("save", CommandPayload, "the present position is what the driver prefers"),
     _command("cancel", CommandPayload, "stop all that was asked for, and ask no more"),
     _command("forget", ForgetPayload, "erase a driver"),
-    _command("enrol", EnrolPayload, "enrol whoever speaks now"),
+    _command("enrol", EnrolPayload, "enrol whoever speaks now, or a guest", "command-enrol-guest"),
     Topic(
         name="command/result",
         writer="whodrives",
@@ -1162,8 +1169,8 @@ def _input(name: str, body: _Command, at_s: float) -> Incoming:
             return Choose(at_s, command, driver)
         case ForgetPayload(command_id=command, driver=driver):
             return Forget(at_s, command, driver)
-        case EnrolPayload(command_id=command, driver=driver, consent=agreed):
-            return Enrol(at_s, command, driver, agreed.by, agreed.text)
+        case EnrolPayload(command_id=command, driver=driver, consent=agreed, guest=guest):
+            return Enrol(at_s, command, driver, agreed.by, agreed.text, guest)
         case _:
             kind = Save if name == "command/save" else Cancel
             return kind(at_s, body.command_id)

@@ -213,7 +213,7 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Enrol:
-    """The head unit says that whoever speaks now be enrolled.
+    """The head unit says that whoever speaks now be enrolled, or a guest who agreed.
 
     Attributes:
         at_s: when it reached us.
@@ -221,6 +221,7 @@ class Enrol:
         driver: whom the voice is to replace; None for a new driver.
         by: a pseudonym of who agreed, for the record of consent.
         text: version of the text they agreed to.
+        guest: whose voice it is, if it was heard already (`Offer.guest`); else None.
     """
 
     at_s: float
@@ -228,6 +229,7 @@ class Enrol:
     driver: str | None
     by: str
     text: str
+    guest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

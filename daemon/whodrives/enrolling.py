@@ -19,6 +19,7 @@ from whodrives.domain import (
     CommandResult,
     Encoder,
     Enrol,
+    EnrolmentError,
     EnrolmentStage,
     EnrolmentState,
     Household,
@@ -168,23 +169,32 @@ class Enrolling:
             case AudioBlock():
                 return self._hear(self._asked, news)
             case Cancel():
-                return self._refuse(self._asked, news.at_s, (_CANCELLED,))
+                return self._give_up(self._asked, news.at_s, (_CANCELLED,))
             case SourceState() if news.health is not SourceHealth.OPEN:
-                return self._refuse(self._asked, news.at_s, (_NO_SOUND,))
+                return self._give_up(self._asked, news.at_s, (_NO_SOUND,))
         return []
 
-    def _begin(self, command: Enrol) -> list[Outcome]:
+    def enrol_guest(self, command: Enrol, voice: Enrolled | None) -> list[Outcome]:
+        """Enrol the guest of a command from what was heard in earlier trips; None: no such guest.
+
+        The last questions are asked as of any voice.
+        """
+        reason = self._refusal(command) or ("" if voice else "unknown_guest")
+        if reason or voice is None:
+            return [CommandResult(command.at_s, command.command, reason)]
+        return self._examined(command, voice, command.at_s)
+
+    def _refusal(self, command: Enrol) -> str:
+        """Why a command is not begun with, as a code; empty if it is."""
         known = {profile.id for profile in self._household}
-        reason = (
-            "busy"
-            if self._asked
-            else "unknown_consent_text"
-            if command.text not in CONSENT
-            else "unknown_driver"
-            if command.driver is not None and command.driver not in known
-            else ""
-        )
-        if reason:
+        if self._asked:
+            return "busy"
+        if command.text not in CONSENT:
+            return "unknown_consent_text"
+        return "unknown_driver" if command.driver not in {None, *known} else ""
+
+    def _begin(self, command: Enrol) -> list[Outcome]:
+        if reason := self._refusal(command):
             return [CommandResult(command.at_s, command.command, reason)]
         enrolment = Enrolment(self._activity(), self._encoder)
         self._asked = _Asked(command, enrolment, command.at_s)
@@ -196,8 +206,8 @@ class Enrolling:
         if progress.enough:
             return self._conclude(asked, block.at_s)
         if block.at_s - asked.since_s > LONGEST_S:
-            problems = asked.enrolment.problems() or (_TOO_LONG,)
-            return self._refuse(asked, block.at_s, problems)
+            grave = [problem for problem in asked.enrolment.problems() if problem.grave]
+            return self._give_up(asked, block.at_s, grave or [_TOO_LONG])
         codes = tuple(problem.code for problem in progress.problems)
         if block.at_s - self._told_s < SAY_S and codes == self._told:
             return []
@@ -206,34 +216,44 @@ class Enrolling:
         return [_state(asked.command, block.at_s, stage, progress.speech_s, progress.problems)]
 
     def _conclude(self, asked: _Asked, at_s: float) -> list[Outcome]:
-        command, enrolled = asked.command, asked.enrolment.finish(at_s)
+        try:
+            enrolled = asked.enrolment.finish(at_s)
+        except EnrolmentError:
+            # What was under way when there was enough has spoilt it.
+            return self._give_up(asked, at_s, asked.enrolment.problems())
+        self._asked = None
+        return self._examined(asked.command, enrolled, at_s)
+
+    def _examined(self, command: Enrol, enrolled: Enrolled, at_s: float) -> list[Outcome]:
+        """Ask the last questions, and have the voice kept or refused."""
         found = examined(enrolled, command.driver, self._household, self._policy)
         enough = _state(command, at_s, EnrolmentStage.ENOUGH, enrolled.speech_s)
         if found.problems:
-            return [enough, *self._refuse(asked, at_s, found.problems)]
-        self._asked = None
-        return [
-            enough,
-            Adopt(
-                at_s,
-                command.command,
-                command.driver,
-                enrolled.embeddings,
-                enrolled.speech_s,
-                command.by,
-                command.text,
-            ),
-        ]
+            return [enough, *_refused(command, at_s, enrolled.speech_s, found.problems)]
+        adopt = Adopt(
+            at_s,
+            command.command,
+            command.driver,
+            enrolled.embeddings,
+            enrolled.speech_s,
+            command.by,
+            command.text,
+        )
+        return [enough, adopt]
 
-    def _refuse(self, asked: _Asked, at_s: float, problems: Sequence[Problem]) -> list[Outcome]:
+    def _give_up(self, asked: _Asked, at_s: float, problems: Sequence[Problem]) -> list[Outcome]:
         self._asked = None
-        grave = tuple(problem for problem in problems if problem.grave)
-        speech_s = asked.enrolment.speech_s
-        stage = EnrolmentStage.REFUSED
-        return [
-            _state(asked.command, at_s, stage, speech_s, grave),
-            CommandResult(at_s, asked.command.command, ", ".join(p.code for p in grave)),
-        ]
+        return _refused(asked.command, at_s, asked.enrolment.speech_s, problems)
+
+
+def _refused(
+    command: Enrol, at_s: float, speech_s: float, problems: Sequence[Problem]
+) -> list[Outcome]:
+    grave = tuple(problem for problem in problems if problem.grave)
+    return [
+        _state(command, at_s, EnrolmentStage.REFUSED, speech_s, grave),
+        CommandResult(at_s, command.command, ", ".join(problem.code for problem in grave)),
+    ]
 
 
 def _state(

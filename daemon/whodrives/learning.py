@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from whodrives import adaptation, guests
@@ -20,7 +22,8 @@ from whodrives.domain import (
     Profile,
     ProfileError,
 )
-from whodrives.profiles import ProfileStore
+from whodrives.enrolment import Enrolled
+from whodrives.profiles import ProfileStore, Receipt, folded
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +87,17 @@ class Learning:
         log.info("event=guests count=%d", len(book))
         return Guests(met.at_s, guests.offers(book))
 
+    def guest(self, guest: str) -> Enrolled | None:
+        """A guest's voice as one to enrol; None when there is no such guest."""
+        if not self._remember_guests:
+            return None
+        try:
+            book = self._store.load_guests()
+        except ProfileError as error:
+            log.warning("event=guests_not_read reason=%r", str(error))
+            return None
+        return next((Enrolled(*guests.enrolment(each)) for each in book if each.id == guest), None)
+
     def tidy(self, household: Sequence[Profile], at_s: float) -> Guests:
         """Bring the guest book up to this day and this household; what may be offered now.
 
@@ -103,6 +117,23 @@ class Learning:
             log.warning("event=guests_not_kept reason=%r", str(error))
             return Guests(at_s)
         return Guests(at_s, guests.offers(book))
+
+
+def forget(store: ProfileStore, who: str, calibration: Calibration) -> Receipt:
+    """Erase a driver, and every guest who is of the same voice; see `ProfileStore.forget`."""
+    loaded = store.load().profiles
+    voice = [s.profile for s in loaded if who == s.profile.id or folded(who) == folded(s.name)]
+    book: Sequence[guests.Guest] = ()
+    # A guest book that cannot be read does not keep a driver from being erased.
+    with suppress(ProfileError):
+        book = store.load_guests()
+    left = guests.strangers(book, voice, calibration)
+    if len(left) < len(book):
+        store.save_guests(left)
+    receipt = store.forget(who)
+    gone = len(book) - len(left)
+    same = (f"{gone} of the guest book, of the same voice",) if gone else ()
+    return replace(receipt, erased=(*receipt.erased, *same))
 
 
 def today() -> int:

@@ -201,15 +201,16 @@ class ProfileStore:
         return Loaded(tuple(profiles.values()), tuple(problems))
 
     def set_aside(self) -> None:
-        """Rename every file that can never be a profile of this car to `*.rejected`.
+        """Rename every file that can never be a profile of this car, or its guest book.
 
-        Not when the key fits none of them, for then the key is wrong; and not what a newer
-        whodrives or another encoder made. `load` goes on naming what was set aside.
+        They are called `*.rejected` then. Not when the key fits none of them, for then the key is
+        wrong; and not what a newer whodrives or another encoder made. `load` goes on naming what
+        was set aside.
         """
-        if not any(self._is_rejected(path, key) for path, key in self._paths_with_key()):
+        if not any(self._is_rejected(path, key) for path, key in self._sealed_with_key()):
             return
         with self._writing():
-            found = list(self._paths_with_key())
+            found = list(self._sealed_with_key())
             if not any(self._fits(path, key) for path, key in found):
                 return
             for path, key in found:
@@ -269,7 +270,10 @@ class ProfileStore:
         return self.save(name, embeddings, speech_s, consent=consent)
 
     def restore(self, who: str) -> StoredProfile:
-        """Go back to the voice that the present one replaced; the present one is erased."""
+        """Go back to the voice that the present one replaced.
+
+        The present one is erased, and what was learned since: it was learned of that one.
+        """
         with self._writing():
             old = self._require(who)
             if old.before is None:
@@ -279,7 +283,10 @@ class ProfileStore:
                 )
             voice = old.before
             profile = dataclasses.replace(
-                old.profile, embeddings=voice.embeddings, speech_s=voice.speech_s
+                old.profile,
+                embeddings=voice.embeddings,
+                speech_s=voice.speech_s,
+                adaptation=Adaptation(),
             )
             stored = dataclasses.replace(
                 old, profile=profile, enrolled_at=voice.enrolled_at, before=None
@@ -358,7 +365,7 @@ class ProfileStore:
 
     def load_guests(self) -> tuple[guests.Guest, ...]:
         """The guest book; empty when there is none."""
-        path = self._directory / f"{_GUESTS}.sealed"
+        path = self._book
         try:
             data = path.read_bytes()
             encoder, payload = _unsealed(self._key(), self._vehicle, _GUESTS, data)
@@ -373,7 +380,7 @@ class ProfileStore:
 
     def save_guests(self, book: Sequence[guests.Guest]) -> None:
         """Replace the guest book; an empty one is no file."""
-        path = self._directory / f"{_GUESTS}.sealed"
+        path = self._book
         if not book and not path.exists():
             return
         with self._writing():
@@ -476,6 +483,10 @@ class ProfileStore:
     def _path(self, driver: str) -> Path:
         return self._directory / f"{driver}.profile"
 
+    @property
+    def _book(self) -> Path:
+        return self._directory / f"{_GUESTS}.sealed"
+
     def _paths(self) -> list[Path]:
         try:
             return sorted(self._directory.glob("*.profile"))
@@ -496,7 +507,7 @@ class ProfileStore:
         for path in left:
             driver = path.name.partition(".")[0]
             if not _ID.fullmatch(driver):
-                yield f"a file in {self._directory} was no profile and is set aside; remove it"
+                yield f"a file in {self._directory} cannot be used and is set aside; remove it"
                 continue
             reason = "was set aside"
             try:
@@ -519,7 +530,7 @@ class ProfileStore:
 
     def _is_rejected(self, path: Path, key: bytes) -> bool:
         """Whether the file is whole enough to be read, and never a profile of this car."""
-        if not _ID.fullmatch(path.stem):
+        if not _ID.fullmatch(path.stem) and path != self._book:
             return True
         try:
             with path.open("rb") as file:
@@ -573,6 +584,12 @@ class ProfileStore:
         if paths := self._paths():
             key = self._key()
             yield from ((path, key) for path in paths)
+
+    def _sealed_with_key(self) -> Iterator[tuple[Path, bytes]]:
+        """The same, and the guest book."""
+        yield from self._paths_with_key()
+        if self._book.exists():
+            yield self._book, self._key()
 
     def _find(self, who: str) -> StoredProfile | None:
         """The driver of this name or id, of any encoder."""
@@ -921,6 +938,10 @@ def _contents(stored: StoredProfile) -> Iterator[str]:
     """What a profile held, in words for a receipt, without the voice or the preferences."""
     count, seconds = len(stored.profile.embeddings), stored.profile.speech_s
     yield f"the name, and the voice: {count} embeddings of {seconds:.1f} s of speech"
+    if stored.profile.adaptation != Adaptation():
+        learned, held = stored.profile.adaptation.steps, stored.profile.adaptation.held
+        trips = sum(len(step.trips) for step in learned)
+        yield f"what was learned since, from {trips} trips, and {len(held)} trips in quarantine"
     if stored.before:
         yield f"the voice before: {len(stored.before.embeddings)} embeddings"
     if stored.profile.preferences:

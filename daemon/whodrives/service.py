@@ -72,14 +72,14 @@ from whodrives.domain import (
     VehicleReport,
     Withdraw,
 )
-from whodrives.enrolling import Enrolling
+from whodrives.enrolling import Enrolling, Outcome
 from whodrives.inference import (
     load_calibration,
     load_encoder,
     load_gate,
 )
 from whodrives.journal import Journal
-from whodrives.learning import Learning
+from whodrives.learning import Learning, forget
 from whodrives.profiles import Consent, ProfileStore, now
 from whodrives.recognizer import Recognizer
 
@@ -292,10 +292,9 @@ class Daemon:
         self._store = open_store(config)
         self._proved: tuple[str | None, float | None] = (None, None)
         self._drivers: tuple[Profile, ...] = ()
+        self._calibration = load_calibration(Path(config.models.directory))
         self._learning = Learning(
-            self._store,
-            load_calibration(Path(config.models.directory)),
-            remember_guests=config.guests.remember,
+            self._store, self._calibration, remember_guests=config.guests.remember
         )
         self._signals_of_car = frozenset(config.vehicle.signals)
         self._journal = open_journal(config)
@@ -424,7 +423,7 @@ class Daemon:
                 orders.append(event)
             else:
                 self._say(event)
-        for outcome in self._enrolling.step(news):
+        for outcome in self._enrolled(news):
             if isinstance(outcome, Adopt):
                 orders.append(outcome)
             else:
@@ -434,6 +433,12 @@ class Daemon:
             self._say(self._learning.tidy(news.profiles, news.at_s))
         for order in orders:
             self._execute(order)
+
+    def _enrolled(self, news: Input) -> list[Outcome]:
+        """What follows for the enrolment that the head unit asks for."""
+        if isinstance(news, Enrol) and news.guest is not None:
+            return self._enrolling.enrol_guest(news, self._learning.guest(news.guest))
+        return self._enrolling.step(news)
 
     def _say(self, event: Event) -> None:
         self._bus.publish(event)
@@ -518,7 +523,7 @@ class Daemon:
             # What came over the bus may be anything, a name too: it is not repeated.
             if not self._store.holds(order.driver):
                 return "unknown_driver"
-            self._store.forget(order.driver)
+            forget(self._store, order.driver, self._calibration)
         except ProfileError as error:
             log.warning("event=not_erased reason=%r", str(error))
             return "not_erased"

@@ -359,6 +359,7 @@ UNDERSTOOD: dict[str, Incoming] = {
     "command-cancel": Cancel(AT_S, COMMAND),
     "command-forget": Forget(AT_S, COMMAND, "d-7f3a"),
     "command-enrol": Enrol(AT_S, COMMAND, None, "account-3", "2026-11"),
+    "command-enrol-guest": Enrol(AT_S, COMMAND, None, "account-3", "2026-11", "g-3f2a9c1e"),
     "preferences-result": Answer(AT_S, REQUEST, AnswerStatus.REJECTED, "standing"),
     "preferences-position": Position(
         AT_S,

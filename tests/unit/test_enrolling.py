@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from whodrives.domain import (
     EnrolmentState,
     Floats,
     Household,
+    Problem,
     Profile,
     SourceHealth,
     SourceState,
@@ -129,7 +131,8 @@ def test_two_voices_that_are_too_alike_are_refused_with_what_it_costs(
     mixed = 0.62 * george[:count] + 0.5 * bella[:count]
     mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
     house = [profile("d-0000000a", people["george"], encoder)]
-    found = examined(Enrolled(mixed.astype(np.float32), 2.0 * count), None, house, policy)
+    mixture = Enrolled(mixed.astype(np.float32), people["george"].speech_s)
+    found = examined(mixture, None, house, policy)
     assert found.problems[0].code in {"alike", "same_person"}
     assert found.alike[0].passes_share > 0.1
 
@@ -141,7 +144,7 @@ def test_a_voice_that_is_no_voice_is_not_recognised(
     shape = people["george"].embeddings.shape
     noise = np.random.default_rng(3).normal(size=shape)
     rows = (noise / np.linalg.norm(noise, axis=1, keepdims=True)).astype(np.float32)
-    found = examined(Enrolled(rows, 2.0 * len(rows)), None, [], policy)
+    found = examined(Enrolled(rows, people["george"].speech_s), None, [], policy)
     assert [problem.code for problem in found.problems] == ["not_recognised"]
 
 
@@ -187,6 +190,7 @@ def test_an_enrolment_from_the_head_unit_ends_with_a_voice_to_keep(
 
 
 ASKED_BY = (ASKED.by, ASKED.text)
+GUEST = replace(ASKED, guest="g-3f2a9c1e")
 
 
 def test_a_voice_that_is_there_already_is_refused_to_the_head_unit(
@@ -231,6 +235,58 @@ def test_a_command_that_cannot_be_meant_is_refused(
     session = enrolling(encoder, policy)
     assert session.step(command) == [CommandResult(0.0, "c1", reason)]
     assert session.step(AudioBlock(0.1, np.zeros(BLOCK_SAMPLES, np.float32))) == []
+
+
+def test_a_guest_who_agreed_is_enrolled_at_once(
+    encoder: OnnxEncoder, policy: Policy, people: dict[str, Enrolled]
+) -> None:
+    """What was heard in earlier trips is enough, and answers the same last questions."""
+    session = enrolling(encoder, policy)
+    session.step(Household(0.0, (profile("d-0000000b", people["bella"], encoder),)))
+    state, adopt = session.enrol_guest(GUEST, people["george"])
+    assert isinstance(state, EnrolmentState)
+    assert state.stage is EnrolmentStage.ENOUGH
+    assert isinstance(adopt, Adopt)
+    assert (adopt.command, adopt.driver, adopt.by, adopt.text) == ("c1", None, *ASKED_BY)
+    assert np.array_equal(adopt.embeddings, people["george"].embeddings)
+
+
+def test_a_guest_who_is_a_driver_already_is_refused(
+    encoder: OnnxEncoder, policy: Policy, people: dict[str, Enrolled]
+) -> None:
+    """Nobody becomes two drivers by way of the guest book."""
+    session = enrolling(encoder, policy)
+    session.step(Household(0.0, (profile("d-0000000a", people["george"], encoder),)))
+    _, state, result = session.enrol_guest(GUEST, people["george again"])
+    assert isinstance(state, EnrolmentState)
+    assert state.stage is EnrolmentStage.REFUSED
+    assert result == CommandResult(0.0, "c1", "same_person")
+
+
+def test_a_guest_who_is_gone_or_did_not_agree_is_refused(
+    encoder: OnnxEncoder, policy: Policy, people: dict[str, Enrolled]
+) -> None:
+    """As any command that cannot be meant; and not while somebody else is being enrolled."""
+    session = enrolling(encoder, policy)
+    unread = replace(GUEST, text="1999-01")
+    assert session.enrol_guest(GUEST, None) == [CommandResult(0.0, "c1", "unknown_guest")]
+    assert session.enrol_guest(unread, people["george"]) == [
+        CommandResult(0.0, "c1", "unknown_consent_text")
+    ]
+    session.step(ASKED)
+    assert session.enrol_guest(GUEST, people["george"]) == [CommandResult(0.0, "c1", "busy")]
+
+
+def test_advice_alone_is_no_reason_to_give_up_an_enrolment_as_done(
+    encoder: OnnxEncoder, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After three minutes a reason is given, whatever else was said meanwhile."""
+    advice = Problem("one_way_of_speaking", "speak up", grave=False)
+    monkeypatch.setattr(Enrolment, "problems", lambda _self: (advice,))
+    session = enrolling(encoder, policy)
+    session.step(ASKED)
+    late = AudioBlock(LONGEST_S + 1.0, np.zeros(BLOCK_SAMPLES, np.float32))
+    assert session.step(late)[-1] == CommandResult(late.at_s, "c1", "too_long")
 
 
 def test_silence_is_given_up_with_the_reason(encoder: OnnxEncoder, policy: Policy) -> None:

@@ -19,7 +19,7 @@ from whodrives.domain import (
     Profile,
     ProfileError,
 )
-from whodrives.learning import Learning
+from whodrives.learning import Learning, forget
 from whodrives.profiles import ProfileStore
 from whodrives.scoring import unit
 
@@ -59,7 +59,7 @@ class Car:
     ) -> None:
         self.store = store
         self._monkeypatch = monkeypatch
-        self._learning = Learning(store, CALIBRATION, remember_guests=remember)
+        self.learning = Learning(store, CALIBRATION, remember_guests=remember)
 
     @property
     def household(self) -> tuple[Profile, ...]:
@@ -70,18 +70,18 @@ class Car:
         """A trip of the driver's in which somebody spoke; whether the profile learned."""
         self._monkeypatch.setattr(learning, "today", lambda: day)
         (driver,) = self.household
-        return self._learning.learn(Learn(0.0, driver.id, lessons(who, day)), self.household)
+        return self.learning.learn(Learn(0.0, driver.id, lessons(who, day)), self.household)
 
     def guest(self, day: int, who: int) -> int | None:
         """A trip in which an unknown voice spoke; the number of offers, None if nothing is said."""
         self._monkeypatch.setattr(learning, "today", lambda: day)
-        said = self._learning.meet(Met(0.0, lessons(who, day)), self.household)
+        said = self.learning.meet(Met(0.0, lessons(who, day)), self.household)
         return None if said is None else len(said.offers)
 
     def tidy(self, day: int) -> int:
         """The start of the daemon on a day; the number of offers."""
         self._monkeypatch.setattr(learning, "today", lambda: day)
-        return len(self._learning.tidy(self.household, 0.0).offers)
+        return len(self.learning.tidy(self.household, 0.0).offers)
 
 
 @pytest.fixture
@@ -182,6 +182,83 @@ def test_a_book_that_was_changed_is_refused_and_left(
     assert car.guest(2, 5) is None
     assert book.read_bytes() == damaged
     assert "guests_not_kept" in caplog.text
+
+
+def test_a_book_that_can_never_be_used_is_set_aside_and_a_new_one_begun(
+    car: Car, tmp_path: Path
+) -> None:
+    """Nobody has to mend a car: the driver goes on, and guests are met again."""
+    car.guest(1, 5)
+    (book,) = (tmp_path / "profiles").glob("guests*")
+    book.write_bytes(book.read_bytes()[:-1])
+    car.store.set_aside()
+    assert [path.name for path in (tmp_path / "profiles").glob("guests*")] == [
+        "guests.sealed.rejected"
+    ]
+    assert len(car.household) == 1
+    assert [car.guest(day, 5) for day in (2, 3, 4)] == [0, 0, 1]
+
+
+def test_a_good_book_is_not_set_aside(car: Car, tmp_path: Path) -> None:
+    """It is no profile, and no fault."""
+    car.guest(1, 5)
+    car.store.set_aside()
+    assert [path.name for path in (tmp_path / "profiles").glob("guests*")] == ["guests.sealed"]
+
+
+def test_an_offered_guest_can_be_enrolled_by_its_pseudonym(
+    car: Car, store: ProfileStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The voice of all the trips; nobody is found under another name, or once guests are off."""
+    for day in (1, 2, 3):
+        car.guest(day, 5)
+    (guest,) = car.store.load_guests()
+    voice = car.learning.guest(guest.id)
+    assert voice is not None
+    saved = store.save("Tom", voice.embeddings, voice.speech_s)
+    assert saved.profile.speech_s == 18.0
+    assert car.tidy(3) == 0
+    assert car.learning.guest("g-00000000") is None
+    assert Learning(store, CALIBRATION, remember_guests=False).guest(guest.id) is None
+    assert caplog.text == ""
+
+
+def test_who_is_forgotten_is_in_the_guest_book_no_more(car: Car, store: ProfileStore) -> None:
+    """A driver whom noise had made a guest too; other guests stay, and the receipt says so."""
+    car.guest(1, 5)
+    car.guest(2, 6)
+    store.save("Tom", np.stack([near(5, n) for n in range(9)]), 16.0)
+    receipt = forget(store, "tom", CALIBRATION)
+    assert "1 of the guest book, of the same voice" in receipt.erased
+    assert len(store.load_guests()) == 1
+    assert "guest book" not in " ".join(forget(store, "Anna", CALIBRATION).erased)
+
+
+def test_a_book_that_cannot_be_read_does_not_keep_a_driver_from_being_forgotten(
+    car: Car, store: ProfileStore, tmp_path: Path
+) -> None:
+    """Erasing comes first."""
+    car.guest(1, 5)
+    (tmp_path / "profiles" / "guests.sealed").write_bytes(b"damaged")
+    forget(store, "Anna", CALIBRATION)
+    assert store.load().profiles == ()
+
+
+def test_a_receipt_says_what_was_learned(car: Car) -> None:
+    """Whoever is forgotten is told of all that was kept."""
+    for day in (1, 2, 3, 4):
+        car.trip(day, 1)
+    receipt = car.store.forget("Anna")
+    assert "what was learned since, from 3 trips, and 1 trips in quarantine" in receipt.erased
+
+
+def test_the_voice_before_comes_back_without_what_another_taught(car: Car) -> None:
+    """Steps were learned of the voice that is given up."""
+    car.store.save("Anna", np.stack([near(1, 950 + n) for n in range(9)]), 16.0, replace=True)
+    for day in (1, 2, 3):
+        car.trip(day, 1)
+    assert car.household[0].adaptation != Adaptation()
+    assert car.store.restore("Anna").profile.adaptation == Adaptation()
 
 
 def test_the_log_tells_no_name_and_no_voice(car: Car, caplog: pytest.LogCaptureFixture) -> None:
