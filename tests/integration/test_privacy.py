@@ -2,6 +2,7 @@
 
 import base64
 import json
+import signal
 import subprocess
 import threading
 import time
@@ -9,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,12 @@ from test_service import STANDING, pcm
 
 from conftest import wait_until
 from whodrives.cli import load_config
+from whodrives.domain import SAMPLE_RATE_HZ
+from whodrives.guests import Guest
+from whodrives.inference import load_encoder
 from whodrives.service import open_store
 
+MODELS = Path(__file__).parents[2] / "models"
 NAME = "Zebediah Quux"
 PATIENCE_S = 120.0
 
@@ -46,7 +52,7 @@ class Scene:
         }
         tls = {name: str(path) for name, path in files.items()}
         mqtt = {"host": broker.host, "port": broker.port, "tls": tls}
-        self.installed.configure(mqtt=mqtt, sound={"source": "-"})
+        self.installed.configure(mqtt=mqtt, sound={"source": "-"}, guests={"remember": True})
         self.monitor = Party(broker, "monitor")
         self.headunit = Party(broker, "headunit")
         self.gateway = Party(broker, "gateway")
@@ -55,9 +61,15 @@ class Scene:
             self.process = subprocess.Popen(
                 self.installed.command("run"), stdin=subprocess.PIPE, stdout=log, stderr=log
             )
+        self._speech: Queue[bytes] = Queue()
+        self._closed = threading.Event()
+        self._feeder = threading.Thread(target=self._feed)
+        self._feeder.start()
 
     def close(self) -> None:
         """Leave nothing behind."""
+        self._closed.set()
+        self._feeder.join()
         self.process.kill()
         self.process.wait()
         if self.process.stdin:
@@ -67,9 +79,19 @@ class Scene:
 
     def say(self, sound: bytes) -> None:
         """Speak into the pipe, without waiting for it to be heard."""
+        self._speech.put(sound)
+
+    def _feed(self) -> None:
+        """What a microphone does: silence while nobody speaks, for a pipe without is a fault."""
         pipe = self.process.stdin
         assert pipe is not None
-        threading.Thread(target=lambda: (pipe.write(sound), pipe.flush()), daemon=True).start()
+        while not self._closed.is_set():
+            try:
+                sound = self._speech.get(timeout=0.1)
+            except Empty:
+                sound = bytes(2 * SAMPLE_RATE_HZ // 10)
+            pipe.write(sound)
+            pipe.flush()
 
     def told(self, topic: str) -> list[Any]:
         """All bodies on a topic."""
@@ -124,7 +146,7 @@ def test_no_sound_embedding_or_name_is_anywhere_but_in_the_sealed_store(
         return [said for said in scene.told("command/result") if said["command_id"] == command]
 
     scene.until(results, "the enrolment ends")
-    assert results()[0]["status"] == "done"
+    assert results()[0]["reason"] is None
     stages = [state["state"] for state in scene.told("enrolment")]
     assert stages[0] == "listening"
     assert stages[-2:] == ["enough", "done"]
@@ -136,7 +158,7 @@ def test_no_sound_embedding_or_name_is_anywhere_but_in_the_sealed_store(
     assert done.returncode == 0
     (stored,) = open_store(load_config(installed.config)).load().profiles
     assert (stored.profile.id, stored.consent and stored.consent.by) == (driver, "account-3")
-    scene.process.send_signal(1)
+    scene.process.send_signal(signal.SIGHUP)
     sound = pcm(voices / "bm_george" / "5.opus")
     wait_until(lambda: "event=reloaded" in scene.log.read_text(), "the profiles are read again")
     scene.say(sound)
@@ -161,6 +183,43 @@ def test_no_sound_embedding_or_name_is_anywhere_but_in_the_sealed_store(
 
     scene.command("forget", driver=driver)
     scene.until(lambda: not list((tmp_path / "profiles").glob("*.profile")), "it is forgotten")
+
+
+def test_a_guest_who_agrees_becomes_a_driver_and_leaves_the_guest_book(
+    scene: Scene, voices: Path, tmp_path: Path
+) -> None:
+    """Offered by pseudonym; enrolled from the head unit with consent, and then no guest."""
+    scene.until(lambda: scene.told("status"), "the daemon is there")
+    encoder = load_encoder(MODELS)
+    sentences = [pcm(voices / "bm_george" / f"{n}.opus") for n in (1, 2, 3, 4)]
+    heard = [np.frombuffer(said, "<i2").astype(np.float32) / 32768 for said in sentences]
+    day = datetime.now(UTC).date().toordinal()
+    trips = np.stack([encoder.embed(sound) for sound in heard])
+    guest = Guest("g-3f2a9c1e", trips, (3.0,) * len(trips), len(trips), day - 3, day)
+    store = open_store(load_config(scene.installed.config))
+    store.save_guests([guest])
+    scene.process.send_signal(signal.SIGHUP)
+    scene.until(lambda: scene.told("guest"), "the guest is offered")
+    assert [each["guest"] for each in scene.told("guest")[-1]["guests"]] == [guest.id]
+
+    consent = {"by": "account-3", "text": "2026-11"}
+    command = scene.command("enrol", driver=None, guest=guest.id, consent=consent)
+
+    def results() -> list[Any]:
+        return [said for said in scene.told("command/result") if said["command_id"] == command]
+
+    scene.until(results, "the guest is enrolled")
+    assert results()[0]["reason"] is None
+    (stored,) = store.load().profiles
+    assert stored.profile.id == scene.told("enrolment")[-1]["driver"]
+    assert stored.consent is not None
+    assert store.load_guests() == ()
+    topic = "whodrives/car/guest"
+    scene.until(
+        lambda: [m for m in scene.monitor.heard if m.topic == topic][-1].payload == b"",
+        "nobody is offered any more",
+    )
+    assert list((tmp_path / "profiles").glob("guests*")) == []
 
 
 def _voice(embeddings: np.ndarray[Any, Any]) -> Iterator[bytes]:

@@ -36,7 +36,7 @@ COMMANDS = tuple(
 WRITES = {
     "whodrives": {
         *("status", "driver", "recognition", "preferences/apply", "preferences/cancel"),
-        *("command/result", "enrolment", "metrics"),
+        *("command/result", "enrolment", "guest", "metrics"),
     },
     "ecu": {"preferences/result", "preferences/position"},
     "gateway": {"vehicle", SPEED},
@@ -51,6 +51,7 @@ READS = {
     "headunit": {
         "command/result",
         "enrolment",
+        "guest",
         "status",
         "driver",
         "recognition",
