@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import yaml
 from installation import COMMAND, POSITION, Installation
 
@@ -242,8 +243,11 @@ def test_a_doctor_hears_whether_the_microphone_is_muted(
     muted = installed.run("doctor", env=virtual_microphone.environment).stdout
     assert "pulse" in muted.partition("✓ microphones: ")[2]
     assert "nearly silent; unmute it or raise the gain" in muted
-    speaking = virtual_microphone.play(voices / "af_bella" / "5.opus", wait=False)
+    sentence, rate_hz = soundfile.read(voices / "af_bella" / "5.opus", dtype="float32")
+    # Longer than the slowest machine takes to start the doctor.
+    speaking = virtual_microphone.play(np.tile(sentence, 20), rate_hz, wait=False)
     heard = installed.run("doctor", env=virtual_microphone.environment).stdout
+    speaking.terminate()
     speaking.wait()
     assert "✓ level: level -" in heard
 
