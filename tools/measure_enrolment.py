@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,7 +35,7 @@ import soxr
 from corpus import blocks, rows
 
 from whodrives.capture import read_file
-from whodrives.domain import SAMPLE_RATE_HZ, AudioBlock, Floats
+from whodrives.domain import RENDITIONS, SAMPLE_RATE_HZ, AudioBlock, EnrolmentError, Floats
 from whodrives.enrolment import ENOUGH_S, Enrolment
 from whodrives.inference import OnnxEncoder, load_calibration, load_encoder, load_gate
 from whodrives.scoring import centred, unit
@@ -204,12 +205,12 @@ def halves(encoder: OnnxEncoder, spoken: Sequence[Floats]) -> None:
     pairs = []
     for sound in spoken:
         enrolment = Enrolment(load_gate(MODELS), encoder)
-        listen(enrolment, sound, ENOUGH_S)
-        if enrolment.speech_s >= LEAST_RECORDED_S:
-            rows = enrolment.windows()
-            half = len(rows) // 2
-            parts = (rows[:half], rows[half:])
-            pairs.append([centred(unit(part.mean(axis=0)), calibration) for part in parts])
+        at_s = listen(enrolment, sound, ENOUGH_S)
+        with suppress(EnrolmentError):
+            rows = enrolment.finish(at_s).embeddings
+            renditions = rows.reshape(RENDITIONS, -1, rows.shape[1])
+            parts = np.array_split(renditions, 2, axis=1)
+            pairs.append([centred(unit(part.mean(axis=(0, 1))), calibration) for part in parts])
     same = [float(one @ other) for one, other in pairs]
     different = [float(a[0] @ b[1]) for i, a in enumerate(pairs) for b in pairs[:i]]
     for name, cosines in (("same person", same), ("two people", different)):
