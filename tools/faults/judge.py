@@ -23,8 +23,8 @@ REACH_S = 1.0
 DELAYED_S = 3.5
 """So long after a slow network was mended its last message may arrive."""
 
-ENOUGH_S = 12.0
-"""A request that was lost is repeated, and answered, in less."""
+ENOUGH_S = 6.0
+"""A request that was lost is repeated after 4 s, and the ECU begins at once."""
 
 SPEECH_S = 1.3
 """So much speech is surely recognised."""
@@ -636,13 +636,27 @@ def owed(record: Record) -> dict[tuple[str, str], tuple[float, float]]:
     found: dict[tuple[str, str], tuple[float, float]] = {}
     for wish in _settlings(record):
         for group in (SEAT_GROUP, MIRRORS):
-            until_s = _wanted_until(record, wish, group)
-            needed_s = ENOUGH_S + 4 * record.late_s
-            calm = (b for a, b in _calm(record, wish.from_s, until_s, group) if b - a > needed_s)
-            end_s = next(calm, None)
-            if end_s is not None:
-                found.setdefault((wish.driver, group), (wish.from_s, end_s))
+            due_s = _due_s(record, wish, group)
+            if due_s is not None:
+                found.setdefault((wish.driver, group), (wish.from_s, due_s))
     return found
+
+
+def _due_s(record: Record, wish: _Wish, group: str) -> float | None:
+    """By when the group must move; None if something may have kept it from it all the time."""
+    until_s = _wanted_until(record, wish, group)
+    needed_s = ENOUGH_S + 4 * record.late_s
+    both = [a.issued_s for a in record.asked if len(a.groups) > 1 and a.driver == wish.driver]
+    alone = (
+        a + needed_s for a, b in _calm(record, wish.from_s, until_s, group) if b - a > needed_s
+    )
+    for due_s in alone:
+        # A request for both waits until both may move.
+        if group == SEAT_GROUP or min(both, default=1e12) > due_s:
+            return due_s
+    if group == MIRRORS and both:
+        return _due_s(record, wish, SEAT_GROUP)
+    return None
 
 
 def _undelivered(record: Record) -> _Found:
@@ -652,7 +666,10 @@ def _undelivered(record: Record) -> _Found:
 
 
 def _served(record: Record, driver: str, group: str, before_s: float) -> bool:
-    if set(record.misbehaviour) & {"lying", "deaf", "rejects", "locked"}:
+    unmoved = bool(set(record.misbehaviour) & {"lying", "deaf", "rejects", "locked"})
+    # Nobody told the daemon of a hand, and so the ECU refuses a request for both.
+    untold = any(kind == "switch" for _, kind, _ in record.acts) and not _hands(record)
+    if unmoved or untold:
         return any(
             a.driver == driver and group in a.groups and a.at_s <= before_s for a in record.asked
         )
@@ -711,7 +728,8 @@ def _anew(record: Record, voices: list[tuple[float, float, str | None]]) -> Iter
     for start, end, who in voices:
         shown = [driver for t, driver in record.shown if t < start - REACH_S][-1:]
         asked = [a for a in record.asked if a.driver == who]
-        known = shown == [who] and not asked and end - start >= SPEECH_S
+        ended = any(c.kind == "cancel" and c.sent_s < end + HEARD_S for c in record.commands)
+        known = shown == [who] and not (asked or ended) and end - start >= SPEECH_S
         # All of it must be free to move at that moment.
         calm = [list(_calm(record, start, end + HEARD_S, g)) for g in (SEAT_GROUP, MIRRORS)]
         if known and all(spans == [(start, end + HEARD_S)] for spans in calm):
