@@ -150,16 +150,22 @@ def _drive(options: argparse.Namespace) -> bool:
 
 
 def _drive_mutants(options: argparse.Namespace) -> bool:
-    """One rule broken after another, each until it is noticed; whether any was not."""
-    report: dict[str, Any] = {"seed": options.seed, "commit": _commit(), "mutants": {}}
+    """One rule broken after another, each until it is noticed; whether any was not.
+
+    What the result says of other rules stays in it.
+    """
+    known = options.out is not None and options.out.exists()
+    report: dict[str, Any] = json.loads(options.out.read_text()) if known else {"mutants": {}}
+    missed = False
     for name in options.mutants or MUTANTS:
         *_, found = campaign(options, name, until_noticed=True)
-        noticed = {k: found[k] for k in ("trips", "violations")}
-        report["mutants"][name] = {"rule": MUTANTS[name].rule, **noticed}
+        facts = ("date", "commit", "machine", "seed", "scale", "cars", "trips", "violations")
+        report["mutants"][name] = {"rule": MUTANTS[name].rule, **{k: found[k] for k in facts}}
         _write(options.out, report)
+        missed |= not found["violations"]
         seen = found["violations"] or "NOT NOTICED"
-        print(f"{name:20} {found['trips']:4} {MUTANTS[name].rule:60} {seen}", flush=True)
-    return not all(result["violations"] for result in report["mutants"].values())
+        print(f"{name:28} {found['trips']:4} {MUTANTS[name].rule[:60]:60} {seen}", flush=True)
+    return missed
 
 
 def _judge(options: argparse.Namespace) -> bool:

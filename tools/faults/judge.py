@@ -285,10 +285,11 @@ def _requests(record: Record) -> _Found:
             yield "retained", when + "a request that was kept by the broker"
         if asked.good_s > GOOD_S + 0.01 or asked.kept_s is None or asked.kept_s > GOOD_S:
             yield "stale", when + f"good for {asked.good_s:.1f} s, kept for {asked.kept_s} s"
+        yield from ((kind, when + text) for kind, text in _late(record, asked))
         if asked.issued_s < record.began_s:
             # A request of the trip before, which the network had kept.
             continue
-        judges = (_late, _unsafe, _unknown, _outlived, _stopped, _someone_else, _other_values)
+        judges = (_unsafe, _unknown, _outlived, _stopped, _someone_else, _other_values)
         for judge in judges:
             yield from ((kind, when + text) for kind, text in judge(record, asked))
 
