@@ -158,7 +158,11 @@ def _drive_mutants(options: argparse.Namespace) -> bool:
     report: dict[str, Any] = json.loads(options.out.read_text()) if known else {"mutants": {}}
     missed = False
     for name in options.mutants or MUTANTS:
-        *_, found = campaign(options, name, until_noticed=True)
+        if options.keep is not None:
+            (options.keep / name).mkdir(exist_ok=True)
+        keep = options.keep and options.keep / name
+        broken = argparse.Namespace(**{**vars(options), "keep": keep})
+        *_, found = campaign(broken, name, until_noticed=True)
         facts = ("date", "commit", "machine", "seed", "scale", "cars", "trips", "violations")
         report["mutants"][name] = {"rule": MUTANTS[name].rule, **{k: found[k] for k in facts}}
         _write(options.out, report)

@@ -272,7 +272,13 @@ def _opened_s(record: Record) -> float:
 
 
 def _lateness(record: Record) -> float:
-    return REACH_S + record.late_s
+    """How long what was said may take to be acted on, through several processes of a machine."""
+    return REACH_S + 2 * record.late_s
+
+
+def _back_s(record: Record, gone: Gone) -> float:
+    """When the next daemon was surely there, and had read what the dead one left."""
+    return max((b for a, b in record.deaf if a <= gone.born_s <= b), default=1e12)
 
 
 # --- requests -------------------------------------------------------------------------------------
@@ -297,9 +303,9 @@ def _requests(record: Record) -> _Found:
 def _late(record: Record, asked: Asked) -> _Found:
     """The daemon itself let it grow old, or decided it while nobody would hear; not the network."""
     age_s = asked.at_s - asked.issued_s
-    if age_s > SENT_S + record.late_s and _peace(record, asked.issued_s, asked.at_s):
+    if age_s > SENT_S + 2 * record.late_s and _peace(record, asked.issued_s, asked.at_s):
         yield "stale", f"sent {age_s:.1f} s after it was decided"
-    margin_s = REACH_S + record.late_s
+    margin_s = _lateness(record)
     if any(from_s + margin_s < asked.issued_s < to_s - margin_s for from_s, to_s in record.down):
         yield "stale", "decided while there was no connection"
 
@@ -520,7 +526,7 @@ def _unstopped(record: Record) -> _Found:
                 break
         for gone in record.gone:
             # The next daemon knows that it was away too long before the broker is there.
-            back_s = max((b for a, b in record.deaf if a <= gone.born_s <= b), default=1e12)
+            back_s = _back_s(record, gone)
             until_s = back_s + 2 * _lateness(record)
             away_s = gone.born_s - (gone.sign_s or gone.born_s)
             doubted = away_s > GONE_S + SLACK_S and _was_settled(record, gone)
@@ -753,8 +759,8 @@ def _wanted_until(record: Record, wish: _Wish, group: str) -> float:
     by_hand = {s.request: s.at_s for s in record.said if s.reason == "manual"}
     ends += [by_hand[a.request] for a in record.asked if a.request in by_hand and group in a.groups]
     for gone in record.gone:
-        away_s = gone.born_s - (gone.sign_s or 0.0)
-        if gone.born_s > before_s and away_s + _lateness(record) > GONE_S:
+        away_s = _back_s(record, gone) - (gone.sign_s or 0.0)
+        if gone.born_s > before_s and away_s > GONE_S:
             ends.append(gone.killed_s)
     return min(ends)
 
