@@ -3,6 +3,7 @@
     python tools/faults --trips 10000 --out tools/faults/results/DATE.json --keep FOLDER
     python tools/faults --trips 100 --mutant standing      # one rule broken: it must be noticed
     python tools/faults --mutants --trips 400              # every one of them, a table
+    python tools/faults --table MUTANTS.json               # that table for the docs
     python tools/faults --judge FOLDER --out RESULT.json   # judge the kept records again
 
 Each trip is drawn from its seed; a violation names it, and `--seed`, `--only` play it again. Time
@@ -34,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import judge
 import records
 from group import Order, Outcome, work
-from mutants import MUTANTS
+from mutants import MUTANTS, table
 
 EXAMPLES = 50
 
@@ -212,6 +213,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="write the result here, as JSON")
     parser.add_argument("--keep", type=Path, help="an existing folder for the trips' records")
+    parser.add_argument("--table", type=Path, help="show this result of --mutants for the docs")
     parser.add_argument("--judge", type=Path, metavar="FOLDER", help="judge what was kept there")
     options = parser.parse_args()
     if unknown := set(options.mutants or ()) - set(MUTANTS):
@@ -227,6 +229,9 @@ def main() -> int:
     options = _options()
     # Ended like this, too, no process is left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
+    if options.table is not None:
+        print(table(json.loads(options.table.read_text())["mutants"]), end="")
+        return 0
     if options.judge is not None:
         return int(_judge(options))
     if options.mutants is not None:

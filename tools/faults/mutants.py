@@ -70,15 +70,17 @@ def _door_for_mirrors() -> None:
 def _interlock() -> Mapping[str, Mutant]:
     conditions = {
         f"{group}-{condition.name}": Mutant(
-            f"{group}: {condition.name}", _without(group, condition.name)
+            f"interlock: {group} only with `{condition.name}`", _without(group, condition.name)
         )
         for group, rule in _get("interlock", "RULES").items()
         for condition in rule
     }
     return {
         **conditions,
-        "mirrors-door": Mutant("mirrors do not wait for the door", _door_for_mirrors),
-        "freshness": Mutant("a reading is at most 2 s old", _set("interlock", "MAX_AGE_S", 1e9)),
+        "mirrors-door": Mutant("interlock: mirrors also with the door open", _door_for_mirrors),
+        "freshness": Mutant(
+            "interlock: a reading is at most 2 s old", _set("interlock", "MAX_AGE_S", 1e9)
+        ),
     }
 
 
@@ -127,10 +129,7 @@ def _rows() -> Mapping[str, Mutant]:
             continue
         to, what, reason = effects.get(name, (None, deed.NOTHING, ""))
         changed = replace(row, to=to, deed=what, reason=reason)
-        guard = f", {row.guard}" if row.guard else ""
-        states = "any state" if len(row.states) == len(state) else ", ".join(row.states)
-        rule = f"{states}: {row.trigger}{guard}: {row.deed}"
-        found[name] = Mutant(rule, _instead(row, changed))
+        found[name] = Mutant(_said(row), _instead(row, changed))
     vacant = trip.Row((state.VACANT,), trip.Trigger.VOICE, None, state.SETTLED, deed.SETTLE)
     anew = next(row for row in trip.TABLE if row.guard is trip.Guard.HIMSELF_ANEW)
     enrolled = next(row for row in trip.TABLE if row.guard is trip.Guard.ENROLLED)
@@ -151,6 +150,14 @@ def _rows() -> Mapping[str, Mutant]:
         ),
         "listen_once": Mutant("listen counts for one known voice", _listen_on),
     }
+
+
+def _said(row: Any) -> str:
+    """A row in words: those of docs/trip.md."""
+    states = ", ".join(row.states)
+    guard = f" ({row.guard})" if row.guard else ""
+    then = "nothing" if row.deed == "-" else row.deed
+    return f"{states}: {row.trigger}{guard}: {row.to or 'stays'}; {then}"
 
 
 def _listen_on() -> None:
@@ -355,3 +362,14 @@ UNREACHED = {
 """Rows of the table that no input reaches: they make it total."""
 
 MUTANTS: Mapping[str, Mutant] = {**_interlock(), **_rows(), **_OUTBOX, **_AROUND}
+
+
+def table(mutants: Mapping[str, Any]) -> str:
+    """The Markdown of a result of `--mutants`."""
+    lines = ["| broken | rule | noticed by | in trips |", "|---|---|---|---|"]
+    for name in (name for name in MUTANTS if name in mutants):
+        found = mutants[name]
+        kinds = sorted(found["violations"], key=found["violations"].get, reverse=True)
+        by = ", ".join(f"`{kind}` {found['violations'][kind]}" for kind in kinds) or "**nothing**"
+        lines.append(f"| `{name}` | {MUTANTS[name].rule} | {by} | {found['trips']} |")
+    return "\n".join(lines) + "\n"
