@@ -85,7 +85,7 @@ class Fault(StrEnum):
     DUPLICATES = "duplicates"  # every answer twice
     STRAY = "stray"  # answers requests that nobody made
     JAMMED = "jammed"  # accepts, and aborts half-way
-    WAVERS = "wavers"  # after each answer says that the request came too late
+    WAVERS = "wavers"  # after each answer says that it came too late; motors as if slow
 
 
 _FEIGNED = {Fault.REJECTS: "standing", Fault.LOCKED: "locked"}
@@ -243,7 +243,7 @@ class Ecu:
         self._forget_touch(now_s)
         said = [message for due_s, message in self._late if due_s <= now_s]
         self._late = [late for late in self._late if late[0] > now_s]
-        slowness = SLOWNESS if Fault.SLOW in self.faults else 1.0
+        slowness = SLOWNESS if self.faults & {Fault.SLOW, Fault.WAVERS} else 1.0
         self._by_hand = self._run(self._by_hand, dt_s)
         for request in list(self._active):
             if blocks := self._blocks(self._active[request], now_s):

@@ -7,8 +7,10 @@ happened is written into a `Record` for each trip.
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
+import fcntl
 import json
 import multiprocessing
 import os
@@ -21,6 +23,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import uuid
 from collections import Counter
@@ -664,9 +667,17 @@ class Car:
         said, self._sound = self._sound[:blocks], self._sound[blocks:]
         if self._reborn_s is not None:
             return
+        if "deaf" not in self._spans:
+            note_late(self.clock, self._unheard_s())
         for voice in said or [0]:
             with contextlib.suppress(BlockingIOError):
                 os.write(self._fifo, _block(voice))
+
+    def _unheard_s(self) -> float:
+        """How much of what was said before now the daemon has not taken yet."""
+        waiting = array.array("i", [0])
+        fcntl.ioctl(self._fifo, termios.FIONREAD, waiting)
+        return waiting[0] / len(_block(0)) * BLOCK_S
 
 
 _BLOCKS: dict[int, bytes] = {}

@@ -453,7 +453,7 @@ def _someone_else(record: Record, asked: Asked) -> _Found:
     voices = sorted(u for u in record.spoken if u[2] is not None)
     for wish in _asked_to_speak(record, voices):
         later = [c for c in record.commands if c.sent_s > wish.since_s]
-        late = asked.issued_s > wish.from_s + SLACK_S
+        late = asked.issued_s > wish.from_s + _lateness(record)
         if late and asked.driver != wish.driver and not later:
             yield "replaced", "after somebody else had been listened to"
 
