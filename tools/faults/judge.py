@@ -685,7 +685,12 @@ def _served(record: Record, driver: str, group: str, before_s: float) -> bool:
 
 def _settlings(record: Record) -> Iterator[_Wish]:
     """Whom the daemon said to drive, and who should, by what was done and said in peace."""
-    yield from (_Wish(t, who, since) for t, who, since in record.settled if since >= record.began_s)
+    for t, who in record.shown:
+        # Said again after a step of the calendar, the same settling has another time.
+        told = (since for at_s, name, since in record.settled if name == who and at_s == t)
+        since_s = next(told, None)
+        if who is not None and since_s is not None and since_s >= record.began_s:
+            yield _Wish(t, who, since_s)
     for c in record.commands:
         if c.kind == "choose" and c.driver and c.done and c.at_s is not None:
             yield _Wish(c.at_s, c.driver, c.sent_s)
