@@ -82,6 +82,16 @@ UNANSWERED: dict[str, Any] = {"said": [], "began": [], "misbehaviour": ("deaf",)
 WITHDRAWN: dict[str, Any] = {**UNANSWERED, "withdrawn": [(42.4, "r-1", "trip_over")]}
 
 
+SPOKE_AGAIN: dict[str, Any] = {
+    "shown": [(0.0, ANNA), (42.5, None)],
+    "spoken": [(2.0, 2.4, TOM), (10.0, 12.0, ANNA)],
+    "asked": [],
+    "began": [],
+    "said": [],
+}
+"""The trip before this record settled Anna; now she speaks again."""
+
+
 def _done(at_s: float, kind: str, driver: str | None = None) -> Result:
     return Result(at_s, kind, driver, at_s + 0.3)
 
@@ -237,6 +247,8 @@ def _done(at_s: float, kind: str, driver: str | None = None) -> Result:
                 "settled": [],
             },
         ),
+        # The minute has passed with nothing asked for, and then the driver speaks again.
+        ("undelivered", {**SPOKE_AGAIN, "settled": [(0.0, ANNA, -65.0)]}),
         # A daemon that was away for less than 10 s goes on.
         (
             "undelivered",
@@ -303,6 +315,8 @@ def test_what_is_wrong_is_noticed(kind: str, changes: dict[str, Any]) -> None:
             "gone": [Gone(9.0, 19.5, 8.5)],
             "deaf": [(9.0, 20.0)],
         },
+        # Within the minute something may have been asked for, and was lost.
+        {**SPOKE_AGAIN, "settled": [(0.0, ANNA, -20.0)]},
         {"commands": [Result(4.0, "save", None, 4.3, "no_driver")]},
         {
             "asked": [_asked(8.0), _asked(12.1)],

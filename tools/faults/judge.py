@@ -23,6 +23,9 @@ REACH_S = 1.0
 DELAYED_S = 3.5
 """So long after a slow network was mended its last message may arrive."""
 
+AT_ONCE_S = 3.0
+"""A wish that is made in peace is asked for, and the ECU begins, in less."""
+
 ENOUGH_S = 6.0
 """A request that was lost is repeated after 4 s, and the ECU begins at once."""
 
@@ -652,11 +655,11 @@ def owed(record: Record) -> dict[tuple[str, str], tuple[float, float]]:
 def _due_s(record: Record, wish: _Wish, group: str) -> float | None:
     """By when the group must move; None if something may have kept it from it all the time."""
     until_s = _wanted_until(record, wish, group)
-    needed_s = ENOUGH_S + 4 * record.late_s
     both = [a.issued_s for a in record.asked if len(a.groups) > 1 and a.driver == wish.driver]
-    alone = (
-        a + needed_s for a, b in _calm(record, wish.from_s, until_s, group) if b - a > needed_s
-    )
+    alone = []
+    for a, b in _calm(record, wish.from_s, until_s, group):
+        needed_s = (AT_ONCE_S if a == wish.from_s else ENOUGH_S) + 4 * record.late_s
+        alone += [a + needed_s] if b - a > needed_s else []
     for due_s in alone:
         # A request for both waits until both may move.
         if group == SEAT_GROUP or min(both, default=1e12) > due_s:
@@ -739,13 +742,26 @@ def _anew(record: Record, voices: list[tuple[float, float, str | None]]) -> Iter
     """The settled driver speaks again, and nothing was asked for yet."""
     for start, end, who in voices:
         shown = [driver for t, driver in record.shown if t < start - REACH_S][-1:]
-        asked = [a for a in record.asked if a.driver == who]
         ended = any(c.kind == "cancel" and c.sent_s < end + HEARD_S for c in record.commands)
-        known = shown == [who] and not (asked or ended) and end - start >= SPEECH_S
+        if shown != [who] or ended or end - start < SPEECH_S or _perhaps_asked(record, who, start):
+            continue
         # All of it must be free to move at that moment.
         calm = [list(_calm(record, start, end + HEARD_S, g)) for g in (SEAT_GROUP, MIRRORS)]
-        if known and all(spans == [(start, end + HEARD_S)] for spans in calm):
+        if all(spans == [(start, end + HEARD_S)] for spans in calm):
             yield _Wish(end + HEARD_S, str(who), start)
+
+
+def _perhaps_asked(record: Record, driver: str | None, before_s: float) -> bool:
+    """Whether something was asked for, or may have been and was lost on its way."""
+    if any(a.driver == driver and a.issued_s < before_s for a in record.asked):
+        return True
+    since = [since_s for _, who, since_s in record.settled if who == driver] or [record.began_s]
+    needs = _NEEDS[MIRRORS].values()
+    return any(
+        min(since) - 2 * REACH_S < t < min(max(since) + WANTED_S + REACH_S, before_s)
+        and all(any(said.get(path) == value for path, value in any_of) for any_of in needs)
+        for t, said in record.readings
+    )
 
 
 def _wanted_until(record: Record, wish: _Wish, group: str) -> float:
