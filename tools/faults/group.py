@@ -318,7 +318,7 @@ class Car:
 
     async def _until_online(self) -> None:
         limit_s = self.clock.now_s() + ONLINE_S
-        while not (self.online and self.ecu_client.is_connected()):
+        while not (self.online and self.ecu_client.is_connected()) and not self.group.noticed:
             await self._tick()
             if self.clock.now_s() > limit_s:
                 self.record.died.append(f"not online within {ONLINE_S:.0f} s")
@@ -339,6 +339,8 @@ class Car:
         self.ecu.faults = frozenset()
         waiting = list(plan.deeds)
         while (at_s := self.clock.now_s() - began_s) < plan.length_s or waiting:
+            if self.group.noticed:
+                return
             while waiting and waiting[0].at_s <= at_s:
                 self._do(waiting.pop(0))
             await self._tick()
@@ -737,10 +739,14 @@ class Group:
         client.user_data_set([*topics, (topic, 1)])
         client.on_connect = lambda c, data, *_: c.subscribe(data)
 
+    @property
+    def noticed(self) -> bool:
+        """Whether something was wrong, if that is all that was to be seen."""
+        return self.order.until_noticed and bool(self.outcome.violations)
+
     def next_trip(self) -> int | None:
         """The number of the next trip, until there were enough."""
-        noticed = self.order.until_noticed and self.outcome.violations
-        if self._made >= self.order.trips or noticed:
+        if self._made >= self.order.trips or self.noticed:
             return None
         self._made += 1
         if self.order.only is not None:
