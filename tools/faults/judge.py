@@ -276,7 +276,7 @@ def _opened_s(record: Record) -> float:
 
 def _lateness(record: Record) -> float:
     """How long what was said may take to be acted on, through several processes of a machine."""
-    return REACH_S + 2 * record.late_s
+    return REACH_S + 3 * record.late_s
 
 
 def _back_s(record: Record, gone: Gone) -> float:
@@ -306,7 +306,7 @@ def _requests(record: Record) -> _Found:
 def _late(record: Record, asked: Asked) -> _Found:
     """The daemon itself let it grow old, or decided it while nobody would hear; not the network."""
     age_s = asked.at_s - asked.issued_s
-    if age_s > SENT_S + 2 * record.late_s and _peace(record, asked.issued_s, asked.at_s):
+    if age_s > SENT_S + 3 * record.late_s and _peace(record, asked.issued_s, asked.at_s):
         yield "stale", f"sent {age_s:.1f} s after it was decided"
     margin_s = _lateness(record)
     if any(from_s + margin_s < asked.issued_s < to_s - margin_s for from_s, to_s in record.down):
