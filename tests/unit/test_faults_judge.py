@@ -315,6 +315,14 @@ def test_what_is_wrong_is_noticed(kind: str, changes: dict[str, Any]) -> None:
             "gone": [Gone(9.0, 19.5, 8.5)],
             "deaf": [(9.0, 20.0)],
         },
+        # The last that was heard of the car before the driver spoke is that it moved.
+        {
+            "began": [],
+            "asked": [],
+            "said": [],
+            "readings": [*_readings((1.0, {SPEED: 9.0}), (3.0, {})), *_record().readings[84:]],
+            "deaf": [(2.0, 5.5)],
+        },
         # Within the minute something may have been asked for, and was lost.
         {**SPOKE_AGAIN, "settled": [(0.0, ANNA, -20.0)]},
         {"commands": [Result(4.0, "save", None, 4.3, "no_driver")]},

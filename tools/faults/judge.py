@@ -715,10 +715,12 @@ def _settlings(record: Record) -> Iterator[_Wish]:
 def _sure_speech(
     record: Record, said: tuple[float, float, str | None], opened_s: float, hands: list[float]
 ) -> bool:
+    """Whether this voice, the trip's first, surely settles: the trip is open, and it is heard."""
     start, end, _ = said
-    long_enough = start > opened_s and end - start >= SPEECH_S
-    peace = _peace(record, opened_s - 2 * REACH_S, end + HEARD_S)
-    return long_enough and peace and not any(t < end + HEARD_S for t in hands)
+    long_enough = start > opened_s + FRESH_S and end - start >= SPEECH_S
+    peace = _peace(record, start - FRESH_S - REACH_S, end + HEARD_S)
+    nobody = [who for t, who in record.shown if t < start][-1:] in ([], [None])
+    return long_enough and peace and nobody and not any(t < end + HEARD_S for t in hands)
 
 
 def _asked_to_speak(
@@ -770,6 +772,10 @@ def _wanted_until(record: Record, wish: _Wish, group: str) -> float:
     before_s = wish.since_s - 2 * REACH_S
     ends += [c.sent_s for c in record.commands if c.sent_s > before_s and not _same(c, wish)]
     ends += [t for t, said in record.readings if t > before_s and said.get(SPEED)]
+    # Settled in a car of which the last that was heard is that it moves, nobody is served.
+    told = [(t, said[SPEED]) for t, said in record.readings if SPEED in said and t <= before_s]
+    sure = max((t for t, _ in told if _heard(record, t)), default=record.began_s)
+    ends += [wish.since_s for t, speed in told if t >= sure and speed]
     others = {b.driver for b in record.began} | {who for _, who, _ in record.settled}
     if others - {wish.driver}:
         ends += [t for t, who in record.shown if t > wish.from_s and who != wish.driver]

@@ -160,7 +160,7 @@ def _long_without_daemon(made: Plan, rng: random.Random, driver: int, seated_s: 
     """The driver's wish still waits, for the brake or an answer, when the daemon dies too long."""
     killed_s = seated_s + 6.0
     seconds = rng.choice((14, 17, 20))
-    if _chance(rng, 0.7):
+    if _chance(rng, 0.5):
         made.add(seated_s - 1.0, "car", {GEAR: 4, BRAKE: False})
         made.add(killed_s + seconds + 4.0, "car", {GEAR: PARK, BRAKE: True})
     else:
