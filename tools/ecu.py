@@ -58,6 +58,9 @@ SLOWNESS = 0.1
 MANUAL = "manual"
 """The reason that says: a person worked a switch."""
 
+EXPIRED = "expired"
+"""The reason that says: the request came too late."""
+
 _SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide"
 _GEAR = "Vehicle.Powertrain.Transmission.SelectedGear"
 _PARK_LOCK = "Vehicle.Powertrain.Transmission.IsParkLockEngaged"
@@ -78,9 +81,14 @@ class Fault(StrEnum):
     SLOW = "slow"  # late answers, and motors at a tenth of their speed
     LYING = "lying"  # completed at once, and nothing moved
     REJECTS = "rejects"  # the car is never safe enough
+    LOCKED = "locked"  # rejects for good
     DUPLICATES = "duplicates"  # every answer twice
     STRAY = "stray"  # answers requests that nobody made
     JAMMED = "jammed"  # accepts, and aborts half-way
+    WAVERS = "wavers"  # after each answer says that it came too late; motors as if slow
+
+
+_FEIGNED = {Fault.REJECTS: "standing", Fault.LOCKED: "locked"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +243,7 @@ class Ecu:
         self._forget_touch(now_s)
         said = [message for due_s, message in self._late if due_s <= now_s]
         self._late = [late for late in self._late if late[0] > now_s]
-        slowness = SLOWNESS if Fault.SLOW in self.faults else 1.0
+        slowness = SLOWNESS if self.faults & {Fault.SLOW, Fault.WAVERS} else 1.0
         self._by_hand = self._run(self._by_hand, dt_s)
         for request in list(self._active):
             if blocks := self._blocks(self._active[request], now_s):
@@ -307,15 +315,15 @@ class Ecu:
         if body.get("schema") != 1 or issued_s is None or expires_s is None:
             return "not the schema of docs/mqtt.md"
         if not issued_s - AHEAD_S <= now_s < expires_s:
-            return "expired"
+            return EXPIRED
         if bad := [path for path in signals if path not in MOTORS]:
             return f"no such signal: {bad[0]}"
         if bad := [path for path, value in signals.items() if not _fits(value, MOTORS[path])]:
             return f"out of range: {bad[0]}"
         if self.touched & {vss.group_of(path) for path in signals}:
             return MANUAL
-        blocks = ["standing"] if Fault.REJECTS in self.faults else self._blocks(signals, now_s)
-        return ", ".join(blocks)
+        feigned = [reason for fault, reason in _FEIGNED.items() if fault in self.faults]
+        return ", ".join(feigned or self._blocks(signals, now_s))
 
     def _blocks(self, signals: Iterable[str], now_s: float) -> list[str]:
         groups = {vss.group_of(path) for path in signals}
@@ -344,6 +352,8 @@ class Ecu:
             return []
         if Fault.DUPLICATES in self.faults:
             said = said * 2
+        if Fault.WAVERS in self.faults:
+            said.append(("preferences/result", {**body, "status": "rejected", "reason": EXPIRED}))
         if Fault.SLOW in self.faults:
             self._late += [(now_s + LATE_S, message) for message in said]
             return []

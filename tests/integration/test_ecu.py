@@ -300,6 +300,8 @@ def test_a_typed_line_names_a_switch() -> None:
         ("duplicates", [("accepted", ""), ("accepted", "")], [("completed", "")] * 2),
         ("stray", [("accepted", ""), ("completed", "")], [("completed", "")]),
         ("jammed", [("accepted", "")], [("aborted", "jammed")]),
+        ("locked", [("rejected", "locked")], []),
+        ("wavers", [("accepted", ""), ("rejected", "expired")], []),
     ],
 )
 def test_it_misbehaves_as_told(
@@ -317,7 +319,8 @@ def test_it_misbehaves_as_told(
         later = later[len(later_said) :]
     assert later == []
     moved = made.positions[MIRROR] - start
-    assert (moved > 0) is (fault in {"silent", "slow", "duplicates", "stray", "jammed"})
+    moves = {"silent", "slow", "duplicates", "stray", "jammed", "wavers"}
+    assert (moved > 0) is (fault in moves)
 
 
 def test_the_next_ecu_goes_on_where_this_one_was(tmp_path: Path) -> None:

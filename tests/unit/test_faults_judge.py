@@ -2,29 +2,66 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from judge import MIRRORS, SEAT_GROUP, Asked, Began, Record, violations
-from trips import DOOR, FAULTS, IGNITION, OCCUPANCY, PARKED, SPEED, plan
+import records
+from judge import (
+    MIRRORS,
+    SEAT_GROUP,
+    Asked,
+    Began,
+    Gone,
+    Preferred,
+    Record,
+    Result,
+    Said,
+    violations,
+)
+from mutants import MUTANTS, UNREACHED, row_name
+from trips import BRAKE, DOOR, FAULTS, GEAR, IGNITION, OCCUPANCY, PARKED, SPEED, SWITCH, plan
+
+from whodrives.interlock import RULES
+from whodrives.trip import TABLE
 
 ANNA, TOM = "d-1", "d-2"
-BOTH = frozenset({SEAT_GROUP, MIRRORS})
+BOTH = (MIRRORS, SEAT_GROUP)
 SAFE: dict[str, Any] = {**PARKED, OCCUPANCY: "OCCUPIED", IGNITION: "ON"}
+UNSAFE = SAFE | {GEAR: 4, BRAKE: False}
+PLACE = "Vehicle.Cabin.Seat.Row1.DriverSide.Position"
+MINE = {ANNA: {PLACE: 20.0}, TOM: {PLACE: 70.0}}
 
 
 def _asked(at_s: float, driver: str = ANNA, **changes: Any) -> Asked:
-    return replace(Asked(at_s + 0.1, at_s, 3.0, "r-1", driver, BOTH), **changes)
+    made = Asked(at_s + 0.1, at_s, 3.0, "r-1", driver, MINE[driver], BOTH)
+    return replace(made, **changes)
+
+
+def _began(at_s: float, driver: str = ANNA) -> list[Began]:
+    return [Began(at_s, "r-1", driver, group) for group in BOTH]
+
+
+def _readings(*changes: tuple[float, dict[str, Any]]) -> list[tuple[float, dict[str, Any]]]:
+    """Twice a second all is well; from each of these moments on, this is so instead."""
+    said = []
+    for half in range(84):
+        changed = [change for at_s, change in changes if at_s <= half / 2]
+        said.append((half / 2, SAFE | (changed[-1] if changed else {})))
+    return said
 
 
 def _record(**changes: Any) -> Record:
-    """A trip of 40 s in which Anna speaks at 5 s and is served at 8 s."""
-    made = Record("car", 0, 0, 0.0, 40.0)
-    made.readings = [(at / 2, dict(SAFE)) for at in range(80)]
+    """A trip of 45 s in which Anna speaks at 5 s and is served at 8 s; she leaves at 42 s."""
+    made = Record("car", 0, 0, 0.0, 45.0)
+    made.readings = [*_readings(), *((42 + at / 2, dict(PARKED)) for at in range(7))]
     made.spoken = [(5.0, 7.0, ANNA)]
     made.asked = [_asked(8.0)]
-    made.began = [Began(8.2, "r-1", ANNA, group) for group in (SEAT_GROUP, MIRRORS)]
+    made.said = [Said(8.3, "r-1", "accepted", ""), Said(12.0, "r-1", "completed", "")]
+    made.began = _began(8.2)
     made.settled = [(8.0, ANNA, 7.5)]
+    made.shown = [(0.0, None), (8.0, ANNA), (42.5, None)]
+    made.preferred = [Preferred(0.0, driver, (values,)) for driver, values in MINE.items()]
     for name, value in changes.items():
         setattr(made, name, value)
     return made
@@ -39,25 +76,87 @@ def test_a_good_trip_is_good() -> None:
     assert _kinds(_record()) == set()
 
 
-def _all_the_way(**change: Any) -> list[tuple[float, dict[str, Any]]]:
-    return [(at / 2, SAFE | change) for at in range(80)]
+UNANSWERED: dict[str, Any] = {"said": [], "began": [], "misbehaviour": ("deaf",)}
+"""An ECU that says nothing to what it is asked; what is live then is withdrawn at the end."""
+
+WITHDRAWN: dict[str, Any] = {**UNANSWERED, "withdrawn": [(42.4, "r-1", "trip_over")]}
+
+
+SPOKE_AGAIN: dict[str, Any] = {
+    "shown": [(0.0, ANNA), (42.5, None)],
+    "spoken": [(2.0, 2.4, TOM), (10.0, 12.0, ANNA)],
+    "asked": [],
+    "began": [],
+    "said": [],
+}
+"""The trip before this record settled Anna; now she speaks again."""
+
+
+def _done(at_s: float, kind: str, driver: str | None = None) -> Result:
+    return Result(at_s, kind, driver, at_s + 0.3)
 
 
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
-        ("unsafe", {"readings": _all_the_way(**{SPEED: 1.0})}),
-        ("unsafe", {"readings": _all_the_way(**{DOOR: True})}),
-        ("unsafe", {"readings": _all_the_way(**{OCCUPANCY: "UNKNOWN"})}),
-        ("unsafe", {"readings": [(at_s, said) for at_s, said in _all_the_way() if at_s < 5]}),
+        ("unsafe", {"readings": _readings((0.0, {SPEED: 1.0}))}),
+        ("unsafe", {"readings": _readings((0.0, {DOOR: True}))}),
+        ("unsafe", {"readings": _readings((0.0, {OCCUPANCY: "UNKNOWN"}))}),
+        ("unsafe", {"readings": [(t, said) for t, said in _readings() if t < 5]}),
+        # It stood 1.5 s ago, but the daemon was told since that it moves.
+        ("unsafe", {"readings": _readings((6.4, {SPEED: 1.0}))}),
         ("unknown", {"spoken": [(5.0, 7.0, None)]}),
         ("unknown", {"spoken": [(9.0, 11.0, ANNA)]}),
+        ("unknown", {"spoken": [], "commands": [Result(4.0, "choose", ANNA, 4.2, "no_trip")]}),
         ("stale", {"asked": [_asked(8.0, good_s=120.0)]}),
+        ("stale", {"asked": [_asked(8.0, kept_s=None)]}),
+        ("stale", {"asked": [replace(_asked(8.0), at_s=11.0)]}),
+        ("stale", {"down": [(5.0, 20.0)], "deaf": [(5.0, 20.0)]}),
         ("stale", {"asked": [_asked(8.0), _asked(39.0)], "spoken": [(-40.0, -38.0, ANNA)]}),
+        ("stale", {"asked": [_asked(20.0)], "readings": _readings((11, {SPEED: 9.0}), (13, {}))}),
+        # Speech is no new wish once something was asked for.
+        (
+            "stale",
+            {
+                "spoken": [(-80.0, -78.0, ANNA), (30.0, 32.0, ANNA)],
+                "asked": [_asked(2.0), _asked(35.0)],
+            },
+        ),
         ("retained", {"asked": [_asked(8.0, retained=True)]}),
-        ("touched", {"asked": [_asked(20.0)], "acts": [(10.0, "manual_told", None)]}),
-        ("cancelled", {"asked": [_asked(20.0)], "acts": [(11.0, "cancel_done", None)]}),
-        ("doubled", {"began": [Began(at_s, "r", ANNA, SEAT_GROUP) for at_s in (8.0, 12.0)]}),
+        ("touched", {"asked": [_asked(20.0)], "said": [Said(10.0, "r-1", "aborted", "manual")]}),
+        ("touched", {"asked": [_asked(20.0)], "readings": _readings((10, {SWITCH: True}))}),
+        ("cancelled", {"asked": [_asked(20.0)], "commands": [_done(11.0, "cancel")]}),
+        ("replaced", {"asked": [_asked(20.0)], "commands": [_done(11.0, "choose", TOM)]}),
+        ("replaced", {"asked": [_asked(20.0)], "commands": [_done(11.0, "choose")]}),
+        (
+            "replaced",
+            {
+                "asked": [_asked(30.0)],
+                "commands": [_done(11.0, "listen")],
+                "spoken": [(5.0, 7.0, ANNA), (12.0, 14.0, TOM), (24.0, 26.0, ANNA)],
+            },
+        ),
+        ("forgotten", {"asked": [_asked(20.0)], "commands": [_done(11.0, "forget", ANNA)]}),
+        ("forgotten", {"commands": [_done(11.0, "forget", ANNA)]}),
+        ("values", {"asked": [_asked(8.0, signals=MINE[TOM])]}),
+        (
+            "values",
+            {"preferred": [*_record().preferred, Preferred(6.0, ANNA, ({PLACE: 90.0},))]},
+        ),
+        ("answered", {"asked": [_asked(8.0), _asked(13.0)]}),
+        (
+            "answered",
+            {
+                "asked": [_asked(8.0), _asked(13.0)],
+                "said": [Said(8.3, "r-1", "rejected", "locked")],
+            },
+        ),
+        ("doubled", {"asked": [_asked(8.0), _asked(10.0)]}),
+        ("doubled", {"began": [*_began(8.2), *_began(12.0)]}),
+        (
+            "doubled",
+            {"began": [*_began(8.2), *_began(12.0)], "commands": [_done(10.0, "save")]},
+        ),
         (
             "passenger",
             {
@@ -65,9 +164,104 @@ def _all_the_way(**change: Any) -> list[tuple[float, dict[str, Any]]]:
                 "asked": [_asked(8.0), _asked(15.0, TOM)],
             },
         ),
-        ("unasked", {"asked": [_asked(30.0)], "faults": [(9.0, 29.0, "kill")]}),
-        ("undelivered", {"began": [], "asked": []}),
-        ("undelivered", {"began": [], "asked": [_asked(8.0)]}),
+        (
+            "passenger",
+            {
+                "acts": [(4.0, "key", TOM)],
+                "asked": [_asked(8.0), _asked(15.0, TOM)],
+            },
+        ),
+        (
+            "unasked",
+            {
+                "asked": [_asked(30.0)],
+                "gone": [Gone(15.0, 26.0, 14.5)],
+                "deaf": [(15.0, 27.0)],
+            },
+        ),
+        # A voice takes no place that was emptied, either.
+        (
+            "unasked",
+            {
+                "asked": [_asked(33.0)],
+                "gone": [Gone(15.0, 26.0, 14.5)],
+                "deaf": [(15.0, 27.0)],
+                "spoken": [(5.0, 7.0, ANNA), (30.0, 32.0, ANNA)],
+            },
+        ),
+        ("unstopped", UNANSWERED),
+        ("unstopped", {**WITHDRAWN, "commands": [_done(15.0, "cancel")]}),
+        ("unstopped", {**WITHDRAWN, "commands": [_done(15.0, "choose", TOM)]}),
+        (
+            "unstopped",
+            {**WITHDRAWN, "gone": [Gone(15.0, 26.0, 14.5)], "deaf": [(15.0, 27.0)]},
+        ),
+        ("unanswered", {"commands": [Result(15.0, "save", None)]}),
+        ("misruled", {"commands": [_done(15.0, "choose", "d-0")]}),
+        (
+            "misruled",
+            {"commands": [_done(11.0, "forget", ANNA), _done(20.0, "choose", ANNA)]},
+        ),
+        (
+            "misruled",
+            {
+                "readings": [(0.0, dict(PARKED)), (0.5, dict(PARKED)), *_readings()[6:]],
+                "commands": [_done(1.8, "listen")],
+            },
+        ),
+        ("misruled", {"commands": [_done(15.0, "save")], "moving": [(10.0, 20.0)]}),
+        ("misruled", {"commands": [_done(15.0, "save")], "ecu_deaf": [(10.0, 20.0)]}),
+        ("misruled", {"commands": [_done(4.0, "save")]}),
+        ("lingered", {"shown": [(0.0, None), (8.0, ANNA)]}),
+        ("undelivered", {"began": [], "asked": [], "said": []}),
+        ("undelivered", {"began": [], "said": [], "withdrawn": [(42.4, "r-1", "trip_over")]}),
+        ("undelivered", {"began": [], "asked": [], "said": [], "settled": [], "shown": []}),
+        ("undelivered", {"began": _began(8.2)[:1]}),
+        # Mirrors move with the door open.
+        (
+            "undelivered",
+            {
+                "readings": _readings((3.0, {DOOR: None})),
+                "began": [],
+                "asked": [],
+                "said": [],
+            },
+        ),
+        # What a hand on the head unit chose is delivered, too.
+        ("undelivered", {"commands": [_done(15.0, "choose", TOM)]}),
+        (
+            "undelivered",
+            {
+                "commands": [_done(15.0, "listen")],
+                "spoken": [(5.0, 7.0, ANNA), (16.0, 18.0, TOM)],
+            },
+        ),
+        (
+            "undelivered",
+            {
+                "acts": [(3.0, "key", TOM)],
+                "spoken": [],
+                "asked": [],
+                "began": [],
+                "said": [],
+                "settled": [],
+            },
+        ),
+        # The minute has passed with nothing asked for, and then the driver speaks again.
+        ("undelivered", {**SPOKE_AGAIN, "settled": [(0.0, ANNA, -65.0)]}),
+        # A daemon that was away for less than 10 s goes on.
+        (
+            "undelivered",
+            {
+                "began": [],
+                "asked": [],
+                "said": [],
+                "gone": [Gone(9.0, 16.0, 8.5)],
+                "deaf": [(9.0, 17.0)],
+            },
+        ),
+        # A machine that is a little late has a little more time.
+        ("undelivered", {"began": [], "asked": [], "said": [], "late_s": 1.6}),
         ("died", {"died": ["a traceback"]}),
     ],
 )
@@ -79,12 +273,63 @@ def test_what_is_wrong_is_noticed(kind: str, changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"began": [], "asked": [], "faults": [(6.0, 39.0, "cut")]},
-        {"began": [], "asked": [], "misbehaviour": ("deaf",)},
-        {"began": [], "asked": [], "late_s": 9.0},
-        {"began": [], "asked": [], "acts": [(9.0, "cancel", None)]},
-        {"spoken": [(2.0, 2.4, ANNA), (5.0, 7.0, ANNA)], "acts": [(3.0, "cancel_done", None)]},
-        {"readings": [(at_s, said) for at_s, said in _all_the_way() if not 6.5 < at_s < 8.0]},
+        {"began": [], "asked": [], "said": [], "deaf": [(6.0, 44.0)]},
+        {"began": [], "asked": [], "said": [], "ecu_deaf": [(6.0, 44.0)]},
+        WITHDRAWN,
+        {"began": [], "asked": [], "said": [], "late_s": 9.0},
+        {
+            "began": [],
+            "asked": [],
+            "said": [],
+            "commands": [_done(9.0, "cancel")],
+        },
+        {"spoken": [(2.0, 2.4, ANNA), (5.0, 7.0, ANNA)], "commands": [_done(3.0, "cancel")]},
+        {"readings": [r for r in _record().readings if not 6.5 < r[0] < 8.0]},
+        # That a value is not known does not take the last one back, until that is too old.
+        {"readings": [*_readings((7.0, {OCCUPANCY: "UNKNOWN"}))[:18], *_record().readings[18:]]},
+        # A hand on the seat's switch ends one request for both; the mirrors are asked anew.
+        {
+            "acts": [(9.0, "switch", None)],
+            "began": [*_began(8.2), Began(9.5, "r-2", ANNA, MIRRORS)],
+        },
+        # The ECU cannot say which group of a request the hand has moved.
+        {
+            "acts": [(6.0, "switch", None)],
+            "began": [],
+            "said": [Said(8.3, "r-1", "rejected", "manual")],
+        },
+        # Nothing is asked for in a car that moved since the driver spoke.
+        {
+            "began": [],
+            "asked": [],
+            "said": [],
+            "readings": [
+                *_readings((7.0, {SPEED: 9.0}), (9.0, {})),
+                *_record().readings[84:],
+            ],
+        },
+        {
+            "began": [],
+            "asked": [],
+            "said": [],
+            "gone": [Gone(9.0, 19.5, 8.5)],
+            "deaf": [(9.0, 20.0)],
+        },
+        # The last that was heard of the car before the driver spoke is that it moved.
+        {
+            "began": [],
+            "asked": [],
+            "said": [],
+            "readings": [*_readings((1.0, {SPEED: 9.0}), (3.0, {})), *_record().readings[84:]],
+            "deaf": [(2.0, 5.5)],
+        },
+        # Within the minute something may have been asked for, and was lost.
+        {**SPOKE_AGAIN, "settled": [(0.0, ANNA, -20.0)]},
+        {"commands": [Result(4.0, "save", None, 4.3, "no_driver")]},
+        {
+            "asked": [_asked(8.0), _asked(12.1)],
+            "said": [Said(8.3, "r-1", "rejected", "standing"), *_record().said[1:]],
+        },
     ],
 )
 def test_what_nobody_can_help_is_no_fault(changes: dict[str, Any]) -> None:
@@ -93,9 +338,32 @@ def test_what_nobody_can_help_is_no_fault(changes: dict[str, Any]) -> None:
 
 
 def test_a_plan_is_its_seed() -> None:
-    """The same seed gives the same trip; among many, every kind of fault."""
+    """The same seed gives the same trip; among many, every kind of deed and fault."""
     plans = [plan(random.Random(seed)) for seed in range(300)]  # noqa: S311
     assert plans[:20] == [plan(random.Random(seed)) for seed in range(20)]  # noqa: S311
     kinds = {deed.kind for made in plans for deed in made.deeds}
-    assert kinds >= {*FAULTS, "car", "say", "choose", "listen", "cancel", "save", "switch", "ecu"}
+    people = {"car", "say", "choose", "listen", "cancel", "save", "forget", "switch"}
+    assert kinds >= {*FAULTS, *people, "ecu"}
     assert all(deed.at_s < made.length_s for made in plans for deed in made.deeds)
+
+
+def test_what_is_kept_is_judged_alike(tmp_path: Path) -> None:
+    """A record that was kept is the record, and a file that was cut loses its last one only."""
+    wrong = _record(asked=[_asked(8.0, good_s=120.0)], commands=[_done(15.0, "save")])
+    for record in (wrong, _record()):
+        records.keep(tmp_path, 0, record)
+    assert list(records.kept(tmp_path)) == [wrong, _record()]
+    file = tmp_path / "records-0.jsonl.gz"
+    file.write_bytes(file.read_bytes()[:-20])
+    assert list(records.kept(tmp_path)) == [wrong]
+    records.tell(tmp_path, wrong, violations(wrong))
+    assert "stale" in (tmp_path / "car-0.txt").read_text()
+
+
+def test_every_rule_has_a_mutant() -> None:
+    """Every condition and every row can be broken, or it is said why no input reaches it."""
+    conditions = {f"{group}-{rule.name}" for group, rules in RULES.items() for rule in rules}
+    rows = {row_name(row) for row in TABLE}
+    assert len(rows) == len(TABLE)
+    assert conditions | rows <= {*MUTANTS, *UNREACHED}
+    assert set(UNREACHED) <= rows - set(MUTANTS)

@@ -7,11 +7,15 @@ happened is written into a `Record` for each trip.
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
+import fcntl
 import json
+import multiprocessing
 import os
 import random
+import select
 import shutil
 import signal
 import socket
@@ -19,11 +23,12 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +36,7 @@ import certificates
 import ecu as ecus
 import judge
 import numpy as np
+import records
 import trips
 from clock import EPOCH_S, Calendar, Clock, note_late
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
@@ -56,6 +62,14 @@ BLOCK_S = 0.03
 PAUSE_BLOCKS = 32
 ONLINE_S = 90.0
 BROKER_LIVES_S = 240.0
+START_LIMIT_S = 60.0
+EVERY_TRIPS = 200
+"""What was found is told each time so many more are done."""
+
+POSITION_AGE_S = 4.0
+"""A position that was told so long ago may be what a command keeps."""
+
+NOBODYS_ID = "d-00000000"
 
 PREFERENCES = (
     "Vehicle.Cabin.Seat.Row1.DriverSide.Position",
@@ -75,7 +89,8 @@ class Order:
     scale: float
     mutant: str | None = None
     only: int | None = None
-    keep: str | None = None
+    keep: Path | None = None
+    until_noticed: bool = False
 
 
 @dataclass(slots=True)
@@ -141,8 +156,12 @@ class Zygote:
             text=True,
             start_new_session=True,
         )
+        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
+        if not select.select([self._process.stdout], [], [], START_LIMIT_S)[0]:
+            self.stop()
+            sys.exit(f"the zygote did not start within {START_LIMIT_S:.0f} s")
         if self._read() != "ready":
-            sys.exit("the zygote did not start")
+            sys.exit("the zygote spoke out of turn")
 
     def bear(self, life: dict[str, str]) -> int:
         """A daemon's process id."""
@@ -153,7 +172,10 @@ class Zygote:
 
     def _read(self) -> str:
         assert self._process.stdout is not None  # noqa: S101
-        return self._process.stdout.readline().strip()
+        line = self._process.stdout.readline().strip()
+        if not line:
+            sys.exit("the zygote ended; its last words are above")
+        return line
 
     def stop(self) -> None:
         """End it and all its children."""
@@ -189,7 +211,15 @@ class Car:
         self._lost: dict[str | None, float] = {}
         self._ends: list[tuple[float, Callable[[], None]]] = []
         self._reborn_s: float | None = None
-        self._cancels: dict[str, float] = {}
+        self._killed_s = 0.0
+        self._greeted: int | None = None
+        self._ticked_s = self.clock.now_s()
+        self._spans: dict[str, float] = {}
+        self._commands: dict[str, int] = {}
+        self._shown: str | None = None
+        self._positions: list[tuple[float, dict[str, float]]] = []
+        self._preferences: dict[str, list[dict[str, float]]] = {}
+        self._erased: set[int] = set()
 
     # --- beginnings ---
 
@@ -225,22 +255,37 @@ class Car:
         self._bear()
 
     def _enrol(self) -> None:
-        store = ProfileStore(
+        self._store = ProfileStore(
             self.folder / "profiles",
             self.folder / "profile-key",
             FINGERPRINT,
             config.Config().vehicle.signals,
             self.name,
         )
-        for number in range(trips.DRIVERS):
-            wanted = {
-                PREFERENCES[0]: 20.0 + 50 * number,
-                PREFERENCES[1]: 5.0 + 6 * number,
-                PREFERENCES[2]: -40.0 + 25 * number,
-            }
-            stored = store.save(f"Driver {number}", embedding(number + 1)[None, :], 20.0, wanted)
-            store.set_key(f"Driver {number}", f"fob-{number}")
-            self.drivers.append(stored.profile.id)
+        self.drivers = [self._enrolled(number) for number in range(trips.DRIVERS)]
+
+    def _enrolled(self, number: int) -> str:
+        """The id of a driver who is enrolled, or was erased and is enrolled anew."""
+        wanted = {
+            PREFERENCES[0]: 20.0 + 50 * number,
+            PREFERENCES[1]: 5.0 + 6 * number,
+            PREFERENCES[2]: -40.0 + 25 * number,
+        }
+        name = f"Driver {number}"
+        stored = self._store.save(name, embedding(number + 1)[None, :], 20.0, wanted)
+        self._store.set_key(name, f"fob-{number}")
+        self._preferences[stored.profile.id] = [wanted]
+        return stored.profile.id
+
+    def _enrol_erased(self) -> None:
+        """Who was erased in the trip before is one of the household again."""
+        for number in sorted(self._erased):
+            if not self._store.holds(self.drivers[number]):
+                self.drivers[number] = self._enrolled(number)
+        if self._erased and self.pid is not None and self._reborn_s is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGHUP)
+        self._erased.clear()
 
     def _bear(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -274,7 +319,7 @@ class Car:
 
     async def _until_online(self) -> None:
         limit_s = self.clock.now_s() + ONLINE_S
-        while not (self.online and self.ecu_client.is_connected()):
+        while not (self.online and self.ecu_client.is_connected()) and not self.group.noticed:
             await self._tick()
             if self.clock.now_s() > limit_s:
                 self.record.died.append(f"not online within {ONLINE_S:.0f} s")
@@ -286,14 +331,22 @@ class Car:
         seed = self.group.order.seed * 1_000_003 + number
         plan = trips.plan(random.Random(seed))  # noqa: S311 - a seed is wanted
         began_s = self.clock.now_s()
+        self._enrol_erased()
         self.record = judge.Record(self.name, number, seed, began_s)
+        self.record.shown.append((began_s, self._shown))
+        for driver in self.drivers:
+            self._note_preferred(began_s, driver)
+        self._commands.clear()
         self.ecu.faults = frozenset()
         waiting = list(plan.deeds)
         while (at_s := self.clock.now_s() - began_s) < plan.length_s or waiting:
+            if self.group.noticed:
+                return
             while waiting and waiting[0].at_s <= at_s:
                 self._do(waiting.pop(0))
             await self._tick()
         self.record.ended_s = self.clock.now_s()
+        self._close_spans()
         calendar = self.clock.calendar
         if calendar is not None:
             self.record.late_s, calendar.late_s = calendar.late_s, 0.0
@@ -305,6 +358,7 @@ class Car:
             self._ends.remove(end)
             end[1]()
         self._watch(now_s)
+        self._observe(now_s)
         self._speak(now_s)
         self._run_ecu(now_s)
         if now_s - self._reported_s >= REPORT_S:
@@ -319,12 +373,47 @@ class Car:
         if self._reborn_s is not None:
             if now_s >= self._reborn_s:
                 self._reborn_s = None
+                self.record.gone.append(judge.Gone(self._killed_s, now_s, self._last_sign_s()))
                 self._bear()
             return
         if self.pid is not None and not Path(f"/proc/{self.pid}").exists():
             log = (self.folder / "daemon.log").read_text().splitlines()[-3:]
             self.record.died.append(f"the daemon ended by itself: {' | '.join(log)}")
             self._bear()
+
+    def _last_sign_s(self) -> float | None:
+        """When the dead daemon last said that it lived, on the fast clock; it left that behind."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.folder / "run" / f"trip-{self.name}.json").stat().st_mtime
+        return None
+
+    def _observe(self, now_s: float) -> None:
+        """Note who can hear and what moves, from the last moment to this one."""
+        group, linked = self.group, self.link.newest is not None
+        hears = linked and self.link.flows and self.link.newest == self._greeted
+        car = group.gateway.is_connected() and group.headunit.is_connected()
+        alive = self._reborn_s is None
+        ecu = self.ecu_client.is_connected() and self.ecu_link.newest is not None
+        self._note_span("deaf", not (alive and hears and car), now_s)
+        self._note_span("down", alive and not linked, now_s)
+        self._note_span("ecu_deaf", not (ecu and group.gateway.is_connected()), now_s)
+        self._note_span("moving", self.ecu.moving, now_s)
+        self._ticked_s = now_s
+
+    def _note_span(self, name: str, holds: bool, now_s: float) -> None:  # noqa: FBT001
+        """A span begins at the tick before we see it, for it may have begun right after that."""
+        if holds:
+            early = name in ("deaf", "ecu_deaf")
+            self._spans.setdefault(name, self._ticked_s if early else now_s)
+        elif name in self._spans:
+            early = name in ("down", "moving")
+            until_s = self._ticked_s if early else now_s
+            getattr(self.record, name).append((self._spans.pop(name), until_s))
+
+    def _close_spans(self) -> None:
+        """Let the record of this trip have what goes on in the next."""
+        for name, from_s in self._spans.items():
+            getattr(self.record, name).append((from_s, self.record.ended_s))
 
     # --- deeds ---
 
@@ -336,7 +425,7 @@ class Car:
                 self._change(deed.what, now_s)
             case "say":
                 self._say(*deed.what)
-            case "choose" | "listen" | "cancel" | "save":
+            case "choose" | "listen" | "cancel" | "save" | "forget":
                 self._command(deed.kind, deed.what, now_s)
             case "switch":
                 self.record.acts.append((now_s, "switch", None))
@@ -370,7 +459,7 @@ class Car:
         elif kind == "kill" and self.pid is not None and self._reborn_s is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            self._reborn_s = end_s
+            self._reborn_s, self._killed_s, self._greeted = end_s, now_s, None
         elif kind == "cut":
             self.link.cut()
             self._ends.append((end_s, self.link.mend))
@@ -399,14 +488,42 @@ class Car:
         issued = ecus.iso(self.clock.wall_s())
         body: dict[str, Any] = {"schema": 1, "command_id": name, "issued_at": issued}
         driver = None
-        if kind == "choose":
-            driver = None if who is None else self.drivers[who]
+        if kind in ("choose", "forget"):
+            driver = self._named(who)
             body["driver"] = driver
-        if kind == "cancel":
-            self._cancels[name] = now_s
-        self.record.acts.append((now_s, kind, driver))
+        if kind == "forget" and who is not None:
+            self._erased.add(who)
+        if kind == "save" and self._shown is not None:
+            told = [values for at_s, values in self._positions if at_s > now_s - POSITION_AGE_S]
+            self._preferences[self._shown] += told
+            self._note_preferred(now_s, self._shown, sure=False)
+        self._commands[name] = len(self.record.commands)
+        self.record.commands.append(judge.Result(now_s, kind, driver))
         topic = "driver" if kind == "choose" else kind
         self.group.headunit.publish(f"whodrives/{self.name}/command/{topic}", json.dumps(body), 1)
+
+    def _named(self, who: int | None) -> str | None:
+        if who is None:
+            return None
+        return NOBODYS_ID if who == trips.NOBODY else self.drivers[who]
+
+    def _note_preferred(self, now_s: float, driver: str, *, sure: bool = True) -> None:
+        """Write down what may be right to ask for this driver from now on."""
+        values = tuple(self._preferences.get(driver, ()))
+        self.record.preferred.append(judge.Preferred(now_s, driver, values, sure))
+
+    def _answered(self, body: dict[str, Any], now_s: float) -> None:
+        """Take what the daemon said to a command of this trip."""
+        number = self._commands.get(body["command_id"])
+        if number is None:
+            return
+        result = replace(self.record.commands[number], at_s=now_s, reason=body["reason"] or "")
+        self.record.commands[number] = result
+        if result.kind == "save" and self._shown is not None and result.done:
+            since_s = result.sent_s - POSITION_AGE_S
+            told = [v for at_s, v in self._positions if at_s > since_s]
+            self._preferences[self._shown] = told or self._preferences[self._shown]
+            self._note_preferred(now_s, self._shown)
 
     # --- the car and the ECU ---
 
@@ -428,6 +545,8 @@ class Car:
         if now_s - self._shown_s >= every_s and self.ecu_client.is_connected():
             self._shown_s = now_s
             topic, body = self.ecu.position(self.clock.wall_s())
+            told = {path: float(body["signals"][path]) for path in PREFERENCES}
+            self._positions = [*self._positions[-20:], (now_s, told)]
             self.ecu_client.publish(
                 f"whodrives/{self.name}/{topic}", json.dumps(body), 0, retain=True
             )
@@ -450,7 +569,7 @@ class Car:
             self._answer(self.ecu.cancel(body, wall_s))
         elif message.retain:
             now_s = self.clock.now_s()
-            self.record.asked.append(self._asked(body, now_s, retained=True))
+            self.record.asked.append(self._asked(body, now_s, message))
         else:
             before = set(self.ecu._active)  # noqa: SLF001 - what it did, and not what it says
             self._answer(self.ecu.apply(body, wall_s))
@@ -468,23 +587,36 @@ class Car:
         body = json.loads(message.payload) if message.payload else None
         if topic == "status" and body:
             self.online = body["state"] != "offline"
-        elif topic == "driver" and body and body["driver"]:
-            since_s = max(self._moments(body["since"], now_s))
-            self.record.settled.append((now_s, body["driver"], since_s))
+            if self.online and not message.retain:
+                self._greeted = self.link.newest
+        elif topic == "driver":
+            self._show(body, now_s)
         elif topic == "preferences/apply" and body:
             self.group.outcome.counts["requests"] += 1
-            self.record.asked.append(self._asked(body, now_s, retained=message.retain))
+            self.record.asked.append(self._asked(body, now_s, message))
         elif topic == "command/result" and body:
             self.group.outcome.counts[f"command {body['status']}"] += 1
-            if body["command_id"] in self._cancels and body["status"] == "done":
-                self.record.acts.append((now_s, "cancel_done", None))
+            self._answered(body, now_s)
         elif topic == "preferences/result" and body:
-            if body["reason"] == ecus.MANUAL:
-                self.record.acts.append((now_s, "manual_told", None))
+            said = judge.Said(now_s, body["request_id"], body["status"], body["reason"] or "")
+            self.record.said.append(said)
+        elif topic == "preferences/cancel" and body:
+            self.record.withdrawn.append((now_s, body["request_id"], body["reason"]))
         elif topic == "recognition" and body:
             self.group.outcome.counts[f"heard {body['outcome']}"] += 1
 
-    def _asked(self, body: dict[str, Any], now_s: float, *, retained: bool) -> judge.Asked:
+    def _show(self, body: dict[str, Any] | None, now_s: float) -> None:
+        """Take what the topic `driver` says; nothing, once the trip is over."""
+        driver = body["driver"] if body else None
+        if driver != self._shown:
+            self._shown = driver
+            self.record.shown.append((now_s, driver))
+        if body and driver:
+            since_s = max(self._moments(body["since"], now_s))
+            if not any(before[1:] == (driver, since_s) for before in self.record.settled):
+                self.record.settled.append((now_s, driver, since_s))
+
+    def _asked(self, body: dict[str, Any], now_s: float, message: MQTTMessage) -> judge.Asked:
         issued, expires = ecus.seconds(body["issued_at"]), ecus.seconds(body["expires_at"])
         assert issued is not None and expires is not None  # noqa: S101, PT018 - the contract's
         moments = self._moments(body["issued_at"], now_s)
@@ -494,8 +626,10 @@ class Car:
             good_s=expires - issued,
             request=body["request_id"],
             driver=body["driver"],
+            signals={p: v for p, v in body["signals"].items() if p in PREFERENCES},
             groups=_groups(body),
-            retained=retained,
+            kept_s=getattr(message.properties, "MessageExpiryInterval", None),
+            retained=message.retain,
             doubt_s=max(moments) - min(moments),
         )
 
@@ -536,9 +670,17 @@ class Car:
         said, self._sound = self._sound[:blocks], self._sound[blocks:]
         if self._reborn_s is not None:
             return
+        if "deaf" not in self._spans:
+            note_late(self.clock, self._unheard_s())
         for voice in said or [0]:
             with contextlib.suppress(BlockingIOError):
                 os.write(self._fifo, _block(voice))
+
+    def _unheard_s(self) -> float:
+        """How much of what was said before now the daemon has not taken yet."""
+        waiting = array.array("i", [0])
+        fcntl.ioctl(self._fifo, termios.FIONREAD, waiting)
+        return waiting[0] / len(_block(0)) * BLOCK_S
 
 
 _BLOCKS: dict[int, bytes] = {}
@@ -550,19 +692,21 @@ def _block(voice: int) -> bytes:
     return _BLOCKS[voice]
 
 
-def _groups(body: dict[str, Any]) -> frozenset[str]:
+def _groups(body: dict[str, Any]) -> tuple[str, ...]:
     names = {vss.Group.SEAT: judge.SEAT_GROUP, vss.Group.MIRRORS: judge.MIRRORS}
-    return frozenset(names[vss.group_of(path)] for path in body["signals"])
+    return tuple(sorted({names[vss.group_of(path)] for path in body["signals"]}))
 
 
 class Group:
     """One process's cars."""
 
-    def __init__(self, order: Order, folder: Path) -> None:
+    def __init__(self, order: Order, folder: Path, progress: Callable[[Outcome], None]) -> None:
         self.order = order
+        self._progress = progress
         self.folder = folder
         self.outcome = Outcome()
         self.clock = Clock(order.scale)
+        self._began_s = time.monotonic()
         certs = folder / "broker"
         certs.mkdir()
         self.broker = Broker(certs)
@@ -596,9 +740,14 @@ class Group:
         client.user_data_set([*topics, (topic, 1)])
         client.on_connect = lambda c, data, *_: c.subscribe(data)
 
+    @property
+    def noticed(self) -> bool:
+        """Whether something was wrong, if that is all that was to be seen."""
+        return self.order.until_noticed and bool(self.outcome.violations)
+
     def next_trip(self) -> int | None:
         """The number of the next trip, until there were enough."""
-        if self._made >= self.order.trips:
+        if self._made >= self.order.trips or self.noticed:
             return None
         self._made += 1
         if self.order.only is not None:
@@ -608,30 +757,20 @@ class Group:
     def conclude(self, record: judge.Record) -> None:
         """Count a trip, and what was wrong with it."""
         self.outcome.trips += record.ended_s > 0
+        lived_s = (time.monotonic() - self._began_s) * self.order.scale
+        self.outcome.daemon_s = lived_s * len(self.cars)
         self.outcome.counts["served"] += bool(record.began)
+        self.outcome.counts["settled"] += judge.settled(record)
+        self.outcome.counts["owed"] += len(judge.owed(record))
         self.outcome.counts["late"] += record.late_s > judge.LATE_S
         self.outcome.late_s = max(self.outcome.late_s, record.late_s)
         found = judge.violations(record)
         self.outcome.violations += found
-        if found and self.order.keep:
-            path = Path(self.order.keep) / f"{record.car}-{record.trip}.txt"
-            plan = trips.plan(random.Random(record.seed))  # noqa: S311
-            lines = [f"{v.kind}: {v.text}" for v in found] + [f"late {record.late_s:.1f} s"]
-            lines += [f"{d.at_s:7.2f} plan {d.kind} {d.what}" for d in plan.deeds]
-            for name in ("spoken", "acts", "asked", "began", "settled", "faults"):
-                lines += [f"{name}: {self._shown(item, record)}" for item in getattr(record, name)]
-            path.write_text("\n".join(lines) + "\n")
-
-    @staticmethod
-    def _shown(item: Any, record: judge.Record) -> str:
-        if isinstance(item, judge.Asked | judge.Began):
-            issued = (
-                f" issued {item.issued_s - record.began_s:.2f}"
-                if isinstance(item, judge.Asked)
-                else ""
-            )
-            return f"{item.at_s - record.began_s:.2f}{issued} {item}"
-        return f"{item[0] - record.began_s:.2f} {item}"
+        if self.order.keep:
+            records.keep(self.order.keep, self.order.number, record)
+            if found:
+                records.tell(self.order.keep, record, found)
+        self._progress(self.outcome)
 
     async def run(self) -> None:
         """All trips."""
@@ -642,6 +781,7 @@ class Group:
             "driver",
             "recognition",
             "preferences/apply",
+            "preferences/cancel",
             "preferences/result",
             "command/result",
         ):
@@ -658,9 +798,7 @@ class Group:
             for car in self.cars:
                 await car.start()
             killer = asyncio.create_task(self._kill_broker())
-            began_s = time.monotonic()
             await asyncio.gather(*(car.live() for car in self.cars))
-            self.outcome.daemon_s = (time.monotonic() - began_s) * self.order.scale * len(self.cars)
         finally:
             if killer:
                 killer.cancel()
@@ -694,15 +832,21 @@ class Group:
                     car.record.faults.append((from_s, self.clock.now_s(), "broker"))
 
 
-def run(order: Order) -> Outcome:
-    """One process's part."""
+def work(order: Order, found: multiprocessing.Queue[tuple[int, Outcome]]) -> None:
+    """Be one process of the campaign: say now and then what was found so far, and at the end."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
+
+    def progress(outcome: Outcome) -> None:
+        if outcome.trips % EVERY_TRIPS == 0:
+            found.put((order.number, outcome))
+
     with tempfile.TemporaryDirectory(
         prefix="whodrives-faults-", ignore_cleanup_errors=True
     ) as name:
-        return asyncio.run(_run(order, Path(name)))
+        found.put((order.number, asyncio.run(_run(order, Path(name), progress))))
 
 
-async def _run(order: Order, folder: Path) -> Outcome:
-    group = Group(order, folder)
+async def _run(order: Order, folder: Path, progress: Callable[[Outcome], None]) -> Outcome:
+    group = Group(order, folder, progress)
     await group.run()
     return group.outcome

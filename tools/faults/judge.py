@@ -1,52 +1,68 @@
 """What was right and wrong in a trip, from its record alone: no code of the daemon is used.
 
 Times are seconds of the fast clock. A request is judged at the moment that it names (`issued_at`),
-against what the car's gateway had said, who had really spoken, and what hands had done.
+against what the car's gateway had said, who had really spoken, and what hands had done. Where the
+daemon may not have heard of something, the record says when it was deaf, and not a guess.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
-from trips import BRAKE, DOOR, GEAR, OCCUPANCY, PARK, SPEED, SWITCH
+from trips import BRAKE, DOOR, GEAR, IGNITION, OCCUPANCY, PARK, SPEED, SWITCH
 
 FRESH_S = 2.0
-SLACK_S = 0.7
+SLACK_S = 0.3
 """By so much the moments that two processes note of one thing may differ."""
 
-LATE_S = 1.5
-"""In a trip in which the machine was later than this, lateness of the daemon is not its fault."""
+REACH_S = 1.0
+"""In so much what was said has reached a daemon that hears, and it has acted on it."""
 
-DRIVING_KMH = 5.0
-"""A car at this speed has moved off, and does not only creep."""
+DELAYED_S = 3.5
+"""So long after a slow network was mended its last message may arrive."""
 
-ENOUGH_S = 12.0
-"""A request that was lost is repeated, and answered, in less."""
+AT_ONCE_S = 3.0
+"""A wish that is made in peace is asked for, and the ECU begins, in less."""
+
+ENOUGH_S = 6.0
+"""A request that was lost is repeated after 4 s, and the ECU begins at once."""
 
 SPEECH_S = 1.3
 """So much speech is surely recognised."""
 
-SENT_S = 1.0 + 2 * SLACK_S
+HEARD_S = 2.0
+"""So long after its end an utterance is judged at the latest."""
+
+LATE_S = 1.5
+"""A trip in which the machine served somebody later than this is counted as late."""
+
+SENT_S = 1.0 + REACH_S
 """A request that is older than a second is not sent."""
 
-GOOD_S = 3.0 + SLACK_S
+GOOD_S = 3.0
 WANTED_S = 60.0
 GONE_S = 10.0
+LISTEN_S = 10.0
 
 SEAT_GROUP = "seat"
 MIRRORS = "mirrors"
 
-_NETWORK = ("kill", "cut", "hold", "delay", "broker", "ecu_cut")
+PASSING = frozenset({"standing", "park_or_brake", "door_closed", "seat_occupied", "expired"})
+"""For these reasons an ECU's refusal may pass."""
 
-_CONDITIONS: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "standing": lambda said: said.get(SPEED) == 0,
-    "park_or_brake": lambda said: said.get(GEAR) == PARK or said.get(BRAKE) is True,
-    "door_closed": lambda said: said.get(DOOR) is False,
-    "seat_occupied": lambda said: said.get(OCCUPANCY) == "OCCUPIED",
+_NEEDS: dict[str, dict[str, tuple[tuple[str, Any], ...]]] = {
+    SEAT_GROUP: {
+        "standing": ((SPEED, 0),),
+        "park_or_brake": ((GEAR, PARK), (BRAKE, True)),
+        "door_closed": ((DOOR, False),),
+        "seat_occupied": ((OCCUPANCY, "OCCUPIED"),),
+    }
 }
+_NEEDS[MIRRORS] = {n: any_of for n, any_of in _NEEDS[SEAT_GROUP].items() if n != "door_closed"}
+
+Span = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +70,7 @@ class Asked:
     """A request as an ECU's connection got it.
 
     `doubt_s` is how much earlier it may have been issued: the calendar had just been stepped.
+    `kept_s` is how long the broker may keep it: MQTT's message expiry.
     """
 
     at_s: float
@@ -61,7 +78,9 @@ class Asked:
     good_s: float
     request: str
     driver: str
-    groups: frozenset[str]
+    signals: dict[str, float]
+    groups: tuple[str, ...]
+    kept_s: int | None = 3
     retained: bool = False
     doubt_s: float = 0.0
 
@@ -76,20 +95,75 @@ class Began:
     group: str
 
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the daemon said to a command; `at_s` is None while it has said nothing.
+
+    `kind` is `choose`, `listen`, `cancel`, `save` or `forget`; `driver` whom it names.
+    """
+
+    sent_s: float
+    kind: str
+    driver: str | None
+    at_s: float | None = None
+    reason: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether it was done."""
+        return self.at_s is not None and not self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An ECU's answer, as the broker passed it on."""
+
+    at_s: float
+    request: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preferred:
+    """From `at_s` on the driver prefers one of these; not `sure`: perhaps what was before."""
+
+    at_s: float
+    driver: str
+    values: tuple[dict[str, float], ...]
+    sure: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A daemon was killed, and the next one born; `sign_s`: the dead one's last sign of life."""
+
+    killed_s: float
+    born_s: float
+    sign_s: float | None
+
+
 @dataclass(slots=True)
 class Record:
     """All that happened in one trip.
 
     Attributes:
         readings: what the gateway said, and when.
-        spoken: (begun, ended, driver id or None for a stranger): speech that reached a living
-            daemon whole.
-        acts: (when, kind, driver id or None): `choose`, `listen`, `cancel`, `save`, `switch`,
-            `key`.
-        asked, began: what the ECU was asked, and what it did.
+        spoken: (begun, ended, driver id or None for a stranger).
+        acts: (when, kind, driver id or None): `switch`, `key`.
+        commands: what the head unit told, and what it was answered.
+        asked, said, withdrawn: what the ECU was asked, what it answered, and what it was told to
+            stop: (when, request, reason).
+        began, moving: what the ECU did: what it began, and from when to when any motor ran.
         settled: (when, driver id, since when) of the topic `driver`.
+        shown: (when, driver id or None) of the same, the trip before's last word first.
+        preferred: what the drivers prefer.
+        deaf, ecu_deaf: from when to when daemon, or ECU, could surely not hear everything: no
+            connection, nothing passed on, nobody living, or the car itself not connected.
+        down: from when to when the daemon had no connection at all.
+        gone: every daemon that was killed.
         late_s: how late the slowest process was served by this machine.
-        faults: (from, to, kind).
+        faults: (from, to, kind) of what was done to it.
         died: daemons that ended without being told to.
     """
 
@@ -101,9 +175,19 @@ class Record:
     readings: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
     spoken: list[tuple[float, float, str | None]] = field(default_factory=list)
     acts: list[tuple[float, str, str | None]] = field(default_factory=list)
+    commands: list[Result] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
+    said: list[Said] = field(default_factory=list)
+    withdrawn: list[tuple[float, str, str]] = field(default_factory=list)
     began: list[Began] = field(default_factory=list)
+    moving: list[Span] = field(default_factory=list)
     settled: list[tuple[float, str, float]] = field(default_factory=list)
+    shown: list[tuple[float, str | None]] = field(default_factory=list)
+    preferred: list[Preferred] = field(default_factory=list)
+    deaf: list[Span] = field(default_factory=list)
+    ecu_deaf: list[Span] = field(default_factory=list)
+    down: list[Span] = field(default_factory=list)
+    gone: list[Gone] = field(default_factory=list)
     late_s: float = 0.0
     faults: list[tuple[float, float, str]] = field(default_factory=list)
     misbehaviour: tuple[str, ...] = ()
@@ -121,18 +205,86 @@ class Violation:
     seed: int
 
 
+_Found = Iterator[tuple[str, str]]
+
+
 def violations(record: Record) -> list[Violation]:
     """Everything that was wrong in this trip."""
     found = [
         *_requests(record),
+        *_copies(record),
         *_doubled(record),
-        *_died(record),
+        *_unstopped(record),
+        *_commands(record),
+        *_topic(record),
         *_undelivered(record),
+        *(("died", text) for text in record.died),
     ]
     return [Violation(kind, text, record.car, record.trip, record.seed) for kind, text in found]
 
 
-_Found = Iterator[tuple[str, str]]
+# --- what was heard -------------------------------------------------------------------------------
+
+
+def _inside(at_s: float, spans: Iterable[Span]) -> bool:
+    return any(from_s < at_s < to_s for from_s, to_s in spans)
+
+
+def _unsure(record: Record) -> list[Span]:
+    """When something may have been said that the daemon did not hear, or heard late."""
+    spans = [(from_s - REACH_S, to_s + REACH_S) for from_s, to_s in record.deaf]
+    for from_s, to_s, kind in record.faults:
+        if kind == "delay":
+            spans.append((from_s - REACH_S, to_s + DELAYED_S))
+        elif kind == "step":
+            # What was on its way speaks of another calendar.
+            spans.append((from_s - REACH_S, to_s))
+    return spans
+
+
+def _heard(record: Record, at_s: float) -> bool:
+    """Whether a living daemon surely heard, within REACH_S, what was said then."""
+    return not _inside(at_s, _unsure(record))
+
+
+def _peace(record: Record, from_s: float, to_s: float) -> bool:
+    """Whether the daemon heard everything in this time."""
+    return not any(a < to_s and b > from_s for a, b in _unsure(record))
+
+
+def _open(said: dict[str, Any]) -> bool:
+    safe = said.get(OCCUPANCY) == "OCCUPIED" and said.get(DOOR) is False
+    return bool(safe and said.get(IGNITION) == "ON")
+
+
+def _left(said: dict[str, Any]) -> bool:
+    gone = said.get(OCCUPANCY) == "EMPTY" or said.get(DOOR) is True or said.get(IGNITION) == "OFF"
+    return bool(gone and not said.get(SPEED))
+
+
+def _departure(record: Record) -> list[float]:
+    """When the car first said that everybody had left, if it did after it was open."""
+    opened = [t for t, said in record.readings if _open(said)]
+    return [t for t, said in record.readings if opened and t > opened[-1] and _left(said)][:1]
+
+
+def _opened_s(record: Record) -> float:
+    """When the daemon surely knew that a trip is open."""
+    known = (at_s for at_s, said in record.readings if _open(said) and _heard(record, at_s))
+    return min(known, default=1e12) + REACH_S
+
+
+def _lateness(record: Record) -> float:
+    """How long what was said may take to be acted on, through several processes of a machine."""
+    return REACH_S + 3 * record.late_s
+
+
+def _back_s(record: Record, gone: Gone) -> float:
+    """When the next daemon was surely there, and had read what the dead one left."""
+    return max((b for a, b in record.deaf if a <= gone.born_s <= b), default=1e12)
+
+
+# --- requests -------------------------------------------------------------------------------------
 
 
 def _requests(record: Record) -> _Found:
@@ -140,198 +292,532 @@ def _requests(record: Record) -> _Found:
         when = f"{asked.issued_s - record.began_s:.2f} s: "
         if asked.retained:
             yield "retained", when + "a request that was kept by the broker"
-        if asked.good_s > GOOD_S:
-            yield "stale", when + f"a request that is good for {asked.good_s:.1f} s"
+        if asked.good_s > GOOD_S + 0.01 or asked.kept_s is None or asked.kept_s > GOOD_S:
+            yield "stale", when + f"good for {asked.good_s:.1f} s, kept for {asked.kept_s} s"
+        yield from ((kind, when + text) for kind, text in _late(record, asked))
         if asked.issued_s < record.began_s:
             # A request of the trip before, which the network had kept.
             continue
-        if _dawdled(record, asked):
-            yield "stale", when + f"sent {asked.at_s - asked.issued_s:.1f} s after it was decided"
-        for name in _not_known(record, asked):
-            yield "unsafe", when + f"{name} was not known to hold for {sorted(asked.groups)}"
-        yield from ((kind, when + text) for kind, text in _not_wanted(record, asked))
+        judges = (_unsafe, _unknown, _outlived, _stopped, _someone_else, _other_values)
+        for judge in judges:
+            yield from ((kind, when + text) for kind, text in judge(record, asked))
 
 
-def _dawdled(record: Record, asked: Asked) -> bool:
-    """Whether the daemon itself let the request grow old; the network may."""
-    network = [(a, b) for a, b, kind in record.faults if kind in (*_NETWORK, "step")]
-    calm = not any(a - 1.0 < asked.at_s and asked.issued_s < b + 3.0 for a, b in network)
-    return calm and record.late_s < LATE_S and asked.at_s - asked.issued_s > SENT_S
+def _late(record: Record, asked: Asked) -> _Found:
+    """The daemon itself let it grow old, or decided it while nobody would hear; not the network."""
+    age_s = asked.at_s - asked.issued_s
+    if age_s > SENT_S + 3 * record.late_s and _peace(record, asked.issued_s, asked.at_s):
+        yield "stale", f"sent {age_s:.1f} s after it was decided"
+    margin_s = _lateness(record)
+    if any(from_s + margin_s < asked.issued_s < to_s - margin_s for from_s, to_s in record.down):
+        yield "stale", "decided while there was no connection"
 
 
-def _not_known(record: Record, asked: Asked) -> list[str]:
-    """Conditions that nothing the gateway said within the last two seconds allowed."""
-    recent = [
-        said
+def _unsafe(record: Record, asked: Asked) -> _Found:
+    """Conditions that nothing allowed which the daemon may have held for true."""
+    earliest_s = asked.issued_s - asked.doubt_s
+    for group in asked.groups:
+        for name, any_of in _NEEDS[group].items():
+            held = any(
+                value in _believed(record, path, earliest_s, asked.issued_s)
+                for path, value in any_of
+            )
+            if not held:
+                yield "unsafe", f"{name} was not known to hold for {group}"
+
+
+def _believed(record: Record, path: str, from_s: float, to_s: float) -> list[Any]:
+    """All that the daemon may have held for the present value of a signal.
+
+    What it surely heard replaces what was said before; that a value is not known does not, until
+    the last one is too old.
+    """
+    told = [
+        (at_s, said[path])
         for at_s, said in record.readings
-        if -FRESH_S - SLACK_S - asked.doubt_s <= at_s - asked.issued_s <= SLACK_S
+        if path in said and said[path] != "UNKNOWN"
     ]
-    names = set(_CONDITIONS)
-    if SEAT_GROUP not in asked.groups:
-        names -= {"door_closed"}
-    return sorted(n for n in names if not any(_CONDITIONS[n](said) for said in recent))
+    replaced_s = [
+        at_s for at_s, _ in told if at_s < from_s - _lateness(record) and _heard(record, at_s)
+    ]
+    since_s = max([from_s - FRESH_S - SLACK_S, *replaced_s])
+    return [value for at_s, value in told if since_s <= at_s <= to_s + SLACK_S]
 
 
-def _not_wanted(record: Record, asked: Asked) -> _Found:
+def _chosen(record: Record, driver: str) -> list[float]:
+    """When a hand, or a key, named this driver."""
+    hands = [c.sent_s for c in record.commands if c.kind == "choose" and c.driver == driver]
+    refused = [c.sent_s for c in record.commands if c.driver == driver and c.reason]
+    keys = [at_s for at_s, kind, who in record.acts if kind == "key" and who == driver]
+    return [at_s for at_s in hands if at_s not in refused] + keys
+
+
+def _wishes(record: Record, driver: str, before_s: float) -> list[float]:
+    """When this driver's wish may have begun, at the latest, if it did before then.
+
+    Speech is one as long as nothing was asked for the driver, and after `listen`.
+    """
+    asked = [a.issued_s for a in record.asked if a.driver == driver]
+    first_s = min((at_s for at_s in asked if at_s >= record.began_s), default=1e12)
+    listens = [c.sent_s for c in record.commands if c.kind == "listen"]
+    found = [at_s + _lateness(record) for at_s in _chosen(record, driver) if at_s <= before_s]
+    for start, end, who in record.spoken:
+        if who != driver or start > before_s:
+            continue
+        asked_to = any(at_s - SLACK_S <= end <= at_s + LISTEN_S + 4.0 for at_s in listens)
+        if asked_to or start - REACH_S <= first_s:
+            found.append(end + HEARD_S)
+    return found
+
+
+def _unknown(record: Record, asked: Asked) -> _Found:
     at_s = asked.issued_s
-    before = [act for act in record.acts if act[0] <= at_s + SLACK_S]
-    spoke = [end for _, end, who in record.spoken if who == asked.driver and end <= at_s + 1.5]
     begun = [start for start, _, who in record.spoken if who == asked.driver and start <= at_s]
-    chosen = [
-        when for when, kind, who in before if kind in ("choose", "key") and who == asked.driver
-    ]
-    if not begun and not chosen:
+    if not begun and not [t for t in _chosen(record, asked.driver) if t <= at_s + SLACK_S]:
         yield "unknown", "for a driver who had not spoken, and whom nobody had chosen"
+
+
+def _outlived(record: Record, asked: Asked) -> _Found:
+    """The wish was too old, the car had moved off, or the daemon had been away for too long."""
+    at_s = asked.issued_s
+    wishes = _wishes(record, asked.driver, at_s)
+    if not wishes:
         return
-    last_s = max([*begun, *chosen, *spoke])
-    if at_s - last_s > WANTED_S + 4 * SLACK_S + record.late_s:
+    last_s = min(max(wishes), at_s)
+    if at_s - last_s > WANTED_S + _lateness(record):
         yield "stale", f"{at_s - last_s:.0f} s after the driver was last heard of"
     moved = [
         t
         for t, said in record.readings
-        if last_s + 4.0 < t < at_s - 3.0
-        and (said.get(SPEED) or 0) > DRIVING_KMH
-        and not _cut_off(record, t)
+        if last_s < t < at_s - _lateness(record) and said.get(SPEED) and _heard(record, t)
     ]
-    if record.late_s < LATE_S and moved and not any(when > moved[-1] for when in [*begun, *chosen]):
-        yield "stale", "after the car had moved off"
-    hands = [when for when in _told_of_hands(record) if when < at_s - 2.5]
-    if hands and SEAT_GROUP in asked.groups:
-        yield "touched", f"{at_s - hands[0]:.1f} s after it was told of a hand on the switch"
-    settled = [since_s for _, driver, since_s in record.settled if driver == asked.driver]
-    first_s = min((since_s for since_s in settled if since_s >= record.began_s), default=1e12)
-    stopped = [
-        when
-        for when, kind, _ in before
-        if kind == "cancel_done" and first_s < when - 3.0 < at_s - 4.0
-    ]
-    asked_again = [when for when, kind, _ in before if kind in ("choose", "listen", "key")]
-    if stopped and not any(when > stopped[-1] for when in asked_again):
-        yield "cancelled", "after a cancel"
-    for from_s, to_s, kind in record.faults:
-        gone = kind == "kill" and to_s - from_s > GONE_S + 2.0 and to_s < at_s and last_s < from_s
-        # A key is not said once: the car goes on saying which one it is.
-        keyed = any(kind == "key" and who == asked.driver for _, kind, who in before)
-        if gone and not keyed and not any(when > to_s for when in [*begun, *chosen]):
-            yield (
-                "unasked",
-                f"for somebody who had spoken before {to_s - from_s:.0f} s without a daemon",
-            )
+    if moved:
+        yield "stale", f"after the car had moved, {at_s - moved[-1]:.1f} s before"
+    for gone in record.gone:
+        if gone.sign_s is None or not gone.born_s < at_s:
+            continue
+        away_s = gone.born_s - gone.sign_s
+        if away_s <= GONE_S + SLACK_S or not _was_settled(record, gone):
+            continue
+        asked_again = [
+            c.sent_s
+            for c in record.commands
+            if c.kind == "listen" or (c.kind == "choose" and c.driver == asked.driver)
+        ]
+        if not any(when > gone.killed_s - SLACK_S for when in asked_again):
+            yield "unasked", f"{away_s:.1f} s without a daemon had emptied the place"
 
 
-def _cut_off(record: Record, at_s: float) -> bool:
-    """Whether the daemon may not have heard what the car said then.
-
-    After an outage it tries again after ever longer pauses, and what it missed nobody says again.
-    """
-    return any(
-        from_s - 1.0 < at_s < to_s + 1.2 * (to_s - from_s) + 8.0
-        for from_s, to_s, kind in record.faults
-        if kind in (*_NETWORK, "lost", "step")
+def _was_settled(record: Record, gone: Gone) -> bool:
+    """Whether somebody was known to drive when the daemon was killed."""
+    shown = [driver for at_s, driver in record.shown if at_s < gone.killed_s - REACH_S]
+    return bool(shown and shown[-1]) and _peace(
+        record, gone.killed_s - 2 * REACH_S, gone.killed_s - REACH_S
     )
 
 
-def _told_of_hands(record: Record) -> list[float]:
-    """When a living daemon heard of a hand, by the car or by the ECU, over a good network."""
-    opened = min((at_s for at_s, said in record.readings if _open(said)), default=1e12)
-    told = [at_s for at_s, kind, _ in record.acts if kind == "manual_told" and at_s > opened]
-    told += [
-        at_s for at_s, said in record.readings if said.get(SWITCH) is True and at_s > opened + 1.0
-    ]
-    return sorted(at_s for at_s in told if not _cut_off(record, at_s))
+def _stopped(record: Record, asked: Asked) -> _Found:
+    """A hand had ended it: on the switch, or on the head unit."""
+    at_s = asked.issued_s
+    hands = [t for t in _hands(record) if t < at_s - _lateness(record)]
+    if hands and SEAT_GROUP in asked.groups:
+        yield "touched", f"{at_s - hands[0]:.1f} s after it was told of a hand on the switch"
+    since = [t for _, who, t in record.settled if who == asked.driver and t >= record.began_s]
+    for cancel in (c for c in record.commands if c.kind == "cancel"):
+        ended = cancel.done and cancel.at_s is not None and cancel.at_s + SLACK_S < at_s
+        if not ended or not since or min(since) > cancel.sent_s - SLACK_S:
+            continue
+        again = [c for c in record.commands if c.kind in ("choose", "listen")]
+        if not any(c.sent_s > cancel.sent_s - REACH_S for c in again):
+            yield "cancelled", "after a cancel"
+
+
+def _hands(record: Record) -> list[float]:
+    """When a living daemon surely heard of a hand in this trip, by the car or by the ECU."""
+    opened_s = _opened_s(record)
+    told = [s.at_s for s in record.said if s.reason == "manual"]
+    told += [at_s for at_s, said in record.readings if said.get(SWITCH) is True]
+    return sorted(at_s for at_s in told if at_s > opened_s and _heard(record, at_s))
+
+
+def _someone_else(record: Record, asked: Asked) -> _Found:
+    """Somebody else had been chosen, or nobody, or the driver had been erased."""
+    for c in record.commands:
+        if not c.done or c.at_s is None or asked.issued_s < c.at_s + SLACK_S:
+            continue
+        if c.kind == "forget" and c.driver == asked.driver:
+            yield "forgotten", "for a driver who had been erased"
+        if c.kind == "choose" and c.driver != asked.driver:
+            later = [d for d in record.commands if d is not c and d.sent_s > c.sent_s - SLACK_S]
+            asked_for = [d for d in later if d.kind == "choose" and d.driver == asked.driver]
+            if not asked_for and not any(d.kind == "listen" for d in later):
+                chosen = "somebody else" if c.driver else "nobody"
+                yield "replaced", f"after {chosen} had been chosen"
+    voices = sorted(u for u in record.spoken if u[2] is not None)
+    for wish in _asked_to_speak(record, voices):
+        later = [c for c in record.commands if c.sent_s > wish.since_s]
+        late = asked.issued_s > wish.from_s + _lateness(record)
+        if late and asked.driver != wish.driver and not later:
+            yield "replaced", "after somebody else had been listened to"
+
+
+def _other_values(record: Record, asked: Asked) -> _Found:
+    """Something else than what the driver prefers."""
+    mine = [p for p in record.preferred if p.driver == asked.driver and p.at_s <= asked.at_s]
+    told = [n for n, p in enumerate(mine) if p.sure and p.at_s <= asked.issued_s - SLACK_S]
+    right = [values for p in mine[max(told, default=0) :] for values in p.values]
+    for path, value in asked.signals.items():
+        if right and not any(abs(value - values.get(path, 1e9)) <= 1.0 for values in right):
+            yield "values", f"{path} {value:g} is not what the driver prefers"
+
+
+def _copies(record: Record) -> _Found:
+    """A request that had been answered was made again, or two copies were good at once."""
+    for n, asked in enumerate(record.asked):
+        if asked.issued_s < record.began_s or asked.retained:
+            continue
+        when = f"{asked.issued_s - record.began_s:.2f} s: "
+        for said in record.said:
+            passing = said.status == "rejected" and set(said.reason.split(", ")) <= PASSING
+            known = said.at_s < asked.issued_s - _lateness(record) and _heard(record, said.at_s)
+            if said.request == asked.request and known and not passing:
+                yield "answered", when + f"made again after it was {said.status} {said.reason}"
+                break
+        for other in record.asked[:n]:
+            apart_s = asked.issued_s - other.issued_s
+            same = other.request == asked.request and not other.retained
+            if same and 0.0 < apart_s < GOOD_S - asked.doubt_s - other.doubt_s:
+                yield "doubled", when + f"made again after {apart_s:.1f} s, while it was good"
 
 
 def _doubled(record: Record) -> _Found:
     """The ECU moved twice for one settling, or for two people of whom one is a passenger."""
-    explicit = [
-        a for a in record.acts if a[1] in ("choose", "listen", "save", "cancel", "switch", "key")
-    ]
+    hands = [c for c in record.commands if c.kind in ("choose", "listen")]
+    switched = sum(kind == "switch" for _, kind, _ in record.acts)
     times: dict[tuple[str, str], int] = {}
     for began in record.began:
         key = (began.driver, began.group)
         times[key] = times.get(key, 0) + 1
-    for (_driver, group), count in times.items():
-        if count > 1 + len(explicit):
-            yield "doubled", f"{group} moved {count} times with {len(explicit)} acts by hand"
+    for (driver, group), count in times.items():
+        asked_for = sum(c.kind == "listen" or c.driver == driver for c in hands)
+        # A hand on the seat's switch ends a request for the mirrors too: these are asked anew.
+        allowed = 1 + asked_for + (switched if group == MIRRORS else 0)
+        if count > allowed:
+            yield "doubled", f"{group} moved {count} times with {asked_for} acts by hand"
     asked = [asked for asked in record.asked if asked.issued_s >= record.began_s]
     people = {began.driver for began in record.began} | {each.driver for each in asked}
-    if len(people) > 1 and not [a for a in explicit if a[1] in ("choose", "listen", "key")]:
+    if len(people) > 1 and not hands:
         yield "passenger", f"{len(people)} people were served in one trip, and nobody had asked"
 
 
-def _died(record: Record) -> _Found:
-    for text in record.died:
-        yield "died", text
+def _unstopped(record: Record) -> _Found:
+    """What was ended was not withdrawn, with the ECU still at it."""
+    ends = [
+        (c.at_s, c.driver)
+        for c in record.commands
+        if c.done and c.at_s is not None and c.kind in ("cancel", "choose")
+    ]
+    # The driver leaves at the end of every trip.
+    ends += [(t + REACH_S, None) for t in _departure(record)]
+    for first in _firsts(record):
+        for end_s, driver in ends:
+            until_s = end_s + _lateness(record)
+            made = first.issued_s < end_s - 2 * REACH_S and first.driver != driver
+            heard = _peace(record, first.issued_s - REACH_S, until_s)
+            if made and heard and until_s < record.ended_s and not _over(record, first, until_s):
+                yield "unstopped", f"{end_s - record.began_s:.2f} s: the ECU was not told to stop"
+                break
+        for gone in record.gone:
+            # The next daemon knows that it was away too long before the broker is there.
+            back_s = _back_s(record, gone)
+            until_s = back_s + 2 * _lateness(record)
+            away_s = gone.born_s - (gone.sign_s or gone.born_s)
+            doubted = away_s > GONE_S + SLACK_S and _was_settled(record, gone)
+            heard = _peace(record, first.issued_s - REACH_S, gone.killed_s - 2 * REACH_S)
+            made = first.issued_s < gone.killed_s - 3 * REACH_S and until_s < record.ended_s
+            if doubted and heard and made and not _over(record, first, until_s):
+                yield "unstopped", f"{back_s - record.began_s:.2f} s: the ECU was not told to stop"
+
+
+def _firsts(record: Record) -> Iterator[Asked]:
+    """The first copy of each request of this trip."""
+    names = set()
+    for asked in record.asked:
+        if asked.request not in names and asked.issued_s >= record.began_s and not asked.retained:
+            yield asked
+        names.add(asked.request)
+
+
+def _over(record: Record, asked: Asked, until_s: float) -> bool:
+    """Whether the ECU had answered the request finally by then, or was told to stop it."""
+    answers = [s for s in record.said if s.request == asked.request and s.at_s <= until_s]
+    final = [
+        s
+        for s in answers
+        if s.status in ("completed", "aborted")
+        or (s.status == "rejected" and not set(s.reason.split(", ")) <= PASSING)
+    ]
+    told = [t for t, name, _ in record.withdrawn if name == asked.request and t <= until_s]
+    return bool(final or told)
+
+
+# --- commands and the topic `driver` --------------------------------------------------------------
+
+
+def _commands(record: Record) -> _Found:
+    for c in record.commands:
+        when = f"{c.sent_s - record.began_s:.2f} s: "
+        if c.at_s is None:
+            until_s = c.sent_s + 2 * _lateness(record)
+            if _peace(record, c.sent_s, until_s) and until_s < record.ended_s:
+                yield "unanswered", when + f"nothing was said to {c.kind}"
+        elif c.done:
+            for why in _impossible(record, c, c.at_s):
+                yield "misruled", when + f"{c.kind} was done {why}"
+
+
+def _impossible(record: Record, c: Result, at_s: float) -> Iterator[str]:
+    """Why the command could not have been done."""
+    enrolled = {p.driver for p in record.preferred}
+    erased = {
+        d.driver
+        for d in record.commands
+        if d.kind == "forget" and d.done and d.at_s is not None and d.at_s < c.sent_s
+    }
+    if c.kind in ("choose", "forget") and c.driver not in (enrolled - erased) | {None}:
+        yield "with a driver who is not enrolled"
+    closed = [t for t, said in record.readings if _left(said) and t < c.sent_s - REACH_S]
+    surely = any(_heard(record, t) for t in closed)
+    opened = any(_open(said) for t, said in record.readings if t <= at_s + SLACK_S)
+    if c.kind in ("choose", "listen", "save") and surely and not opened:
+        yield "while no trip was open"
+    if c.kind != "save":
+        return
+    earliest_s = c.sent_s - 2 * _lateness(record)
+    if any(a < earliest_s and b > at_s for a, b in record.moving) and not any(
+        a < at_s and b > earliest_s for a, b in record.ecu_deaf
+    ):
+        yield "while something moved"
+    if any(a < c.sent_s - FRESH_S - REACH_S and b > at_s for a, b in record.ecu_deaf):
+        yield "without a position"
+    shown = [who for t, who in record.shown if t < earliest_s][-1:]
+    shown += [who for t, who in record.shown if earliest_s <= t <= at_s + REACH_S]
+    if shown == [None] and _peace(record, earliest_s - 2.0, at_s + REACH_S):
+        yield "with nobody settled"
+
+
+def _topic(record: Record) -> _Found:
+    """The topic `driver` still names somebody who was erased, or has left."""
+    ends = [(c.at_s, c.driver) for c in record.commands if c.kind == "forget" and c.done]
+    ends += [(t, None) for t in _departure(record)]
+    for end_s, driver in ends:
+        if end_s is None:
+            continue
+        until_s = end_s + _lateness(record)
+        if until_s > record.ended_s or not _peace(record, end_s - REACH_S, until_s):
+            continue
+        shown = [who for t, who in record.shown if t <= until_s][-1:]
+        if shown and shown[0] is not None and driver in (None, shown[0]):
+            yield "forgotten" if driver else "lingered", "the topic driver still names somebody"
+
+
+# --- delivery -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """From when on this driver is to be served; it may have begun before, at `since_s`."""
+
+    from_s: float
+    driver: str
+    since_s: float
+
+
+def settled(record: Record) -> int:
+    """How many were said to drive in this trip; each has wishes for two groups."""
+    return len({who for _, who, since_s in record.settled if since_s >= record.began_s})
+
+
+def owed(record: Record) -> dict[tuple[str, str], tuple[float, float]]:
+    """What had to be delivered, driver and group: when it was wished for, and by when.
+
+    Somebody was settled, and all was well for long enough.
+    """
+    found: dict[tuple[str, str], tuple[float, float]] = {}
+    for wish in _settlings(record):
+        for group in (SEAT_GROUP, MIRRORS):
+            due_s = _due_s(record, wish, group)
+            if due_s is not None:
+                found.setdefault((wish.driver, group), (wish.from_s, due_s))
+    return found
+
+
+def _due_s(record: Record, wish: _Wish, group: str) -> float | None:
+    """By when the group must move; None if something may have kept it from it all the time."""
+    until_s = _wanted_until(record, wish, group)
+    both = [a.issued_s for a in record.asked if len(a.groups) > 1 and a.driver == wish.driver]
+    alone = []
+    for a, b in _calm(record, wish.from_s, until_s, group):
+        needed_s = (AT_ONCE_S if a == wish.from_s else ENOUGH_S) + 4 * record.late_s
+        alone += [a + needed_s] if b - a > needed_s else []
+    for due_s in alone:
+        # A request for both waits until both may move.
+        if group == SEAT_GROUP or min(both, default=1e12) > due_s:
+            return due_s
+    if group == MIRRORS and both:
+        return _due_s(record, wish, SEAT_GROUP)
+    return None
 
 
 def _undelivered(record: Record) -> _Found:
-    """A driver was settled, all was well for long enough, and the ECU was not moved."""
-    if record.late_s > LATE_S:
-        return
-    hands = {kind for _, kind, _ in record.acts}
-    if hands & {"choose", "listen", "cancel", "cancel_done", "save", "switch"}:
-        return
-    if set(record.misbehaviour) & {"deaf", "rejects"}:
-        return
-    settled_s, driver = _settled(record)
-    if driver is None:
-        return
-    for from_s, to_s, _kind in _calm(record, settled_s):
-        if to_s - from_s < ENOUGH_S:
-            continue
-        served = {b.group for b in record.began if b.driver == driver}
-        if "lying" in record.misbehaviour:
-            served = {g for a in record.asked if a.driver == driver for g in a.groups}
-        if served < {SEAT_GROUP, MIRRORS}:
-            text = f"{sorted({SEAT_GROUP, MIRRORS} - served)} never moved, settled at "
-            yield "undelivered", text + f"{settled_s - record.began_s:.1f} s"
-        return
+    for (driver, group), (from_s, until_s) in owed(record).items():
+        if not _served(record, driver, group, until_s):
+            yield "undelivered", f"{group} never moved, settled at {from_s - record.began_s:.1f} s"
 
 
-def _settled(record: Record) -> tuple[float, str | None]:
-    """When the daemon said who drives; or, in a trip without faults, when it should have known."""
-    for at_s, driver, since_s in record.settled:
-        if since_s >= record.began_s:
-            return at_s, driver
-    if record.faults:
-        return 0.0, None
-    opened = next((t for t, said in record.readings if _open(said)), None)
-    for start, end, who in record.spoken:
-        if who and opened is not None and start > opened + 1.0 and end - start >= SPEECH_S:
-            return end + 2.0, who
-    return 0.0, None
-
-
-def _open(said: dict[str, Any]) -> bool:
-    safe = said.get(OCCUPANCY) == "OCCUPIED" and said.get(DOOR) is False
-    return bool(safe and said.get("Vehicle.LowVoltageSystemState") == "ON")
-
-
-def _calm(record: Record, settled_s: float) -> list[tuple[float, float, str]]:
-    """Spans within the minute in which everything that delivery needs was there."""
-    until_s = settled_s + WANTED_S - 6.0
-    bad: list[tuple[float, float]] = [(record.ended_s - 4.0, 1e12)]
-    for from_s, to_s, kind in record.faults:
-        if kind == "kill" and to_s >= settled_s - 1 and to_s - from_s > GONE_S - 4.0:
-            # With its last sign of life before and its birth after, that may be too long away.
-            return []
-        # After an outage the daemon tries again after ever longer pauses.
-        patience_s = (
-            min(60.0, 1.2 * (to_s - from_s)) + 6.0 if kind in ("cut", "hold", "broker") else 3.0
+def _served(record: Record, driver: str, group: str, before_s: float) -> bool:
+    unmoved = bool(set(record.misbehaviour) & {"lying", "deaf", "rejects", "locked"})
+    # Nobody told the daemon of a hand, and so the ECU refuses a request for both.
+    untold = any(kind == "switch" for _, kind, _ in record.acts) and not _hands(record)
+    if unmoved or untold:
+        return any(
+            a.driver == driver and group in a.groups and a.at_s <= before_s for a in record.asked
         )
-        bad.append((from_s - 1.0, to_s + patience_s))
+    return any(b.driver == driver and b.group == group and b.at_s <= before_s for b in record.began)
+
+
+def _settlings(record: Record) -> Iterator[_Wish]:
+    """Whom the daemon said to drive, and who should, by what was done and said in peace."""
+    for t, who in record.shown:
+        # Said again after a step of the calendar, the same settling has another time.
+        told = (since for at_s, name, since in record.settled if name == who and at_s == t)
+        since_s = next(told, None)
+        if who is not None and since_s is not None and since_s >= record.began_s:
+            yield _Wish(t, who, since_s)
+    for c in record.commands:
+        if c.kind == "choose" and c.driver and c.done and c.at_s is not None:
+            yield _Wish(c.at_s, c.driver, c.sent_s)
+    opened_s = min((t for t, said in record.readings if _open(said)), default=1e12) + REACH_S
+    hands = [c.sent_s for c in record.commands if c.kind in ("choose", "listen", "forget")]
+    voices = sorted(u for u in record.spoken if u[2] is not None)
+    first = next((u for u in voices if u[1] > opened_s), None)
+    keyed = [(t, who) for t, kind, who in record.acts if kind == "key" and who]
+    if keyed and _peace(record, keyed[0][0], opened_s + REACH_S):
+        at_s = max(opened_s, keyed[0][0] + REACH_S)
+        if (first is None or first[0] > at_s) and not any(t < at_s + REACH_S for t in hands):
+            yield _Wish(at_s, keyed[0][1], at_s)
+    elif first is not None and not keyed and _sure_speech(record, first, opened_s, hands):
+        yield _Wish(first[1] + HEARD_S, str(first[2]), first[0])
+    yield from _asked_to_speak(record, voices)
+    yield from _anew(record, voices)
+
+
+def _sure_speech(
+    record: Record, said: tuple[float, float, str | None], opened_s: float, hands: list[float]
+) -> bool:
+    """Whether this voice, the trip's first, surely settles: the trip is open, and it is heard."""
+    start, end, _ = said
+    long_enough = start > opened_s + FRESH_S and end - start >= SPEECH_S
+    peace = _peace(record, start - FRESH_S - REACH_S, end + HEARD_S)
+    nobody = [who for t, who in record.shown if t < start][-1:] in ([], [None])
+    return long_enough and peace and nobody and not any(t < end + HEARD_S for t in hands)
+
+
+def _asked_to_speak(
+    record: Record, voices: list[tuple[float, float, str | None]]
+) -> Iterator[_Wish]:
+    """The first known voice after `listen`."""
+    for c in record.commands:
+        if c.kind != "listen" or not c.done or c.at_s is None:
+            continue
+        after = next((u for u in voices if u[1] > c.sent_s), None)
+        if after is None or after[0] < c.at_s or after[1] - after[0] < SPEECH_S:
+            continue
+        in_time = after[1] + HEARD_S < c.sent_s + LISTEN_S
+        others = any(d is not c and abs(d.sent_s - c.sent_s) < LISTEN_S for d in record.commands)
+        erased = any(d.kind == "forget" for d in record.commands)
+        if in_time and not others and not erased and _peace(record, c.sent_s, after[1] + HEARD_S):
+            yield _Wish(after[1] + HEARD_S, str(after[2]), after[0])
+
+
+def _anew(record: Record, voices: list[tuple[float, float, str | None]]) -> Iterator[_Wish]:
+    """The settled driver speaks again, and nothing was asked for yet."""
+    for start, end, who in voices:
+        shown = [driver for t, driver in record.shown if t < start - REACH_S][-1:]
+        ended = any(c.kind == "cancel" and c.sent_s < end + HEARD_S for c in record.commands)
+        if shown != [who] or ended or end - start < SPEECH_S or _perhaps_asked(record, who, start):
+            continue
+        # All of it must be free to move at that moment.
+        calm = [list(_calm(record, start, end + HEARD_S, g)) for g in (SEAT_GROUP, MIRRORS)]
+        if all(spans == [(start, end + HEARD_S)] for spans in calm):
+            yield _Wish(end + HEARD_S, str(who), start)
+
+
+def _perhaps_asked(record: Record, driver: str | None, before_s: float) -> bool:
+    """Whether something was asked for, or may have been and was lost on its way."""
+    if any(a.driver == driver and a.issued_s < before_s for a in record.asked):
+        return True
+    since = [since_s for _, who, since_s in record.settled if who == driver] or [record.began_s]
+    needs = _NEEDS[MIRRORS].values()
+    return any(
+        min(since) - 2 * REACH_S < t < min(max(since) + WANTED_S + REACH_S, before_s)
+        and all(any(said.get(path) == value for path, value in any_of) for any_of in needs)
+        for t, said in record.readings
+    )
+
+
+def _wanted_until(record: Record, wish: _Wish, group: str) -> float:
+    """How long this wish surely lasts: what may end it ends it here."""
+    ends = [wish.since_s + WANTED_S - REACH_S, record.ended_s - 4.0]
+    before_s = wish.since_s - 2 * REACH_S
+    ends += [c.sent_s for c in record.commands if c.sent_s > before_s and not _same(c, wish)]
+    ends += [t for t, said in record.readings if t > before_s and said.get(SPEED)]
+    # Settled in a car of which the last that was heard is that it moves, nobody is served.
+    told = [(t, said[SPEED]) for t, said in record.readings if SPEED in said and t <= before_s]
+    sure = max((t for t, _ in told if _heard(record, t)), default=record.began_s)
+    ends += [wish.since_s for t, speed in told if t >= sure and speed]
+    others = {b.driver for b in record.began} | {who for _, who, _ in record.settled}
+    if others - {wish.driver}:
+        ends += [t for t, who in record.shown if t > wish.from_s and who != wish.driver]
+    if group == SEAT_GROUP:
+        # What a hand has moved is left alone for the trip, by the ECU too.
+        ends += [t for t, kind, _ in record.acts if kind == "switch"]
+    # The ECU does not say which group of a request a hand has moved.
+    by_hand = {s.request: s.at_s for s in record.said if s.reason == "manual"}
+    ends += [by_hand[a.request] for a in record.asked if a.request in by_hand and group in a.groups]
+    for gone in record.gone:
+        away_s = _back_s(record, gone) - (gone.sign_s or 0.0)
+        if gone.born_s > before_s and away_s > GONE_S:
+            ends.append(gone.killed_s)
+    return min(ends)
+
+
+def _same(c: Result, wish: _Wish) -> bool:
+    """Whether the command is the wish, or makes none of it void."""
+    if (c.reason and c.at_s is not None) or (c.kind == "listen" and c.sent_s < wish.since_s):
+        return True
+    return c.kind == "choose" and c.driver == wish.driver
+
+
+def _calm(record: Record, from_s: float, until_s: float, group: str) -> Iterator[Span]:
+    """Spans in which everything was there that the group's delivery needs."""
+    bad = [(a - REACH_S, b + REACH_S) for a, b in (*record.deaf, *record.ecu_deaf)]
+    for a, b, kind in record.faults:
+        if kind in ("delay", "disk", "step"):
+            bad.append((a - REACH_S, b + DELAYED_S))
+    told_s = record.began_s
     for at_s, said in record.readings:
-        if not all(holds(said) for holds in _CONDITIONS.values()):
-            bad.append((at_s - 0.6, at_s + 0.6))
-            if (said.get(SPEED) or 0) > 0 and at_s >= settled_s - 2.0:
-                until_s = min(until_s, at_s - 0.6)
-    told = sorted(at_s for at_s, _ in record.readings)
-    bad += [(a, b) for a, b in pairwise(told) if b - a > FRESH_S]
-    spans, from_s = [], settled_s
+        if at_s - told_s > FRESH_S:
+            bad.append((told_s, at_s))
+        told_s = at_s
+        holds = all(
+            any(said.get(path, "?") == value for path, value in any_of)
+            for any_of in _NEEDS[group].values()
+        )
+        if not holds:
+            bad.append((at_s - REACH_S, at_s + REACH_S))
+    bad.append((told_s, 1e12))
     for start, end in sorted(bad):
-        if start > from_s:
-            spans.append((from_s, min(start, until_s), "calm"))
+        if start > from_s and from_s < until_s:
+            yield from_s, min(start, until_s)
         from_s = max(from_s, end)
-        if from_s >= until_s:
-            break
-    return spans

@@ -1,13 +1,14 @@
 """One rule broken at a time, in the daemon's process: the campaign must notice each.
 
 A mutant that the campaign does not notice is either a rule that nothing needs, or a fault that the
-campaign does not make.
+campaign does not make. `UNREACHED` names the rules for which that is so, and why; a test holds
+mutants, `UNREACHED`, and the rules themselves together.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,15 +19,6 @@ class Mutant:
 
     rule: str
     apply: Callable[[], None]
-
-
-def _without(condition: str) -> Callable[[], None]:
-    def apply() -> None:
-        rules = _get("interlock", "RULES").items()
-        left = {group: tuple(c for c in rule if c.name != condition) for group, rule in rules}
-        _set("interlock", "RULES", left)()
-
-    return apply
 
 
 def _get(module: str, name: str) -> Any:
@@ -48,23 +40,140 @@ def _method(module: str, kind: str, name: str, change: Callable[[Any], Any]) -> 
     return apply
 
 
-def _any_voice() -> None:
-    honest, outcome = _get("recognizer", "judge"), _get("domain", "Outcome")
-
-    def gullible(evidence: Any, *args: Any, **options: Any) -> Any:
-        verdict = honest(evidence, *args, **options)
-        if verdict is None or not evidence.matches:
-            return verdict
-        return replace(verdict, outcome=outcome.KNOWN, driver=evidence.matches[0].driver)
-
-    _set("recognizer", "judge", gullible)()
+def _outbox(name: str, change: Callable[[Any], Any]) -> Callable[[], None]:
+    return _method("outbox", "Outbox", name, change)
 
 
-def _settles_again() -> None:
+def _always(value: Any) -> Callable[[Any], Any]:
+    return lambda _honest: lambda *_args, **_options: value
+
+
+# --- the interlock --------------------------------------------------------------------------------
+
+
+def _without(group: str, condition: str) -> Callable[[], None]:
+    def apply() -> None:
+        rules = dict(_get("interlock", "RULES"))
+        key = _get("vss", "Group")(group)
+        rules[key] = tuple(c for c in rules[key] if c.name != condition)
+        _set("interlock", "RULES", rules)()
+
+    return apply
+
+
+def _door_for_mirrors() -> None:
+    rules, group = dict(_get("interlock", "RULES")), _get("vss", "Group")
+    rules[group.MIRRORS] = rules[group.SEAT]
+    _set("interlock", "RULES", rules)()
+
+
+def _interlock() -> Mapping[str, Mutant]:
+    conditions = {
+        f"{group}-{condition.name}": Mutant(
+            f"interlock: {group} only with `{condition.name}`", _without(group, condition.name)
+        )
+        for group, rule in _get("interlock", "RULES").items()
+        for condition in rule
+    }
+    return {
+        **conditions,
+        "mirrors-door": Mutant("interlock: mirrors also with the door open", _door_for_mirrors),
+        "freshness": Mutant(
+            "interlock: a reading is at most 2 s old", _set("interlock", "MAX_AGE_S", 1e9)
+        ),
+    }
+
+
+# --- the trip's table -----------------------------------------------------------------------------
+
+
+def row_name(row: Any) -> str:
+    """A row's name here: its states, trigger and guard."""
+    states = {4: "any", 3: "trip"}.get(len(row.states), "+".join(row.states))
+    if "closed" in row.states and states == "trip":
+        states = "+".join(row.states)
+    return "-".join([states, row.trigger.name, *([row.guard.name] if row.guard else [])]).lower()
+
+
+def _instead(row: Any, changed: Any) -> Callable[[], None]:
+    def apply() -> None:
+        table = _get("trip", "TABLE")
+        _set("trip", "TABLE", tuple(changed if each == row else each for each in table))()
+
+    return apply
+
+
+def _before(row: Any) -> Callable[[], None]:
+    def apply() -> None:
+        _set("trip", "TABLE", (row, *_get("trip", "TABLE")))()
+
+    return apply
+
+
+def _rows() -> Mapping[str, Mutant]:
+    """Each row without its effect; one that has none gets that of the row it is an exception to."""
     trip = importlib.import_module("whodrives.trip")
-    when = (trip.State.SETTLED,), trip.Trigger.VOICE, None
-    row = trip.Row(*when, trip.State.SETTLED, trip.Deed.SETTLE, "replaced")
-    _set("trip", "TABLE", (row, *trip.TABLE))()
+    state, deed = trip.State, trip.Deed
+    effects: Mapping[str, tuple[Any, Any, str]] = {
+        "trip-ready": (state.OPEN, deed.START, ""),
+        "any-left": (state.CLOSED, deed.END, "trip_over"),
+        "settled-voice-himself": (state.SETTLED, deed.SETTLE, "replaced"),
+        "closed+settled+vacant-voice": (state.SETTLED, deed.SETTLE, "replaced"),
+        "closed+settled+vacant-key": (state.SETTLED, deed.SETTLE, "replaced"),
+        "closed+open+vacant-doubted": (state.VACANT, deed.VACATE, "restarted"),
+    }
+    found = {}
+    for row in trip.TABLE:
+        name = row_name(row)
+        if name in UNREACHED:
+            continue
+        to, what, reason = effects.get(name, (None, deed.NOTHING, ""))
+        changed = replace(row, to=to, deed=what, reason=reason)
+        found[name] = Mutant(_said(row), _instead(row, changed))
+    vacant = trip.Row((state.VACANT,), trip.Trigger.VOICE, None, state.SETTLED, deed.SETTLE)
+    anew = next(row for row in trip.TABLE if row.guard is trip.Guard.HIMSELF_ANEW)
+    enrolled = next(row for row in trip.TABLE if row.guard is trip.Guard.ENROLLED)
+    return {
+        **found,
+        "vacant-voice": Mutant("vacant: no voice takes the place unasked", _before(vacant)),
+        "anew": Mutant(
+            "the settled driver's voice: only if nothing was asked for",
+            _instead(anew, replace(anew, guard=trip.Guard.HIMSELF)),
+        ),
+        "enrolled": Mutant(
+            "a driver chosen by hand: only who is enrolled",
+            _instead(enrolled, replace(enrolled, guard=None)),
+        ),
+        "listening": Mutant(
+            "another voice counts only when the head unit listens",
+            _method("trip", "Trip", "_listening", _always(value=True)),
+        ),
+        "listen_once": Mutant("listen counts for one known voice", _listen_on),
+    }
+
+
+def _said(row: Any) -> str:
+    """A row in words: those of docs/trip.md."""
+    states = ", ".join(row.states)
+    guard = f" ({row.guard})" if row.guard else ""
+    then = "nothing" if row.deed == "-" else row.deed
+    return f"{states}: {row.trigger}{guard}: {row.to or 'stays'}; {then}"
+
+
+def _listen_on() -> None:
+    def change(honest: Any) -> Any:
+        def heard(self: Any, verdict: Any, at_s: float) -> Any:
+            before_s = self._held.listen_until_s
+            events = honest(self, verdict, at_s)
+            self._held = replace(self._held, listen_until_s=before_s)
+            return events
+
+        return heard
+
+    _method("trip", "Trip", "heard", change)()
+
+
+# --- the outbox -----------------------------------------------------------------------------------
 
 
 def _new_ids(honest: Any) -> Any:
@@ -80,6 +189,122 @@ def _new_ids(honest: Any) -> Any:
     return sent
 
 
+def _old_ids(honest: Any) -> Any:
+    def deliver(self: Any, *args: Any) -> Any:
+        self._serial = 0
+        return honest(self, *args)
+
+    return deliver
+
+
+def _one_session() -> None:
+    honest = _get("trip", "_outbox")
+    _set("trip", "_outbox", lambda _session, memory=None: honest("", memory))()
+
+
+def _blindly(honest: Any) -> Any:
+    return lambda self, request, now_s, _may_move: honest(self, request, now_s, lambda _: True)
+
+
+def _deaf_to_accepted(honest: Any) -> Any:
+    def answered(self: Any, answer: Any, now_s: float) -> Any:
+        return () if answer.status == "accepted" else honest(self, answer, now_s)
+
+    return answered
+
+
+def _undone(honest: Any) -> Any:
+    """What was accepted is taken for unanswered when a copy of it is rejected."""
+
+    def answered(self: Any, answer: Any, now_s: float) -> Any:
+        delivery = _get("domain", "Delivery")
+        for request in self._held.requests:
+            same = request.request == answer.request and answer.status == "rejected"
+            if same and request.delivery is delivery.ACCEPTED:
+                self._put(replace(request, delivery=delivery.REQUESTED))
+        return honest(self, answer, now_s)
+
+    return answered
+
+
+def _ends_nothing(honest: Any) -> Any:
+    def settle(self: Any, *args: Any) -> Any:
+        self._end = lambda *_args: ()
+        try:
+            return honest(self, *args)
+        finally:
+            del self._end
+
+    return settle
+
+
+def _untold(honest: Any) -> Any:
+    kind = _get("domain", "Withdraw")
+    return lambda self: [event for event in honest(self) if not isinstance(event, kind)]
+
+
+def _untold_offline(honest: Any) -> Any:
+    def told(self: Any) -> Any:
+        said = honest(self)
+        self._unsaid = []
+        return said
+
+    return told
+
+
+_OUTBOX = {
+    "wanted_s": Mutant("preferences wait a minute at most", _set("outbox", "WANTED_S", 1e9)),
+    "moved_off": Mutant(
+        "nothing is asked for once the car has moved", _outbox("drop", _always(value=None))
+    ),
+    "touched": Mutant("what a hand has moved is left alone", _outbox("touch", _always(value=()))),
+    "new_id": Mutant("a new wish has an id of its own", _outbox("deliver", _old_ids)),
+    "session": Mutant("no two daemons use one id", _one_session),
+    "same_id": Mutant("a request is repeated under its own id", _outbox("_sent", _new_ids)),
+    "repeat": Mutant(
+        "an unanswered request is repeated", _outbox("_repeats", _always(value=False))
+    ),
+    "pace": Mutant("no two copies are good at once", _set("outbox", "REPEAT_S", 0.5)),
+    "asks_again": Mutant(
+        "the interlock is asked again when a request is repeated", _outbox("_repeats", _blindly)
+    ),
+    "accepted": Mutant(
+        "what was accepted is not asked again", _outbox("answered", _deaf_to_accepted)
+    ),
+    "refused": Mutant("another refusal is final", _outbox("_passes", _always(value=True))),
+    "passing": Mutant(
+        "what was refused for a reason that passes is asked again",
+        _outbox("_passes", _always(value=False)),
+    ),
+    "final": Mutant("a final answer never changes", _outbox("_is_live", _always(value=True))),
+    "copy": Mutant("a refused copy undoes nothing", _outbox("answered", _undone)),
+    "cancel": Mutant("a cancel ends what waits", _outbox("cancel", _always(value=()))),
+    "replaced": Mutant("another driver ends what was asked", _outbox("settle", _ends_nothing)),
+    "changed": Mutant(
+        "changed preferences end what was asked", _outbox("reconcile", _always(value=()))
+    ),
+    "withdrawn": Mutant("what is ended is withdrawn", _method("trip", "Trip", "_told", _untold)),
+    "withdrawn_late": Mutant(
+        "a withdrawal waits for the broker", _method("trip", "Trip", "_told", _untold_offline)
+    ),
+}
+
+
+# --- around them ----------------------------------------------------------------------------------
+
+
+def _any_voice() -> None:
+    honest, outcome = _get("recognizer", "judge"), _get("domain", "Outcome")
+
+    def gullible(evidence: Any, *args: Any, **options: Any) -> Any:
+        verdict = honest(evidence, *args, **options)
+        if verdict is None or not evidence.matches:
+            return verdict
+        return replace(verdict, outcome=outcome.KNOWN, driver=evidence.matches[0].driver)
+
+    _set("recognizer", "judge", gullible)()
+
+
 def _retained() -> None:
     honest = _get("bus", "encode")
 
@@ -91,51 +316,60 @@ def _retained() -> None:
     _set("bus", "encode", encode)()
 
 
-def _forgets(_honest: Any) -> Any:
-    return lambda _self, _memory: None
+def _queue() -> None:
+    """The trip takes the broker for there, and the bus keeps what it cannot say."""
+    trip, bus, apply = _get("trip", "Trip"), _get("bus", "Bus"), _get("domain", "Apply")
+    deliver, arrived, publish = trip._deliver, bus._arrived, bus.publish  # noqa: SLF001
+
+    def always(self: Any) -> None:
+        linked, self._linked = self._linked, True
+        deliver(self)
+        self._linked = linked
+
+    def kept(self: Any, event: Any) -> bool:
+        said: bool = publish(self, event)
+        if isinstance(event, apply) and not said:
+            self.__dict__.setdefault("unsaid", []).append(event)
+        return said
+
+    def flush(self: Any, now_s: float) -> None:
+        arrived(self, now_s)
+        for event in self.__dict__.pop("unsaid", []):
+            message = _get("bus", "encode")(event, self._vehicle, _get("bus", "_epoch_s")())
+            self._send(message)
+
+    trip._deliver, bus._arrived, bus.publish = always, flush, kept  # noqa: SLF001
 
 
-def _over(_honest: Any) -> Any:
-    return lambda *_args, **_options: ()
-
-
-MUTANTS = {
-    "standing": Mutant("interlock: the car stands", _without("standing")),
-    "park_or_brake": Mutant("interlock: Park or parking brake", _without("park_or_brake")),
-    "door_closed": Mutant("interlock: the driver's door is closed", _without("door_closed")),
-    "seat_occupied": Mutant("interlock: the seat is occupied", _without("seat_occupied")),
-    "freshness": Mutant(
-        "interlock: a reading is at most 2 s old", _set("interlock", "MAX_AGE_S", 1e9)
-    ),
+_AROUND = {
     "known_only": Mutant("only a known voice settles", _any_voice),
-    "settle_once": Mutant("the driver of a trip is settled once", _settles_again),
-    "same_id": Mutant(
-        "a request is repeated under its own id", _method("outbox", "Outbox", "_sent", _new_ids)
-    ),
-    "repeat": Mutant(
-        "an unanswered request is repeated",
-        _method("outbox", "Outbox", "_repeats", lambda _: lambda *_args: False),
-    ),
-    "wanted_s": Mutant("preferences wait a minute at most", _set("outbox", "WANTED_S", 1e9)),
-    "moved_off": Mutant(
-        "nothing is asked for once the car has moved",
-        _method("outbox", "Outbox", "drop", lambda _: lambda _self: None),
-    ),
-    "touched": Mutant(
-        "what a hand has moved is left alone", _method("outbox", "Outbox", "touch", _over)
-    ),
-    "cancel": Mutant("a cancel ends what waits", _method("outbox", "Outbox", "cancel", _over)),
     "retained": Mutant("a request is never retained", _retained),
     "expiry": Mutant("a request expires after 3 s", _set("contract", "APPLY_EXPIRY_S", 120)),
+    "lag": Mutant("a request that is late is not sent", _set("bus", "MAX_LAG_S", 1e9)),
+    "link": Mutant("no queue holds a request", _queue),
     "journal": Mutant(
-        "a trip outlives its daemon", _method("journal", "Journal", "keep", _forgets)
+        "a trip outlives its daemon", _method("journal", "Journal", "keep", _always(value=None))
     ),
     "gone": Mutant(
         "a daemon that was away too long takes nobody's place", _set("trip", "GONE_S", 1e9)
     ),
-    "lag": Mutant("a request that is late is not sent", _set("bus", "MAX_LAG_S", 1e9)),
-    "listen": Mutant(
-        "another voice counts only when the head unit listens",
-        _method("trip", "Trip", "_listening", lambda _: lambda _self: True),
-    ),
 }
+
+UNREACHED = {
+    "closed+open+vacant-forgotten": "only the settled driver is ever said to be forgotten",
+    "closed-switch": "a switch is looked at in a trip only",
+}
+"""Rows of the table that no input reaches: they make it total."""
+
+MUTANTS: Mapping[str, Mutant] = {**_interlock(), **_rows(), **_OUTBOX, **_AROUND}
+
+
+def table(mutants: Mapping[str, Any]) -> str:
+    """The Markdown of a result of `--mutants`."""
+    lines = ["| broken | rule | noticed by | in trips |", "|---|---|---|---|"]
+    for name in (name for name in MUTANTS if name in mutants):
+        found = mutants[name]
+        kinds = sorted(found["violations"], key=found["violations"].get, reverse=True)
+        by = ", ".join(f"`{kind}` {found['violations'][kind]}" for kind in kinds) or "**nothing**"
+        lines.append(f"| `{name}` | {MUTANTS[name].rule} | {by} | {found['trips']} |")
+    return "\n".join(lines) + "\n"

@@ -14,11 +14,14 @@ class Proxy:
         port: where it listens.
         delay_s: each chunk is delayed by up to so much, in the world's seconds; order is kept
             within a connection, and so not between two of them.
+        newest: the number of the newest connection, as long as it is open; else None.
     """
 
     def __init__(self, target: int, rng: random.Random) -> None:
         self.port = 0
         self.delay_s = 0.0
+        self.newest: int | None = None
+        self._made = 0
         self._target = target
         self._rng = rng
         self._flows = asyncio.Event()
@@ -26,6 +29,11 @@ class Proxy:
         self._open = True
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
+
+    @property
+    def flows(self) -> bool:
+        """Whether it passes on what it gets."""
+        return self._flows.is_set()
 
     async def start(self) -> None:
         """Listen."""
@@ -64,12 +72,16 @@ class Proxy:
             writer.transport.abort()
             return
         self._writers |= {writer, there[1]}
+        self._made += 1
+        number = self.newest = self._made
         try:
             # At the end of everything asyncio cancels us, and would say so at length.
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(self._pump(reader, there[1]), self._pump(there[0], writer))
         finally:
             self._writers -= {writer, there[1]}
+            if self.newest == number:
+                self.newest = None
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):

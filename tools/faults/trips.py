@@ -37,17 +37,31 @@ PARKED: dict[str, Any] = {
 }
 """A car that nobody is in."""
 
-MISBEHAVIOURS = ("silent", "deaf", "slow", "lying", "rejects", "duplicates", "stray", "jammed")
+NOBODY = 99
+"""The number of a driver who is not enrolled."""
+
+MISBEHAVIOURS = (
+    "silent",
+    "deaf",
+    "slow",
+    "lying",
+    "rejects",
+    "locked",
+    "duplicates",
+    "stray",
+    "jammed",
+    "wavers",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Deed:
     """Something that happens.
 
-    `kind` is what: `car` (signals change), `say` (voice, seconds), `choose`, `listen`, `cancel`,
-    `save`, `switch`, or a fault: `kill` (seconds), `cut`, `hold`, `delay` (seconds), `ecu_cut`,
-    `lost` (signals or None for all, seconds), `step` (seconds), `disk` (seconds of a slow one),
-    `ecu` (misbehaviours).
+    `kind` is what: `car` (signals change), `say` (voice, seconds), `choose` (number of a driver,
+    None for nobody of us), `forget` (number), `listen`, `cancel`, `save`, `switch`, or a fault:
+    `kill` (seconds), `cut`, `hold`, `delay` (seconds), `ecu_cut`, `lost` (signals or None for all,
+    seconds), `step` (seconds), `disk` (seconds of a slow one), `ecu` (misbehaviours).
     """
 
     at_s: float
@@ -78,11 +92,14 @@ def plan(rng: random.Random) -> Plan:
     """Draw a trip."""
     made = Plan()
     driver = rng.randrange(DRIVERS)
+    if _chance(rng, 0.04):
+        _too_early(made, rng, driver)
     seated_s = _arrive(made, rng, driver)
     if _chance(rng, 0.06):
         seated_s = _adjust(made, rng, seated_s)
-    if _chance(rng, 0.05):
-        spoken_s = _long_without_daemon(made, rng, driver, seated_s)
+    story = rng.choices((None, *_STORIES), (80, *[20 / len(_STORIES)] * len(_STORIES)))[0]
+    if story is not None:
+        spoken_s = story(made, rng, driver, seated_s)
     else:
         spoken_s = _talk(made, rng, driver, seated_s)
         _touch(made, rng, spoken_s)
@@ -128,15 +145,113 @@ def _adjust(made: Plan, rng: random.Random, seated_s: float) -> float:
     return seated_s + 4.0
 
 
+def _too_early(made: Plan, rng: random.Random, driver: int) -> None:
+    """The head unit asks for something before anybody sits there."""
+    match rng.choice(("choose", "guest", "listen", "save")):
+        case "choose":
+            made.add(1.0, "choose", driver)
+        case "guest":
+            made.add(1.0, "choose", None)
+        case kind:
+            made.add(1.0, kind)
+
+
 def _long_without_daemon(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
-    """The driver's wish still waits for the brake when the daemon dies, for too long."""
-    made.add(seated_s - 1.0, "car", {GEAR: 4, BRAKE: False})
-    made.add(seated_s + 0.5, "say", (driver + 1, 1.6))
-    killed_s = seated_s + 5.0
+    """The driver's wish still waits, for the brake or an answer, when the daemon dies too long."""
+    killed_s = seated_s + 6.0
     seconds = rng.choice((14, 17, 20))
+    if _chance(rng, 0.5):
+        made.add(seated_s - 1.0, "car", {GEAR: 4, BRAKE: False})
+        made.add(killed_s + seconds + 4.0, "car", {GEAR: PARK, BRAKE: True})
+    else:
+        made.add(0.0, "ecu", ("silent",))
+    made.add(seated_s + 0.5, "say", (driver + 1, 1.6))
     made.add(killed_s, "kill", seconds)
-    made.add(killed_s + seconds + 4.0, "car", {GEAR: PARK, BRAKE: True})
     return killed_s + seconds + 5.0
+
+
+def _daemon_comes_back(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
+    """Nobody has spoken when the daemon dies, for short or long; then somebody does."""
+    killed_s = seated_s + rng.uniform(-2.5, 0.5)
+    seconds = rng.choice((4, 14, 20))
+    made.add(killed_s, "kill", seconds)
+    spoken_s = killed_s + seconds + 6.0
+    made.add(spoken_s, "say", (driver + 1, 1.6))
+    return spoken_s + 3.0
+
+
+def _guest_and_voice(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
+    """Somebody is not one of us, says so by hand, and then those speak who are."""
+    at_s = seated_s + 0.5
+    if _chance(rng, 0.5):
+        made.add(at_s, "say", (driver + 1, 1.6))
+        at_s += rng.uniform(2, 6)
+    made.add(at_s, "choose", None)
+    made.add(at_s + 1.5, "say", (rng.randrange(DRIVERS) + 1, 1.6))
+    made.add(at_s + 3.0, "save")
+    return at_s + 6.0
+
+
+def _saved_meanwhile(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
+    """The driver's wish changes while the ECU says nothing to the last one."""
+    made.add(0.0, "ecu", ("deaf",))
+    made.add(seated_s + 0.5, "say", (driver + 1, 1.6))
+    made.add(seated_s + rng.uniform(4.5, 8), "save")
+    return seated_s + 12.0
+
+
+def _saved(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
+    """The position is to be kept while it changes, while nobody tells it, or in peace."""
+    made.add(seated_s + 0.5, "say", (driver + 1, 1.6))
+    match rng.choice(("moving", "untold", "adjusted")):
+        case "moving":
+            made.add(seated_s + rng.uniform(3.3, 5), "save")
+        case "untold":
+            made.add(seated_s + 8.0, "ecu_cut", 8)
+            made.add(seated_s + 13.0, "save")
+        case _:
+            made.add(seated_s + 10.0, "switch", rng.choice((90, 140)))
+            made.add(seated_s + 17.0, "save")
+            made.add(seated_s + 20.0, "choose", driver)
+    return seated_s + 22.0
+
+
+def _forgotten(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
+    """A driver is erased, with his wish waiting or served, and then comes up again."""
+    if _chance(rng, 0.5):
+        made.add(seated_s - 1.0, "car", {GEAR: 4, BRAKE: False})
+        made.add(seated_s + 9.0, "car", {GEAR: PARK, BRAKE: True})
+    made.add(seated_s + 0.5, "say", (driver + 1, 1.6))
+    made.add(seated_s + rng.uniform(4, 8), "forget", driver)
+    if _chance(rng, 0.5):
+        made.add(seated_s + 12.0, "choose", driver)
+    else:
+        made.add(seated_s + 12.0, "listen")
+    made.add(seated_s + 13.0, "say", (driver + 1, 1.6))
+    return seated_s + 16.0
+
+
+def _too_long_unsafe(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
+    """The minute passes before the car is safe; then the driver speaks again."""
+    bad: dict[str, Any] = rng.choice(({GEAR: 4, BRAKE: False}, {OCCUPANCY: "UNKNOWN"}))
+    seated = PARKED | {OCCUPANCY: "OCCUPIED"}
+    made.add(seated_s + 0.1, "car", bad)
+    made.add(seated_s + 0.5, "say", (driver + 1, 1.6))
+    safe_s = seated_s + 68.0
+    made.add(safe_s, "car", {path: seated[path] for path in bad})
+    made.add(safe_s + rng.uniform(3, 5), "say", (driver + 1, 1.6))
+    return safe_s + 8.0
+
+
+_STORIES = (
+    _long_without_daemon,
+    _daemon_comes_back,
+    _guest_and_voice,
+    _saved_meanwhile,
+    _saved,
+    _forgotten,
+    _too_long_unsafe,
+)
 
 
 def _talk(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
@@ -180,14 +295,19 @@ def _endanger(made: Plan, rng: random.Random, seated_s: float) -> None:
 def _touch(made: Plan, rng: random.Random, spoken_s: float) -> None:
     """Hands: on the head unit, on the switches."""
     at_s = spoken_s + rng.uniform(-1, 12)
-    match rng.choices(("", "choose", "guest", "listen", "cancel", "save"), (68, 6, 4, 8, 8, 6))[0]:
+    kinds = ("", "choose", "nobody", "guest", "listen", "cancel", "save")
+    match rng.choices(kinds, (64, 8, 2, 4, 8, 8, 6))[0]:
         case "choose":
             made.add(at_s, "choose", rng.randrange(DRIVERS))
+        case "nobody":
+            made.add(at_s, "choose", NOBODY)
         case "guest":
             made.add(at_s, "choose", None)
         case "listen":
             made.add(at_s, "listen")
             made.add(at_s + 1.5, "say", (rng.randrange(DRIVERS) + 1, 1.6))
+            if _chance(rng, 0.4):
+                made.add(at_s + 5.5, "say", (rng.randrange(DRIVERS) + 1, 1.6))
         case "cancel":
             made.add(at_s, "cancel")
         case "save":
@@ -227,6 +347,10 @@ def _drive(made: Plan, rng: random.Random, driver: int, end_s: float) -> float:
     off_s = rng.choice((end_s, rng.uniform(end_s / 2, end_s)))
     made.add(off_s, "car", {GEAR: 4, BRAKE: False})
     made.add(off_s + 0.7, "car", {SPEED: 20.0})
+    if _chance(rng, 0.3) and not any(deed.kind in FAULTS for deed in made.deeds):
+        # The seat's contact flickers: that ends no trip at speed.
+        made.add(off_s + 2.2, "car", {OCCUPANCY: "EMPTY"})
+        made.add(off_s + 3.2, "car", {OCCUPANCY: "OCCUPIED"})
     made.add(off_s + 5, "car", {SPEED: 0.0})
     made.add(off_s + 6, "car", {GEAR: PARK, BRAKE: True})
     if _chance(rng, 0.5):
