@@ -10,13 +10,13 @@ import contextlib
 import ctypes
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from whodrives.domain import (
     BLOCK_SAMPLES,
@@ -27,6 +27,12 @@ from whodrives.domain import (
     ModelError,
     VoiceActivity,
 )
+
+# From 1.29 on the runtime's builds for Linux tell their maker of every start, by HTTPS, and keep a
+# number for this machine in the home folder. Read once, when the runtime is loaded.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime  # noqa: E402 (after what it reads)
 
 EMBEDDING = 192
 """Numbers in an embedding."""

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from itertools import pairwise
@@ -385,3 +386,21 @@ class PlainCampplus:
 def relu(x: Doubles) -> Doubles:
     """Negative values become zero."""
     return np.maximum(x, 0)
+
+
+LOADS_OURS = (
+    f"from pathlib import Path; import whodrives.inference as i; i.load_gate(Path({str(MODELS)!r}))"
+)
+LOADS_PLAIN = f"import onnxruntime as o; o.InferenceSession({str(MODELS / 'gate.onnx')!r})"
+
+
+@pytest.mark.parametrize(("program", "silent"), [(LOADS_OURS, True), (LOADS_PLAIN, False)])
+def test_the_runtime_tells_its_maker_nothing(program: str, tmp_path: Path, *, silent: bool) -> None:
+    """Left to itself, it keeps a number for this machine in the home folder, to send with reports.
+
+    That it does so without us shows that this test would notice. The environment is a user's: in
+    a CI's, the runtime is silent anyway.
+    """
+    home = {"HOME": str(tmp_path), "PATH": "/usr/bin"}
+    subprocess.run([sys.executable, "-c", program], env=home, check=True, capture_output=True)
+    assert (not any(tmp_path.iterdir())) == silent
