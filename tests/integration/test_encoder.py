@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -404,3 +404,24 @@ def test_the_runtime_tells_its_maker_nothing(program: str, tmp_path: Path, *, si
     home = {"HOME": str(tmp_path), "PATH": "/usr/bin"}
     subprocess.run([sys.executable, "-c", program], env=home, check=True, capture_output=True)
     assert (not any(tmp_path.iterdir())) == silent
+
+
+TOO_LARGE = '{"file": "encoder.onnx", "sha256": "", "calibration": {"points": [{"speech_s": 1%s}]}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "load", "said"),
+    [
+        ("[" * 100_000, load_encoder, "cannot be read"),
+        (r'{"file": "\u0000", "sha256": ""}', load_encoder, "cannot be read"),
+        (TOO_LARGE % ("0" * 400), load_calibration, "the calibration is malformed: OverflowError"),
+    ],
+    ids=["deep", "no name", "too large"],
+)
+def test_a_hostile_manifest_is_named(
+    text: str, load: Callable[[Path], object], said: str, tmp_path: Path
+) -> None:
+    """What JSON allows and no manifest holds is told with the file, as every other mistake."""
+    (tmp_path / "encoder.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ModelError, match=f"(?s)^{tmp_path}.*{said}"):
+        load(tmp_path)
