@@ -1,5 +1,5 @@
 # Each target is a line that anyone could type.
-.PHONY: help setup models demo test check bench
+.PHONY: help setup models demo test check bench package
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -21,3 +21,6 @@ check:  ## the quick part of that: types, style, layers
 
 bench:  ## measure this machine
 	tools/setup test && .venv/bin/python tools/bench
+
+package:  ## make the Debian package for a car
+	tools/setup demo && tools/package/build

@@ -757,6 +757,9 @@ HOLD_S = 0.5
 LONGEST_S = 3600.0
 """The last recorded vehicle state holds for an hour; so may any other."""
 
+LATEST_S = 1e9
+"""A recorded car says nothing later than this: its seconds are written as a calendar's."""
+
 
 def _replay(options: argparse.Namespace) -> int:
     settings = load_config(options.config)
@@ -818,10 +821,11 @@ def _vehicle_line(path: Path, number: int, text: str) -> tuple[float, dict[str, 
     try:
         line = json.loads(text)
         at_s = float(line["at_s"])
-        if not 0.0 <= at_s < math.inf:
-            raise ValueError("at_s is no number from 0")  # noqa: TRY301 (said as the others are)
+        if not 0.0 <= at_s < LATEST_S:
+            said = f"at_s is no number from 0 to {LATEST_S:.0f}"
+            raise ValueError(said)  # noqa: TRY301 (said as the others are)
         return at_s, dict(line["signals"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise PayloadError(
             f'{path}:{number}: {error!r}; give {{"at_s": SECONDS, "signals": {{PATH: VALUE}}}}'
         ) from error

@@ -10,13 +10,13 @@ import contextlib
 import ctypes
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from whodrives.domain import (
     BLOCK_SAMPLES,
@@ -27,6 +27,12 @@ from whodrives.domain import (
     ModelError,
     VoiceActivity,
 )
+
+# From 1.29 on the runtime's builds for Linux tell their maker of every start, by HTTPS, and keep a
+# number for this machine in the home folder. Read once, when the runtime is loaded.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime
 
 EMBEDDING = 192
 """Numbers in an embedding."""
@@ -60,7 +66,7 @@ def read_manifest(models_dir: Path, name: str) -> Manifest:
         return Manifest(path, models_dir / facts["file"], str(facts["sha256"]), facts)
     except FileNotFoundError:
         raise ModelError(f"{path} is missing; is {models_dir} the folder of the models?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     except (KeyError, TypeError) as error:
         raise ModelError(f"{path} is no manifest: it lacks {error}; restore the file") from error
@@ -75,9 +81,10 @@ def check_model(manifest: Manifest) -> None:
     """Raise ModelError when the model file's bytes are not the manifest's."""
     try:
         data = manifest.model.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", error)
         raise ModelError(
-            f"{manifest.model} cannot be read ({error.strerror}); build it with: make models"
+            f"{manifest.model} cannot be read ({reason}); build it with: make models"
         ) from error
     actual = hashlib.sha256(data).hexdigest()
     if actual != manifest.sha256:
@@ -165,7 +172,7 @@ def load_calibration(models_dir: Path) -> Calibration:
         raise ModelError(f"{manifest.path} has no calibration; restore the file")
     try:
         calibration = _calibration(facts)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(f"{manifest.path}: the calibration is malformed: {error!r}") from error
     if calibration.encoder != manifest.sha256:
         raise ModelError(

@@ -4,8 +4,9 @@ import hashlib
 import importlib
 import json
 import shutil
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -385,3 +386,42 @@ class PlainCampplus:
 def relu(x: Doubles) -> Doubles:
     """Negative values become zero."""
     return np.maximum(x, 0)
+
+
+LOADS_OURS = (
+    f"from pathlib import Path; import whodrives.inference as i; i.load_gate(Path({str(MODELS)!r}))"
+)
+LOADS_PLAIN = f"import onnxruntime as o; o.InferenceSession({str(MODELS / 'gate.onnx')!r})"
+
+
+@pytest.mark.parametrize(("program", "silent"), [(LOADS_OURS, True), (LOADS_PLAIN, False)])
+def test_the_runtime_tells_its_maker_nothing(program: str, tmp_path: Path, *, silent: bool) -> None:
+    """Left to itself, it keeps a number for this machine in the home folder, to send with reports.
+
+    That it does so without us shows that this test would notice. The environment is a user's: in
+    a CI's, the runtime is silent anyway.
+    """
+    home = {"HOME": str(tmp_path), "PATH": "/usr/bin"}
+    subprocess.run([sys.executable, "-c", program], env=home, check=True, capture_output=True)
+    assert (not any(tmp_path.iterdir())) == silent
+
+
+TOO_LARGE = '{"file": "encoder.onnx", "sha256": "", "calibration": {"points": [{"speech_s": 1%s}]}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "load", "said"),
+    [
+        ("[" * 100_000, load_encoder, "cannot be read"),
+        (r'{"file": "\u0000", "sha256": ""}', load_encoder, "cannot be read"),
+        (TOO_LARGE % ("0" * 400), load_calibration, "the calibration is malformed: OverflowError"),
+    ],
+    ids=["deep", "no name", "too large"],
+)
+def test_a_hostile_manifest_is_named(
+    text: str, load: Callable[[Path], object], said: str, tmp_path: Path
+) -> None:
+    """What JSON allows and no manifest holds is told with the file, as every other mistake."""
+    (tmp_path / "encoder.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ModelError, match=f"(?s)^{tmp_path}.*{said}"):
+        load(tmp_path)
