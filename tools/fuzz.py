@@ -315,7 +315,11 @@ class Readers:
 
     def _prepare_store(self) -> None:
         store = ProfileStore(
-            self._folder / "profiles", self._folder / "profile-key", "ab" * 32, self._limits
+            self._folder / "profiles",
+            self._folder / "profile-key",
+            "ab" * 32,
+            self._limits,
+            vehicle="car",
         )
         voice = np.eye(192, dtype=np.float32)[:3]
         driver = store.save("Anna", voice, 20.0, {vss.SEAT_POSITION: 120.0}).profile.id
