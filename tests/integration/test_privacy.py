@@ -192,7 +192,8 @@ def test_a_guest_who_agrees_becomes_a_driver_and_leaves_the_guest_book(
     scene.until(lambda: scene.told("status"), "the daemon is there")
     encoder = load_encoder(MODELS)
     sentences = [pcm(voices / "bm_george" / f"{n}.opus") for n in (1, 2, 3, 4)]
-    heard = [np.frombuffer(said, "<i2").astype(np.float32) / np.float32(32768) for said in sentences]
+    scale = np.float32(32768)
+    heard = [np.frombuffer(said, "<i2").astype(np.float32) / scale for said in sentences]
     day = datetime.now(UTC).date().toordinal()
     trips = np.stack([encoder.embed(sound) for sound in heard])
     guest = Guest("g-3f2a9c1e", trips, (3.0,) * len(trips), len(trips), day - 3, day)
