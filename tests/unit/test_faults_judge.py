@@ -1,5 +1,6 @@
 """The judge of the fault campaign, on records made by hand: what must be noticed, and what not."""
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +20,13 @@ from judge import (
     Said,
     violations,
 )
-from mutants import MUTANTS, UNREACHED, row_name
+from mutants import MUTANTS, UNREACHED, row_name, table
 from trips import BRAKE, DOOR, FAULTS, GEAR, IGNITION, OCCUPANCY, PARKED, SPEED, SWITCH, plan
 
 from whodrives.interlock import RULES
 from whodrives.trip import TABLE
 
+REPOSITORY = Path(__file__).parents[2]
 ANNA, TOM = "d-1", "d-2"
 BOTH = (MIRRORS, SEAT_GROUP)
 SAFE: dict[str, Any] = {**PARKED, OCCUPANCY: "OCCUPIED", IGNITION: "ON"}
@@ -367,3 +369,13 @@ def test_every_rule_has_a_mutant() -> None:
     assert len(rows) == len(TABLE)
     assert conditions | rows <= {*MUTANTS, *UNREACHED}
     assert set(UNREACHED) <= rows - set(MUTANTS)
+
+
+def test_the_docs_show_that_every_broken_rule_was_noticed() -> None:
+    """docs/faults.md shows the newest result of the mutants, and it is whole."""
+    folder = REPOSITORY / "tools" / "faults" / "results"
+    newest = max(folder.glob("*-mutants.json"))
+    mutants = json.loads(newest.read_text())["mutants"]
+    assert set(mutants) == set(MUTANTS)
+    assert all(found["violations"] for found in mutants.values())
+    assert table(mutants) in (REPOSITORY / "docs" / "faults.md").read_text()
