@@ -322,17 +322,19 @@ class Car:
         while not (self.online and self.ecu_client.is_connected()) and not self.group.noticed:
             await self._tick()
             if self.clock.now_s() > limit_s:
-                self.record.died.append(f"not online within {ONLINE_S:.0f} s")
-                self.group.conclude(self.record)
-                self.record.died.clear()
+                lost = judge.Record(self.name, self.record.trip, self.record.seed, limit_s)
+                lost.died.append(f"not online within {ONLINE_S:.0f} s of a broker that is there")
+                self.group.conclude(lost)
                 limit_s = self.clock.now_s() + ONLINE_S
+            limit_s = max(limit_s, self.group.broker_back_s + ONLINE_S)
 
     async def _trip(self, number: int) -> None:
         seed = self.group.order.seed * 1_000_003 + number
         plan = trips.plan(random.Random(seed))  # noqa: S311 - a seed is wanted
         began_s = self.clock.now_s()
         self._enrol_erased()
-        self.record = judge.Record(self.name, number, seed, began_s)
+        before = [said for said in self.record.spoken if said[1] > began_s - judge.BEFORE_S]
+        self.record = judge.Record(self.name, number, seed, began_s, spoken=before)
         self.record.shown.append((began_s, self._shown))
         for driver in self.drivers:
             self._note_preferred(began_s, driver)
@@ -712,6 +714,7 @@ class Group:
         self.broker = Broker(certs)
         self.zygote = Zygote(self.clock, order.mutant)
         self._contexts: dict[str, ssl.SSLContext] = {}
+        self.broker_back_s = 0.0
         self._made = 0
         self._loop = asyncio.get_running_loop()
         self._rng = random.Random(f"{order.seed}/broker/{order.number}")  # noqa: S311
@@ -821,6 +824,7 @@ class Group:
             from_s = self.clock.now_s()
             self.outcome.counts["broker"] += 1
             self.broker.kill()
+            self.broker_back_s = from_s + seconds
             for car in self.cars:
                 car.online = False
                 car.record.faults.append((from_s, from_s + seconds, "broker"))

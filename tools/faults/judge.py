@@ -36,7 +36,11 @@ HEARD_S = 2.0
 """So long after its end an utterance is judged at the latest."""
 
 LATE_S = 1.5
-"""A trip in which the machine served somebody later than this is counted as late."""
+"""A trip in which the machine served somebody later than this is late. The pipe of the sound holds
+2 s: once it is that full, there is no bound to how late, or whether, what was said is heard."""
+
+BEFORE_S = 20.0
+"""What was said so long before a trip may be heard in it, if the sound is choked."""
 
 SENT_S = 1.0 + REACH_S
 """A request that is older than a second is not sent."""
@@ -218,9 +222,17 @@ def violations(record: Record) -> list[Violation]:
         *_commands(record),
         *_topic(record),
         *_undelivered(record),
-        *(("died", text) for text in record.died),
+        *_died(record),
     ]
     return [Violation(kind, text, record.car, record.trip, record.seed) for kind, text in found]
+
+
+def _died(record: Record) -> _Found:
+    """A daemon ended by itself, or did not come back to a broker that was there."""
+    away = any(kind == "broker" and b > record.ended_s > 0 for _, b, kind in record.faults)
+    for text in record.died:
+        if not (away and text.startswith("not online")):
+            yield "died", text
 
 
 # --- what was heard -------------------------------------------------------------------------------
@@ -232,7 +244,8 @@ def _inside(at_s: float, spans: Iterable[Span]) -> bool:
 
 def _unsure(record: Record) -> list[Span]:
     """When something may have been said that the daemon did not hear, or heard late."""
-    spans = [(from_s - REACH_S, to_s + REACH_S) for from_s, to_s in record.deaf]
+    margin_s = _lateness(record)
+    spans = [(from_s - margin_s, to_s + margin_s) for from_s, to_s in record.deaf]
     for from_s, to_s, kind in record.faults:
         if kind == "delay":
             spans.append((from_s - REACH_S, to_s + DELAYED_S))
@@ -271,7 +284,7 @@ def _departure(record: Record) -> list[float]:
 def _opened_s(record: Record) -> float:
     """When the daemon surely knew that a trip is open."""
     known = (at_s for at_s, said in record.readings if _open(said) and _heard(record, at_s))
-    return min(known, default=1e12) + REACH_S
+    return min(known, default=1e12) + _lateness(record)
 
 
 def _lateness(record: Record) -> float:
@@ -349,6 +362,9 @@ def _chosen(record: Record, driver: str) -> list[float]:
     hands = [c.sent_s for c in record.commands if c.kind == "choose" and c.driver == driver]
     refused = [c.sent_s for c in record.commands if c.driver == driver and c.reason]
     keys = [at_s for at_s, kind, who in record.acts if kind == "key" and who == driver]
+    if keys:
+        # The car goes on saying whose key it is: it may settle when the trip opens, and later.
+        keys += [since_s for _, who, since_s in record.settled if who == driver]
     return [at_s for at_s in hands if at_s not in refused] + keys
 
 
@@ -358,12 +374,14 @@ def _wishes(record: Record, driver: str, before_s: float) -> list[float]:
     Speech is one as long as nothing was asked for the driver, and after `listen`.
     """
     asked = [a.issued_s for a in record.asked if a.driver == driver]
-    first_s = min((at_s for at_s in asked if at_s >= record.began_s), default=1e12)
+    chosen = _chosen(record, driver)
     listens = [c.sent_s for c in record.commands if c.kind == "listen"]
-    found = [at_s + _lateness(record) for at_s in _chosen(record, driver) if at_s <= before_s]
+    found = [at_s + _lateness(record) for at_s in chosen if at_s <= before_s]
     for start, end, who in record.spoken:
         if who != driver or start > before_s:
             continue
+        since_s = max([record.began_s, *(at_s for at_s in chosen if at_s <= start)])
+        first_s = min((at_s for at_s in asked if at_s >= since_s), default=1e12)
         asked_to = any(at_s - SLACK_S <= end <= at_s + LISTEN_S + 4.0 for at_s in listens)
         if asked_to or start - REACH_S <= first_s:
             found.append(end + HEARD_S)
@@ -372,7 +390,12 @@ def _wishes(record: Record, driver: str, before_s: float) -> list[float]:
 
 def _unknown(record: Record, asked: Asked) -> _Found:
     at_s = asked.issued_s
-    begun = [start for start, _, who in record.spoken if who == asked.driver and start <= at_s]
+    earliest_s = record.began_s if record.late_s < LATE_S else record.began_s - BEFORE_S
+    begun = [
+        start
+        for start, _, who in record.spoken
+        if who == asked.driver and earliest_s <= start <= at_s
+    ]
     if not begun and not [t for t in _chosen(record, asked.driver) if t <= at_s + SLACK_S]:
         yield "unknown", "for a driver who had not spoken, and whom nobody had chosen"
 
@@ -453,8 +476,7 @@ def _someone_else(record: Record, asked: Asked) -> _Found:
             if not asked_for and not any(d.kind == "listen" for d in later):
                 chosen = "somebody else" if c.driver else "nobody"
                 yield "replaced", f"after {chosen} had been chosen"
-    voices = sorted(u for u in record.spoken if u[2] is not None)
-    for wish in _asked_to_speak(record, voices):
+    for wish in _asked_to_speak(record, _clear_voices(record)):
         later = [c for c in record.commands if c.sent_s > wish.since_s]
         late = asked.issued_s > wish.from_s + _lateness(record)
         if late and asked.driver != wish.driver and not later:
@@ -613,7 +635,7 @@ def _topic(record: Record) -> _Found:
     for end_s, driver in ends:
         if end_s is None:
             continue
-        until_s = end_s + _lateness(record)
+        until_s = end_s + REACH_S + _lateness(record)
         if until_s > record.ended_s or not _peace(record, end_s - REACH_S, until_s):
             continue
         shown = [who for t, who in record.shown if t <= until_s][-1:]
@@ -644,7 +666,7 @@ def owed(record: Record) -> dict[tuple[str, str], tuple[float, float]]:
     Somebody was settled, and all was well for long enough.
     """
     found: dict[tuple[str, str], tuple[float, float]] = {}
-    for wish in _settlings(record):
+    for wish in _settlings(record) if record.late_s < LATE_S else ():
         for group in (SEAT_GROUP, MIRRORS):
             due_s = _due_s(record, wish, group)
             if due_s is not None:
@@ -686,6 +708,12 @@ def _served(record: Record, driver: str, group: str, before_s: float) -> bool:
     return any(b.driver == driver and b.group == group and b.at_s <= before_s for b in record.began)
 
 
+def _clear_voices(record: Record) -> list[tuple[float, float, str | None]]:
+    """What the enrolled said in this trip, unless the sound was choked."""
+    clear = record.late_s < LATE_S
+    return sorted(u for u in record.spoken if clear and u[2] and u[1] > record.began_s)
+
+
 def _settlings(record: Record) -> Iterator[_Wish]:
     """Whom the daemon said to drive, and who should, by what was done and said in peace."""
     for t, who in record.shown:
@@ -699,7 +727,7 @@ def _settlings(record: Record) -> Iterator[_Wish]:
             yield _Wish(c.at_s, c.driver, c.sent_s)
     opened_s = min((t for t, said in record.readings if _open(said)), default=1e12) + REACH_S
     hands = [c.sent_s for c in record.commands if c.kind in ("choose", "listen", "forget")]
-    voices = sorted(u for u in record.spoken if u[2] is not None)
+    voices = _clear_voices(record)
     first = next((u for u in voices if u[1] > opened_s), None)
     keyed = [(t, who) for t, kind, who in record.acts if kind == "key" and who]
     if keyed and _peace(record, keyed[0][0], opened_s + REACH_S):

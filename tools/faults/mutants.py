@@ -367,7 +367,10 @@ MUTANTS: Mapping[str, Mutant] = {**_interlock(), **_rows(), **_OUTBOX, **_AROUND
 def table(mutants: Mapping[str, Any]) -> str:
     """The Markdown of a result of `--mutants`."""
     lines = ["| broken | rule | noticed by | in trips |", "|---|---|---|---|"]
-    for name in (name for name in MUTANTS if name in mutants):
+    for name in MUTANTS:
+        if name not in mutants:
+            lines.append(f"| `{name}` | {MUTANTS[name].rule} | not run | |")
+            continue
         found = mutants[name]
         kinds = sorted(found["violations"], key=found["violations"].get, reverse=True)
         by = ", ".join(f"`{kind}` {found['violations'][kind]}" for kind in kinds) or "**nothing**"
