@@ -200,7 +200,8 @@ def _measure(
 
 
 _STEPS = """
-import json, sys, time
+import json, os, sys, time
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as whodrives.inference does
 said = [("interpreter", time.monotonic())]
 def step(name): said.append((name, time.monotonic(), rss_mb()))
 def rss_mb():
@@ -209,12 +210,13 @@ def rss_mb():
 said[0] += (rss_mb(),)
 import numpy; step("numpy")
 import onnxruntime; step("ONNX Runtime")
-import whodrives.cli as cli; step("the other modules")
+import whodrives.cli; step("the other modules")
+from whodrives import cli, inference, service
 from pathlib import Path
 settings = cli.load_config(Path(sys.argv[1])); models = Path(settings.models.directory)
-gate = cli.load_gate(models); step("the gate's model")
-encoder = cli.load_encoder(models); step("the encoder's model")
-cli.household(cli.open_store(settings), 0.0); step("the profiles")
+gate = inference.load_gate(models); step("the gate's model")
+encoder = inference.load_encoder(models); step("the encoder's model")
+service.household(service.open_store(settings), 0.0); step("the profiles")
 print(json.dumps(said))
 """
 
