@@ -47,6 +47,7 @@ from proxy import Proxy
 from zygote import FINGERPRINT, STEP, embedding
 
 from whodrives import config, vss
+from whodrives.domain import RENDITIONS
 from whodrives.profiles import ProfileStore
 
 ROOT = Path(__file__).parents[2]
@@ -272,7 +273,8 @@ class Car:
             PREFERENCES[2]: -40.0 + 25 * number,
         }
         name = f"Driver {number}"
-        stored = self._store.save(name, embedding(number + 1)[None, :], 20.0, wanted)
+        rows = np.tile(embedding(number + 1), (RENDITIONS, 1))
+        stored = self._store.save(name, rows, 20.0, wanted)
         self._store.set_key(name, f"fob-{number}")
         self._preferences[stored.profile.id] = [wanted]
         return stored.profile.id
