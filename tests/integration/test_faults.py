@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-LATE_S = 1.5
-"""A machine that served a process later than this, in the car's time, is too busy for the pace."""
 
 
 def _campaign(folder: Path, *options: str) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def test_a_hundred_trips_with_faults(tmp_path: Path) -> None:
     The records of trips in which something was lie in the test's folder.
     """
     found = _campaign(tmp_path / "fast", "--trips", "100", "--cars", "6", "--scale", "8")
-    if found["violations"] or found["latest_tick_s"] > LATE_S:
+    if found["violations"]:
         # The fast clock makes a busy machine's lateness look like the daemon's: the same trips,
         # at half the pace.
         found = _campaign(tmp_path / "slow", "--trips", "100", "--cars", "6", "--scale", "4")
