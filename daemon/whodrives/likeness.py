@@ -13,7 +13,7 @@ import numpy as np
 
 from whodrives.decision import Policy, judge
 from whodrives.domain import RENDITIONS, Calibration, Evidence, Floats, Outcome, Profile
-from whodrives.scoring import centred, centroid, compare, unit
+from whodrives.scoring import centred, compare, unit
 
 SAME_PERSON_COSINE = 0.65
 """Two profiles that are at least so alike, relative to the mean voice, are one person's."""
@@ -84,12 +84,14 @@ def self_check(profile: Profile, others: Sequence[Profile], policy: Policy) -> C
         policy: what recognition will use.
     """
     windows, seconds = _spoken(profile)
+    household = _voices(others, policy.calibration)
     known = taken = judged = 0
     for place, window in enumerate(windows):
         rest = _without(profile, place)
         if not len(rest):
             continue
-        found = _recognised(window, seconds, [(profile.id, rest), *_voices(others)], policy)
+        own = profile.id, _voice(rest, policy.calibration)
+        found = _recognised(window, seconds, [own, *household], policy)
         judged += 1
         known += found == profile.id
         taken += found not in (profile.id, None)
@@ -100,7 +102,7 @@ def matrix(profiles: Sequence[Profile], calibration: Calibration) -> Floats:
     """How alike each two of the profiles are: cosines (n, n), relative to the mean voice."""
     if not profiles:
         return np.zeros((0, 0), np.float32)
-    voices = np.stack([centred(centroid(profile), calibration) for profile in profiles])
+    voices = np.stack([voice for _, voice in _voices(profiles, calibration)])
     return np.asarray(voices @ voices.T, np.float32)
 
 
@@ -115,18 +117,24 @@ def _pair(one: Profile, other: Profile, policy: Policy) -> Alike:
     passes = unclear = count = 0
     for speaker, neighbour in ((one, other), (other, one)):
         windows, seconds = _spoken(speaker)
+        near = _voices([neighbour], policy.calibration)
         for place, window in enumerate(windows):
             rest = _without(speaker, place)
-            alone = _recognised(window, seconds, _voices([neighbour]), policy)
-            both = [(speaker.id, rest), *_voices([neighbour])] if len(rest) else []
+            alone = _recognised(window, seconds, near, policy)
+            both = [(speaker.id, _voice(rest, policy.calibration)), *near] if len(rest) else []
             count += 1
             passes += alone is not None
             unclear += _recognised(window, seconds, both, policy) != speaker.id
     return Alike(other.id, cosine, passes / count, unclear / count)
 
 
-def _voices(profiles: Sequence[Profile]) -> list[tuple[str, Floats]]:
-    return [(profile.id, profile.embeddings) for profile in profiles]
+def _voices(profiles: Sequence[Profile], calibration: Calibration) -> list[tuple[str, Floats]]:
+    return [(profile.id, _voice(profile.embeddings, calibration)) for profile in profiles]
+
+
+def _voice(embeddings: Floats, calibration: Calibration) -> Floats:
+    """What is compared with: the mean of the rows (k, D), relative to the mean voice."""
+    return centred(unit(embeddings.mean(axis=0)), calibration)
 
 
 def _spoken(profile: Profile) -> tuple[Floats, float]:
@@ -147,8 +155,7 @@ def _recognised(
 ) -> str | None:
     """Whose voice a window is called, as if it were an utterance."""
     calibration = policy.calibration
-    household = [(driver, centred(unit(rows.mean(axis=0)), calibration)) for driver, rows in voices]
-    matches = compare(centred(window, calibration), seconds, household, calibration)
+    matches = compare(centred(window, calibration), seconds, voices, calibration)
     evidence = Evidence(matches, seconds, None, 0.0)
-    verdict = judge(evidence, len(household), policy, final=True)
+    verdict = judge(evidence, len(voices), policy, final=True)
     return verdict.driver if verdict and verdict.outcome is Outcome.KNOWN else None

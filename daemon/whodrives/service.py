@@ -144,12 +144,12 @@ def load_recognizer(config: Config) -> Recognizer:
     Raises:
         ModelError: a model file is missing, changed or does not fit its calibration.
     """
-    return _load_hearing(config)[0]
+    return _load_hearing(config, load_policy(config))[0]
 
 
-def _load_hearing(config: Config) -> tuple[Recognizer, Enrolling]:
+def _load_hearing(config: Config, policy: Policy) -> tuple[Recognizer, Enrolling]:
     """What hears who drives, and what hears who enrols, with one encoder between them."""
-    models, policy = Path(config.models.directory), load_policy(config)
+    models = Path(config.models.directory)
     # Loading the encoder is the peak of the daemon's memory: the less is there before, the better.
     encoder = load_encoder(models)
     recognizer = Recognizer(load_gate(models), encoder, policy)
@@ -288,11 +288,12 @@ class Daemon:
         self._inbox: SimpleQueue[_Item] = SimpleQueue()
         self._sound = config.sound
         self._recording = None if config.sound.source == MICROPHONE else self._recorded()
-        self._recognizer, self._enrolling = _load_hearing(config)
+        policy = load_policy(config)
+        self._recognizer, self._enrolling = _load_hearing(config, policy)
         self._store = open_store(config)
         self._proved: tuple[str | None, float | None] = (None, None)
         self._drivers: tuple[Profile, ...] = ()
-        self._calibration = load_calibration(Path(config.models.directory))
+        self._calibration = policy.calibration
         self._learning = Learning(
             self._store, self._calibration, remember_guests=config.guests.remember
         )

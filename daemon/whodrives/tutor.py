@@ -23,6 +23,7 @@ from rich.text import Text
 from whodrives.capture import Microphone, read_file
 from whodrives.coaching import CONSENT, CONSENT_VERSION, ON_THE_ROAD, PARKED, SENTENCES
 from whodrives.config import Config
+from whodrives.decision import Policy
 from whodrives.domain import (
     AudioBlock,
     EnrolmentError,
@@ -275,14 +276,14 @@ def likeness_table(household: Sequence[StoredProfile], settings: Config) -> Tabl
             "-" if row == column else f"{cosines[row, column]:.2f}"
             for column in range(len(household))
         ]
-        table.add_row(escape(stored.name), *numbers, _too_alike(stored, household, settings))
+        table.add_row(escape(stored.name), *numbers, _too_alike(stored, household, policy))
     return table
 
 
-def _too_alike(stored: StoredProfile, household: Sequence[StoredProfile], settings: Config) -> str:
+def _too_alike(stored: StoredProfile, household: Sequence[StoredProfile], policy: Policy) -> str:
     others: list[Profile] = [each.profile for each in household if each is not stored]
     names = {each.profile.id: each.name for each in household}
-    found = alike(stored.profile, others, load_policy(settings))
+    found = alike(stored.profile, others, policy)
     return escape(", ".join(names[each.driver] for each in found if each.is_too_alike)) or "-"
 
 
