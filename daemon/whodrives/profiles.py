@@ -367,7 +367,7 @@ class ProfileStore:
         """The guest book; empty when there is none."""
         path = self._book
         try:
-            data = path.read_bytes()
+            data = _bytes(path)
             encoder, payload = _unsealed(self._key(), self._vehicle, _GUESTS, data)
             # Another encoder's voices cannot be compared; those guests will come again.
             return guests.unpacked(json.loads(payload)) if encoder == self._encoder else ()
@@ -511,7 +511,7 @@ class ProfileStore:
                 continue
             reason = "was set aside"
             try:
-                _unsealed(key, self._vehicle, driver, path.read_bytes())
+                _unsealed(key, self._vehicle, driver, _bytes(path))
             except _UnusableError as error:
                 reason = str(error)
             except OSError:
@@ -533,15 +533,11 @@ class ProfileStore:
         if not _ID.fullmatch(path.stem) and path != self._book:
             return True
         try:
-            with path.open("rb") as file:
-                data = file.read(_MOST_BYTES + 1)
-            _unsealed(key, self._vehicle, path.stem, data)
-        except _NewerError:
+            _unsealed(key, self._vehicle, path.stem, _bytes(path))
+        except (_NewerError, OSError):
             return False
         except _UnusableError:
             return True
-        except OSError:
-            return False
         return False
 
     def _new_id(self) -> str:
@@ -558,8 +554,7 @@ class ProfileStore:
                 f"a file in {self._directory} is not named d-xxxxxxxx.profile; remove it"
             )
         try:
-            with path.open("rb") as file:
-                data = file.read(_MOST_BYTES + 1)
+            data = _bytes(path)
         except OSError as error:
             raise ProfileError(
                 f"profile {driver}: cannot be read: {error.strerror}; mend its permissions"
@@ -1034,6 +1029,12 @@ def _refuse_shared(status: os.stat_result, path: Path) -> None:
     """A key that others can read or write seals nothing."""
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ProfileError(f"others may use the key {path}; run `chmod 600 {path}`")
+
+
+def _bytes(path: Path) -> bytes:
+    """What is in a sealed file; of one that is too large to be ours, enough not to open."""
+    with path.open("rb") as file:
+        return file.read(_MOST_BYTES + 1)
 
 
 def _write_whole(path: Path, data: bytes, publish: Callable[[Path, Path], None]) -> None:
