@@ -57,11 +57,6 @@ def clipped_share(sound: Floats) -> float:
     return float(np.count_nonzero(np.abs(sound) >= FULL_SCALE)) / max(sound.size, 1)
 
 
-def above_telephone_db(sound: Floats) -> float:
-    """Power above the telephone's band, relative to that within it, dB."""
-    return _ratio_db(sound, ABOVE_TELEPHONE_HZ, VOICE_HZ)
-
-
 class Quality:
     """How good the sound of some speech is: sums over its pieces, whatever their lengths."""
 

@@ -29,6 +29,7 @@ from whodrives.domain import (
     Floats,
     Look,
     Problem,
+    Sound,
     UtteranceEnd,
     VoiceActivity,
 )
@@ -147,13 +148,10 @@ class _Window:
 
     embedding: Floats
     seconds: float
-    level_dbfs: float
-    clipped: float
+    sound: Sound
     snr_db: float | None
-    above_telephone_db: float
     low_db: float
     decay_db_s: float
-    pitch: float | None
     pitch_spread: float
     tones: bool
 
@@ -270,16 +268,15 @@ class Enrolment:
     def _measured(self, look: Look) -> _Window:
         sound = look.samples
         pitch = acoustics.pitch_semitones(sound)
+        quality = acoustics.Quality()
+        quality.add(sound)
         return _Window(
             embedding=self._encoder.embed(sound),
             seconds=look.new_s,
-            level_dbfs=acoustics.level_dbfs(sound),
-            clipped=acoustics.clipped_share(sound),
+            sound=quality.sound(),
             snr_db=look.snr_db,
-            above_telephone_db=acoustics.above_telephone_db(sound),
             low_db=acoustics.low_db(sound),
             decay_db_s=acoustics.decay_db_s(sound),
-            pitch=float(np.median(pitch)) if pitch.size else None,
             pitch_spread=float(np.std(pitch)) if pitch.size else 0.0,
             tones=self._pauses.have_tones(),
         )
@@ -363,16 +360,17 @@ class _Pauses:
 
 def _spoiling(window: _Window, recent: Sequence[_Window], *, road: bool) -> Iterator[Problem]:
     """What was wrong while the window was spoken; slow measures rest on the recent ones too."""
-    if window.level_dbfs < QUIETEST_DBFS:
-        yield _too_quiet(window.level_dbfs)
-    if window.clipped > CLIPPED_SHARE:
-        yield _clipping(window.clipped)
+    sound = window.sound
+    if sound.level_dbfs < QUIETEST_DBFS:
+        yield _too_quiet(sound.level_dbfs)
+    if sound.clipped > CLIPPED_SHARE:
+        yield _clipping(sound.clipped)
     snr_db = window.snr_db
     if not road and snr_db is not None and snr_db < TONES_SNR_DB and window.tones:
         yield _MELODY
     elif snr_db is not None and snr_db < (LEAST_ROAD_SNR_DB if road else LEAST_SNR_DB):
         yield _noisy(snr_db)
-    if window.above_telephone_db < UPPER_BAND_DB:
+    if sound.upper_band_db < UPPER_BAND_DB:
         yield _TELEPHONE_BAND
     elif len(recent) == _RECENT and _echoes(recent):
         yield _ECHO
