@@ -48,7 +48,7 @@ from whodrives.domain import (
 from whodrives.enrolment import ENOUGH_S, LEAST_S
 from whodrives.inference import load_calibration
 from whodrives.learning import forget
-from whodrives.profiles import ProfileStore, StoredProfile, folded, unused
+from whodrives.profiles import ProfileStore, StoredProfile, unused
 from whodrives.service import Daemon, household, load_recognizer, open_store
 from whodrives.tutor import Wish, enrol, likeness_picture, likeness_table
 
@@ -581,7 +581,7 @@ def _find(store: ProfileStore, who: str) -> StoredProfile:
     """The usable profile of this name or id."""
     loaded = store.load()
     for stored in loaded.profiles:
-        if folded(who) in (folded(stored.name), stored.profile.id):
+        if stored.is_called(who):
             return stored
     names = ", ".join(stored.name for stored in loaded.profiles) or "nobody"
     unusable = "".join(f"\n  cannot be used: {problem}" for problem in loaded.problems)

@@ -23,7 +23,7 @@ from whodrives.domain import (
     ProfileError,
 )
 from whodrives.enrolment import Enrolled
-from whodrives.profiles import ProfileStore, Receipt, folded
+from whodrives.profiles import ProfileStore, Receipt
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +121,7 @@ class Learning:
 
 def forget(store: ProfileStore, who: str, calibration: Calibration) -> Receipt:
     """Erase a driver, and every guest who is of the same voice; see `ProfileStore.forget`."""
-    loaded = store.load().profiles
-    voice = [s.profile for s in loaded if who == s.profile.id or folded(who) == folded(s.name)]
+    voice = [stored.profile for stored in store.load().profiles if stored.is_called(who)]
     book: Sequence[guests.Guest] = ()
     # A guest book that cannot be read does not keep a driver from being erased.
     with suppress(ProfileError):

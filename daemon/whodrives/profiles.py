@@ -128,6 +128,10 @@ class StoredProfile:
     recognised_on: str | None = None
     before: Voice | None = None
 
+    def is_called(self, who: str) -> bool:
+        """Whether `who` is the driver's name, in any case, or id."""
+        return folded(who) in (folded(self.name), self.profile.id)
+
     def unused_days(self, today: date) -> int:
         """Days since the driver was recognised last, or enrolled."""
         last = max(self.recognised_on or self.enrolled_at, self.enrolled_at)
@@ -588,11 +592,10 @@ class ProfileStore:
 
     def _find(self, who: str) -> StoredProfile | None:
         """The driver of this name or id, of any encoder."""
-        wanted = folded(who)
         for path, key in self._paths_with_key():
             with suppress(ProfileError):
                 stored = self._read(path, key)
-                if wanted in (folded(stored.name), stored.profile.id):
+                if stored.is_called(who):
                     return stored
         return None
 

@@ -28,7 +28,7 @@ from whodrives.domain import (
     SourceHealth,
     SourceState,
 )
-from whodrives.enrolling import LONGEST_S, Enrolling, examined
+from whodrives.enrolling import LONGEST_S, Enrolling, Outcome, examined
 from whodrives.enrolment import Enrolled, Enrolment
 from whodrives.inference import OnnxEncoder, load_calibration, load_encoder, load_gate
 from whodrives.likeness import matrix
@@ -170,15 +170,21 @@ def enrolling(encoder: OnnxEncoder, policy: Policy) -> Enrolling:
     return Enrolling(lambda: load_gate(MODELS), encoder, policy)
 
 
+def george_enrols(session: Enrolling, voices: Path, house: Profile) -> list[Outcome]:
+    """What is said while george is enrolled from the head unit into a household of one."""
+    session.step(Household(0.0, (house,)))
+    said = list(session.step(ASKED))
+    for block in blocks(voices, "bm_george", (1, 2, 3, 4, 5, 1, 2, 3, 4, 5)):
+        said += session.step(block)
+    return said
+
+
 def test_an_enrolment_from_the_head_unit_ends_with_a_voice_to_keep(
     voices: Path, encoder: OnnxEncoder, policy: Policy, people: dict[str, Enrolled]
 ) -> None:
     """Told once a second how far it is; then enough, and the voice with its consent."""
-    session = enrolling(encoder, policy)
-    session.step(Household(0.0, (profile("d-0000000b", people["bella"], encoder),)))
-    said = list(session.step(ASKED))
-    for block in blocks(voices, "bm_george", (1, 2, 3, 4, 5, 1, 2, 3, 4, 5)):
-        said += session.step(block)
+    bella = profile("d-0000000b", people["bella"], encoder)
+    said = george_enrols(enrolling(encoder, policy), voices, bella)
     states = [each for each in said if isinstance(each, EnrolmentState)]
     stages = [state.stage for state in states]
     assert stages == [EnrolmentStage.LISTENING] * (len(stages) - 1) + [EnrolmentStage.ENOUGH]
@@ -197,11 +203,8 @@ def test_a_voice_that_is_there_already_is_refused_to_the_head_unit(
     voices: Path, encoder: OnnxEncoder, policy: Policy, people: dict[str, Enrolled]
 ) -> None:
     """The same questions as on the terminal, and their codes."""
-    session = enrolling(encoder, policy)
-    session.step(Household(0.0, (profile("d-0000000a", people["george"], encoder),)))
-    said = list(session.step(ASKED))
-    for block in blocks(voices, "bm_george", (1, 2, 3, 4, 5, 1, 2, 3, 4, 5)):
-        said += session.step(block)
+    george = profile("d-0000000a", people["george"], encoder)
+    said = george_enrols(enrolling(encoder, policy), voices, george)
     state, result = said[-2:]
     assert isinstance(state, EnrolmentState)
     assert state.stage is EnrolmentStage.REFUSED
