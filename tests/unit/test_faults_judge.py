@@ -69,6 +69,10 @@ def _record(**changes: Any) -> Record:
     return made
 
 
+NEVER_SERVED: dict[str, Any] = {"began": [], "asked": [], "said": []}
+HELD = Said(20.1, "r-1", "completed", "")
+
+
 def _kinds(record: Record) -> set[str]:
     return {violation.kind for violation in violations(record)}
 
@@ -328,6 +332,30 @@ def test_what_is_wrong_is_noticed(kind: str, changes: dict[str, Any]) -> None:
         # Within the minute something may have been asked for, and was lost.
         {**SPOKE_AGAIN, "settled": [(0.0, ANNA, -20.0)]},
         {"commands": [Result(4.0, "save", None, 4.3, "no_driver")]},
+        # What the ECU's network held is too old to be believed: an answer, a hand on the switch.
+        {"asked": [_asked(8.0), _asked(22.1)], "ecu_deaf": [(8.2, 20.0)], "said": [HELD]},
+        {
+            "asked": [_asked(8.0), _asked(22.1, request="r-2")],
+            "ecu_deaf": [(12.1, 20.0)],
+            "said": [
+                *_record().said,
+                replace(HELD, request="r-0", status="rejected", reason="manual"),
+                Said(22.5, "r-2", "completed", ""),
+            ],
+        },
+        # Who leaves and comes back is served again.
+        {
+            "readings": [*_readings((20.0, PARKED), (22.0, {})), *_record().readings[84:]],
+            "began": [*_began(8.2), *_began(26.0)],
+        },
+        # Told after a step of the calendar, a settling may be older than it says.
+        {
+            **NEVER_SERVED,
+            "spoken": [],
+            "settled": [(25.0, ANNA, 25.0)],
+            "shown": [(0.0, None), (25.0, ANNA), (42.5, None)],
+            "faults": [(6.0, 8.0, "step")],
+        },
         {
             "asked": [_asked(8.0), _asked(12.1)],
             "said": [Said(8.3, "r-1", "rejected", "standing"), *_record().said[1:]],

@@ -42,6 +42,12 @@ LATE_S = 1.5
 BEFORE_S = 20.0
 """What was said so long before a trip may be heard in it, if the sound is choked."""
 
+ANSWER_S = 10.0
+"""An answer that is older is not believed."""
+
+SLOW_S = 5.0
+"""So old is what a slow ECU answers when it leaves."""
+
 SENT_S = 1.0 + REACH_S
 """A request that is older than a second is not sent."""
 
@@ -260,6 +266,15 @@ def _heard(record: Record, at_s: float) -> bool:
     return not _inside(at_s, _unsure(record))
 
 
+def _believed_answer(record: Record, said: Said) -> bool:
+    """Whether the daemon surely heard an answer, and it was not too old: a network may hold it."""
+    held = any(
+        from_s < said.at_s <= to_s + SLACK_S and said.at_s - from_s > ANSWER_S - SLOW_S
+        for from_s, to_s in record.ecu_deaf
+    )
+    return _heard(record, said.at_s) and not held
+
+
 def _peace(record: Record, from_s: float, to_s: float) -> bool:
     """Whether the daemon heard everything in this time."""
     return not any(a < to_s and b > from_s for a, b in _unsure(record))
@@ -273,6 +288,17 @@ def _open(said: dict[str, Any]) -> bool:
 def _left(said: dict[str, Any]) -> bool:
     gone = said.get(OCCUPANCY) == "EMPTY" or said.get(DOOR) is True or said.get(IGNITION) == "OFF"
     return bool(gone and not said.get(SPEED))
+
+
+def _returns(record: Record) -> int:
+    """How often the car was ready for a trip again after it had said that everybody had left."""
+    opened, left, count = False, False, 0
+    for _, said in record.readings:
+        if _open(said):
+            count += left
+            opened, left = True, False
+        left = left or (opened and _left(said))
+    return count
 
 
 def _departure(record: Record) -> list[float]:
@@ -458,9 +484,13 @@ def _stopped(record: Record, asked: Asked) -> _Found:
 def _hands(record: Record) -> list[float]:
     """When a living daemon surely heard of a hand in this trip, by the car or by the ECU."""
     opened_s = _opened_s(record)
-    told = [s.at_s for s in record.said if s.reason == "manual"]
-    told += [at_s for at_s, said in record.readings if said.get(SWITCH) is True]
-    return sorted(at_s for at_s in told if at_s > opened_s and _heard(record, at_s))
+    told = [
+        said.at_s
+        for said in record.said
+        if said.reason == "manual" and _believed_answer(record, said)
+    ]
+    told += [t for t, said in record.readings if said.get(SWITCH) is True and _heard(record, t)]
+    return sorted(at_s for at_s in told if at_s > opened_s)
 
 
 def _someone_else(record: Record, asked: Asked) -> _Found:
@@ -501,7 +531,8 @@ def _copies(record: Record) -> _Found:
         when = f"{asked.issued_s - record.began_s:.2f} s: "
         for said in record.said:
             passing = said.status == "rejected" and set(said.reason.split(", ")) <= PASSING
-            known = said.at_s < asked.issued_s - _lateness(record) and _heard(record, said.at_s)
+            known = said.at_s < asked.issued_s - _lateness(record)
+            known = known and _believed_answer(record, said)
             if said.request == asked.request and known and not passing:
                 yield "answered", when + f"made again after it was {said.status} {said.reason}"
                 break
@@ -523,7 +554,7 @@ def _doubled(record: Record) -> _Found:
     for (driver, group), count in times.items():
         asked_for = sum(c.kind == "listen" or c.driver == driver for c in hands)
         # A hand on the seat's switch ends a request for the mirrors too: these are asked anew.
-        allowed = 1 + asked_for + (switched if group == MIRRORS else 0)
+        allowed = 1 + asked_for + _returns(record) + (switched if group == MIRRORS else 0)
         if count > allowed:
             yield "doubled", f"{group} moved {count} times with {asked_for} acts by hand"
     asked = [asked for asked in record.asked if asked.issued_s >= record.began_s]
@@ -720,7 +751,9 @@ def _settlings(record: Record) -> Iterator[_Wish]:
         # Said again after a step of the calendar, the same settling has another time.
         told = (since for at_s, name, since in record.settled if name == who and at_s == t)
         since_s = next(told, None)
-        if who is not None and since_s is not None and since_s >= record.began_s:
+        # A time of a calendar that nobody has any more is taken for the present, and owes nothing.
+        stepped = since_s == t and any(kind == "step" for _, _, kind in record.faults)
+        if who is not None and since_s is not None and since_s >= record.began_s and not stepped:
             yield _Wish(t, who, since_s)
     for c in record.commands:
         if c.kind == "choose" and c.driver and c.done and c.at_s is not None:
