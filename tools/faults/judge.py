@@ -268,8 +268,9 @@ def _heard(record: Record, at_s: float) -> bool:
 
 def _believed_answer(record: Record, said: Said) -> bool:
     """Whether the daemon surely heard an answer, and it was not too old: a network may hold it."""
+    late_s = _lateness(record)
     held = any(
-        from_s < said.at_s <= to_s + SLACK_S and said.at_s - from_s > ANSWER_S - SLOW_S
+        from_s < said.at_s <= to_s + late_s and said.at_s - from_s > ANSWER_S - SLOW_S
         for from_s, to_s in record.ecu_deaf
     )
     return _heard(record, said.at_s) and not held
