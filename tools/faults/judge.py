@@ -460,10 +460,9 @@ def _outlived(record: Record, asked: Asked) -> _Found:
 
 def _was_settled(record: Record, gone: Gone) -> bool:
     """Whether somebody was known to drive when the daemon was killed."""
-    shown = [driver for at_s, driver in record.shown if at_s < gone.killed_s - REACH_S]
-    return bool(shown and shown[-1]) and _peace(
-        record, gone.killed_s - 2 * REACH_S, gone.killed_s - REACH_S
-    )
+    before_s = gone.killed_s - _lateness(record) - SLACK_S
+    shown = [driver for at_s, driver in record.shown if at_s < before_s]
+    return bool(shown and shown[-1]) and _peace(record, before_s - REACH_S, before_s)
 
 
 def _stopped(record: Record, asked: Asked) -> _Found:
