@@ -1,4 +1,4 @@
-# Each target is a line that anyone could type.
+# Each target is lines that anyone could type.
 .PHONY: help setup models demo test check bench package
 
 help:  ## say what there is
@@ -13,8 +13,11 @@ models:  ## build the model files
 demo:  ## hear a drive with four people, and see what the car is told
 	tools/setup demo && .venv/bin/whodrives demo
 
+# What listens to real time comes last and alone: it wants a machine that is not busy.
 test:  ## everything that guards the project: tests, types, style, layers
-	tools/setup test && .venv/bin/pytest
+	tools/setup test
+	.venv/bin/pytest tests/unit tests/scenarios -n logical --dist loadfile
+	.venv/bin/pytest tests/integration
 
 check:  ## the quick part of that: types, style, layers
 	tools/setup test && .venv/bin/pytest tests/unit/test_house_rules.py
