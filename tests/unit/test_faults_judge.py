@@ -91,9 +91,7 @@ WITHDRAWN: dict[str, Any] = {**UNANSWERED, "withdrawn": [(42.4, "r-1", "trip_ove
 SPOKE_AGAIN: dict[str, Any] = {
     "shown": [(0.0, ANNA), (42.5, None)],
     "spoken": [(2.0, 2.4, TOM), (10.0, 12.0, ANNA)],
-    "asked": [],
-    "began": [],
-    "said": [],
+    **NEVER_SERVED,
 }
 """The trip before this record settled Anna; now she speaks again."""
 
@@ -219,18 +217,16 @@ def _done(at_s: float, kind: str, driver: str | None = None) -> Result:
         ("misruled", {"commands": [_done(15.0, "save")], "ecu_deaf": [(10.0, 20.0)]}),
         ("misruled", {"commands": [_done(4.0, "save")]}),
         ("lingered", {"shown": [(0.0, None), (8.0, ANNA)]}),
-        ("undelivered", {"began": [], "asked": [], "said": []}),
+        ("undelivered", {**NEVER_SERVED}),
         ("undelivered", {"began": [], "said": [], "withdrawn": [(42.4, "r-1", "trip_over")]}),
-        ("undelivered", {"began": [], "asked": [], "said": [], "settled": [], "shown": []}),
+        ("undelivered", {**NEVER_SERVED, "settled": [], "shown": []}),
         ("undelivered", {"began": _began(8.2)[:1]}),
         # Mirrors move with the door open.
         (
             "undelivered",
             {
                 "readings": _readings((3.0, {DOOR: None})),
-                "began": [],
-                "asked": [],
-                "said": [],
+                **NEVER_SERVED,
             },
         ),
         # What a hand on the head unit chose is delivered, too.
@@ -247,9 +243,7 @@ def _done(at_s: float, kind: str, driver: str | None = None) -> Result:
             {
                 "acts": [(3.0, "key", TOM)],
                 "spoken": [],
-                "asked": [],
-                "began": [],
-                "said": [],
+                **NEVER_SERVED,
                 "settled": [],
             },
         ),
@@ -259,15 +253,13 @@ def _done(at_s: float, kind: str, driver: str | None = None) -> Result:
         (
             "undelivered",
             {
-                "began": [],
-                "asked": [],
-                "said": [],
+                **NEVER_SERVED,
                 "gone": [Gone(9.0, 16.0, 8.5)],
                 "deaf": [(9.0, 17.0)],
             },
         ),
         # A machine that is a little late has a little more time.
-        ("undelivered", {"began": [], "asked": [], "said": [], "late_s": 1.2}),
+        ("undelivered", {**NEVER_SERVED, "late_s": 1.2}),
         ("died", {"died": ["a traceback"]}),
     ],
 )
@@ -279,14 +271,12 @@ def test_what_is_wrong_is_noticed(kind: str, changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"began": [], "asked": [], "said": [], "deaf": [(6.0, 44.0)]},
-        {"began": [], "asked": [], "said": [], "ecu_deaf": [(6.0, 44.0)]},
+        {**NEVER_SERVED, "deaf": [(6.0, 44.0)]},
+        {**NEVER_SERVED, "ecu_deaf": [(6.0, 44.0)]},
         WITHDRAWN,
-        {"began": [], "asked": [], "said": [], "late_s": 9.0},
+        {**NEVER_SERVED, "late_s": 9.0},
         {
-            "began": [],
-            "asked": [],
-            "said": [],
+            **NEVER_SERVED,
             "commands": [_done(9.0, "cancel")],
         },
         {"spoken": [(2.0, 2.4, ANNA), (5.0, 7.0, ANNA)], "commands": [_done(3.0, "cancel")]},
@@ -306,26 +296,20 @@ def test_what_is_wrong_is_noticed(kind: str, changes: dict[str, Any]) -> None:
         },
         # Nothing is asked for in a car that moved since the driver spoke.
         {
-            "began": [],
-            "asked": [],
-            "said": [],
+            **NEVER_SERVED,
             "readings": [
                 *_readings((7.0, {SPEED: 9.0}), (9.0, {})),
                 *_record().readings[84:],
             ],
         },
         {
-            "began": [],
-            "asked": [],
-            "said": [],
+            **NEVER_SERVED,
             "gone": [Gone(9.0, 19.5, 8.5)],
             "deaf": [(9.0, 20.0)],
         },
         # The last that was heard of the car before the driver spoke is that it moved.
         {
-            "began": [],
-            "asked": [],
-            "said": [],
+            **NEVER_SERVED,
             "readings": [*_readings((1.0, {SPEED: 9.0}), (3.0, {})), *_record().readings[84:]],
             "deaf": [(2.0, 5.5)],
         },

@@ -531,9 +531,8 @@ def _copies(record: Record) -> _Found:
         when = f"{asked.issued_s - record.began_s:.2f} s: "
         for said in record.said:
             passing = said.status == "rejected" and set(said.reason.split(", ")) <= PASSING
-            known = said.at_s < asked.issued_s - _lateness(record)
-            known = known and _believed_answer(record, said)
-            if said.request == asked.request and known and not passing:
+            told = said.request == asked.request and said.at_s < asked.issued_s - _lateness(record)
+            if told and not passing and _believed_answer(record, said):
                 yield "answered", when + f"made again after it was {said.status} {said.reason}"
                 break
         for other in record.asked[:n]:
