@@ -7,13 +7,13 @@ of names or files.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from whodrives.decision import Policy, judge
 from whodrives.domain import RENDITIONS, Calibration, Evidence, Floats, Outcome, Profile
-from whodrives.scoring import centred, compare, unit
+from whodrives.scoring import centred, centroid, compare
 
 SAME_PERSON_COSINE = 0.65
 """Two profiles that are at least so alike, relative to the mean voice, are one person's."""
@@ -88,10 +88,10 @@ def self_check(profile: Profile, others: Sequence[Profile], policy: Policy) -> C
     known = taken = judged = 0
     for place, window in enumerate(windows):
         rest = _without(profile, place)
-        if not len(rest):
+        if not len(rest.embeddings):
             continue
-        own = profile.id, _voice(rest, policy.calibration)
-        found = _recognised(window, seconds, [own, *household], policy)
+        own = _voices([rest], policy.calibration)
+        found = _recognised(window, seconds, [*own, *household], policy)
         judged += 1
         known += found == profile.id
         taken += found not in (profile.id, None)
@@ -121,7 +121,7 @@ def _pair(one: Profile, other: Profile, policy: Policy) -> Alike:
         for place, window in enumerate(windows):
             rest = _without(speaker, place)
             alone = _recognised(window, seconds, near, policy)
-            both = [(speaker.id, _voice(rest, policy.calibration)), *near] if len(rest) else []
+            both = [*_voices([rest], policy.calibration), *near] if len(rest.embeddings) else []
             count += 1
             passes += alone is not None
             unclear += _recognised(window, seconds, both, policy) != speaker.id
@@ -129,12 +129,8 @@ def _pair(one: Profile, other: Profile, policy: Policy) -> Alike:
 
 
 def _voices(profiles: Sequence[Profile], calibration: Calibration) -> list[tuple[str, Floats]]:
-    return [(profile.id, _voice(profile.embeddings, calibration)) for profile in profiles]
-
-
-def _voice(embeddings: Floats, calibration: Calibration) -> Floats:
-    """What is compared with: the mean of the rows (k, D), relative to the mean voice."""
-    return centred(unit(embeddings.mean(axis=0)), calibration)
+    """What is compared with: each profile's centroid, relative to the mean voice."""
+    return [(profile.id, centred(centroid(profile), calibration)) for profile in profiles]
 
 
 def _spoken(profile: Profile) -> tuple[Floats, float]:
@@ -143,11 +139,11 @@ def _spoken(profile: Profile) -> tuple[Floats, float]:
     return windows, profile.speech_s / len(windows)
 
 
-def _without(profile: Profile, place: int) -> Floats:
-    """All renditions but of one window and its neighbours: they may share a breath, or a word."""
+def _without(profile: Profile, place: int) -> Profile:
+    """The profile less one window and its neighbours: they may share a breath, or a word."""
     renditions = profile.embeddings.reshape(RENDITIONS, -1, profile.embeddings.shape[-1])
     near = [n for n in (place - 1, place, place + 1) if 0 <= n < renditions.shape[1]]
-    return np.concatenate(np.delete(renditions, near, axis=1))
+    return replace(profile, embeddings=np.concatenate(np.delete(renditions, near, axis=1)))
 
 
 def _recognised(
