@@ -6,6 +6,7 @@ None of them is replaced when it is missing: the test fails and says what to ins
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 hypothesis.settings.register_profile("whodrives", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("whodrives")
 
-pytest_plugins = ["stage"]  # the fixtures of the stories
+pytest_plugins = ["stage", "running"]  # the fixtures of the stories, and of a running daemon
 
 REPOSITORY = Path(__file__).parent.parent
 PROMPTS = Path("/usr/share/asterisk/sounds")
@@ -155,6 +156,16 @@ class VirtualMicrophone:
         """Let the microphone go on after `suspend`."""
         self._control("suspend-source", self.MIC, "0")
 
+    def freeze(self) -> None:
+        """Let the sound server hang: whoever asks it for anything waits."""
+        assert self._server is not None
+        self._server.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let the sound server go on after `freeze`."""
+        assert self._server is not None
+        self._server.send_signal(signal.SIGCONT)
+
     def play(
         self,
         sound: Path | NDArray[np.float32],
@@ -233,8 +244,9 @@ class VirtualMicrophone:
 def virtual_microphone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualMicrophone]:
     """A real microphone for PortAudio, without a sound card: see `VirtualMicrophone`.
 
-    `play(path_or_samples)` speaks into it; `unplug`, `plug`, `suspend`, `resume` and `kill_server`
-    are its accidents. The test's own process hears it too (PULSE_* are set while the module runs).
+    `play(path_or_samples)` speaks into it; `unplug`, `plug`, `suspend`, `resume`, `freeze`, `thaw`
+    and `kill_server` are its accidents. The test's own process hears it too (PULSE_* are set while
+    the module runs).
     """
     microphone = VirtualMicrophone(tmp_path_factory.mktemp("mic"))
     with pytest.MonkeyPatch.context() as patch:
@@ -291,6 +303,16 @@ class Broker:
         if self._process is not None:
             end(self._process)
             self._process = None
+
+    def freeze(self) -> None:
+        """Let the broker hang: connections stay, and nothing comes through them."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let the broker go on after `freeze`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def _listens(self) -> bool:
         try:

@@ -320,6 +320,9 @@ class Bus:
         vitals: says what the rest of the daemon adds to `metrics`; called from `poll`.
 
     All methods belong to one thread. `counters` may be read at any time.
+
+    Raises:
+        BusError: the settings can never work; the text names the setting and the mend.
     """
 
     def __init__(
@@ -331,6 +334,7 @@ class Bus:
     ) -> None:
         self.counters = Counters()
         self._settings = settings
+        self._tls = _security(settings)
         self._vehicle = vehicle
         self._put = put
         self._vitals = vitals
@@ -338,7 +342,6 @@ class Bus:
         decoder = Decoder(vehicle.id, secure=settings.tls is not None)
         self._inbox = _Inbox(decoder, put, self.counters, _adjuster(settings, vehicle))
         self._measured_s = -math.inf
-        self._tls: ssl.SSLContext | None = None
         self._link: _Link | None = None
         self._connected = False
         self._lost = False
@@ -350,12 +353,7 @@ class Bus:
         self._guests = Guests(0.0)
 
     def start(self) -> None:
-        """Begin to connect; a broker that is away is tried again for ever, by `poll`.
-
-        Raises:
-            BusError: the settings can never work; the text names the setting and the mend.
-        """
-        self._tls = _security(self._settings)
+        """Begin to connect; a broker that is away is tried again for ever, by `poll`."""
         if self._tls is None:
             log.warning("event=plain_mqtt host=%s port=%d", *self._settings.address)
         self._open()

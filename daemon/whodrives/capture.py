@@ -8,6 +8,7 @@ two microphones that stand apart, and blends two people who were recorded on a c
 file it is the channel with the most energy; live, where that is not known beforehand, the first.
 """
 
+import atexit
 import math
 import re
 import time
@@ -419,6 +420,12 @@ class Microphone:
             stream.abort()
             stream.close()
             self._gap = True
+
+    def abandon(self) -> None:
+        """Leave a device that hangs alone: the interpreter, at its end, does not wait for it."""
+        portaudio = _portaudio()
+        # sounddevice ends PortAudio there, which closes what is open. It has no other way.
+        atexit.unregister(portaudio._exit_handler)  # noqa: SLF001
 
     def taken(self) -> None:
         """One more block was taken out of where they are put."""

@@ -49,7 +49,7 @@ from whodrives.enrolment import ENOUGH_S, LEAST_S
 from whodrives.inference import load_calibration
 from whodrives.learning import forget
 from whodrives.profiles import ProfileStore, StoredProfile, unused
-from whodrives.service import Daemon, household, load_recognizer, open_store
+from whodrives.service import household, load_recognizer, open_store, serve
 from whodrives.tutor import Wish, enrol, likeness_picture, likeness_table
 
 CHECKOUT = Path(__file__).parents[2]
@@ -150,8 +150,8 @@ def _add_run(commands: _Commands) -> None:
         commands,
         "run",
         "listen and tell the car",
-        "Listen to the configured source and publish who speaks. SIGHUP reads the profiles again; "
-        "SIGTERM ends it. A microphone or a broker that is away is waited for.",
+        "Listen to the configured source and publish who speaks. SIGHUP reads settings and "
+        "profiles again, SIGTERM ends it. A microphone or a broker that is away is waited for.",
         "whodrives run",
         "arecord -t raw -f S16_LE -r 16000 -c 1 | whodrives --config pipe.yaml run",
         '    where pipe.yaml says: sound: {source: "-"}',
@@ -486,7 +486,7 @@ def _laptop() -> Config:
 
 
 def _run(options: argparse.Namespace) -> int:
-    Daemon(load_config(options.config)).run()
+    serve(lambda: load_config(options.config))
     return 0
 
 

@@ -1,9 +1,10 @@
 """The daemon: wires the adapters to the recognizer, runs the one loop, and keeps itself healthy.
 
 Owns the inbox, the order of turns, signals, systemd's notifications, and what is retried when.
-Decides nothing about voices or cars. There is one thread of our own, this one; PortAudio's and
-paho's put into the inbox and nothing else. Wherever this thread waits, for the inbox, for a pipe or
-for a file's time to come, it keeps taking turns: nothing that is slow outside stops it.
+Decides nothing about voices or cars. This thread does all the work; PortAudio's and paho's put into
+the inbox and nothing else, and a device is opened and closed on a thread of its own, because that
+may never come back. Wherever this thread waits, for the inbox, for a pipe or for a file's time to
+come, it keeps taking turns: nothing that is slow outside stops it.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import TypeAlias
 
 from whodrives.bus import Bus
 from whodrives.capture import STALL_S, Microphone, paced, read_file, read_pipe
@@ -40,6 +41,7 @@ from whodrives.domain import (
     Cancel,
     Choose,
     CommandResult,
+    ConfigError,
     DriverState,
     Enrol,
     EnrolmentStage,
@@ -70,6 +72,7 @@ from whodrives.domain import (
     Stray,
     Tick,
     VehicleReport,
+    WhodrivesError,
     Withdraw,
 )
 from whodrives.enrolling import Enrolling, Outcome
@@ -97,36 +100,62 @@ a decision may come so much later; the longer rest delays none, as an utterance 
 before anything is decided.
 """
 
+LATE_S = 2.0
+"""Sound of a microphone that waited for longer is not heard any more."""
+
 WATCHDOG_S = 1.0
-"""systemd is told this often that the loop turns."""
+"""systemd is told this often that sound is heard."""
+
+PROGRESS_S = 5.0
+"""Sound that was not heard for so long, and is not known to be away, is not going to be."""
+
+FAREWELL_S = 0.2
+"""So long a device may take to close at the end."""
+
+HANGS = "the sound system does not answer"
 
 RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Pauses between attempts to open the microphone; the last one is repeated for ever."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Reload:
-    """Somebody was enrolled, renamed or forgotten: read the profiles again."""
-
-
 class _StopError(Exception):
-    """Told to stop; the text says by what."""
+    """To stop; the text says by what."""
 
-
-_Item: TypeAlias = Input | _Reload
 
 _NEWS = (
     VehicleReport | LinkState | Answer | Position | Listen | Choose | Cancel | Save | Forget | Enrol
 )
 
 
-def news_first(items: Sequence[_Item]) -> list[_Item]:
+def news_first(items: Sequence[Input]) -> list[Input]:
     """The items with what came over the bus before the sound, else in their order.
 
     Sound and news gather together; a decision must not rest on an older state of the car than the
     newest that has arrived, and a `Cancel` must not wait behind it.
     """
     return sorted(items, key=lambda item: not isinstance(item, _NEWS))
+
+
+def shed(items: Sequence[Input], now_s: float) -> tuple[Sequence[Input], int]:
+    """The items as they are while we keep up; when we do not, without the sound that waited.
+
+    Who is behind by more than LATE_S at monotonic `now_s` would stay so, and decide ever later. So
+    the utterance under way is given up for the next one: of the blocks only the last is kept, with
+    `gap` set.
+
+    Returns:
+        The items to take, and how many blocks were dropped.
+    """
+    places = [n for n, item in enumerate(items) if isinstance(item, AudioBlock)]
+    if not places or now_s - items[places[0]].at_s <= LATE_S:
+        return items, 0
+    *dropped, last = places
+    kept = [
+        replace(item, gap=True) if n == last and isinstance(item, AudioBlock) else item
+        for n, item in enumerate(items)
+        if n not in set(dropped)
+    ]
+    return kept, len(dropped)
 
 
 def load_policy(config: Config) -> Policy:
@@ -274,20 +303,83 @@ def replay(
     yield from recognizer.step(SourceState(end_s, SourceHealth.ENDED, "the recording has ended"))
 
 
+def serve(read: Callable[[], Config]) -> None:
+    """Run the daemon until it is told to stop, or until the recording ends.
+
+    SIGTERM and SIGINT end it. SIGHUP lets it read profiles and configuration again; a configuration
+    that is wrong is logged, and the one before stays.
+
+    Args:
+        read: gives the configuration; its paths are ready to use.
+
+    Raises:
+        ConfigError, ModelError, BusError: what it needs cannot work as configured.
+        SourceError: the recording is damaged, or the pipe carries no raw sound.
+    """
+    orders = Orders()
+    with orders.taken():
+        daemon: Daemon | None = Daemon(read(), read, orders)
+        while daemon is not None:
+            daemon = daemon.run()
+
+
+class Orders:
+    """What the process was told by signals, for whichever daemon runs.
+
+    Attributes:
+        stop: the name of the signal that ends us; empty until one does.
+        reload: whether all is to be read again.
+        wake: ends the daemon's wait, however much waits in its inbox.
+    """
+
+    def __init__(self) -> None:
+        self.stop = ""
+        self.reload = False
+        self.wake: Callable[[], None] = lambda: None
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Take SIGTERM, SIGINT and SIGHUP for as long as the block runs."""
+        handlers = {signal.SIGTERM: self._end, signal.SIGINT: self._end, signal.SIGHUP: self._renew}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _end(self, number: int, _frame: FrameType | None) -> None:
+        self.stop = signal.Signals(number).name
+        self.wake()
+
+    def _renew(self, _number: int, _frame: FrameType | None) -> None:
+        self.reload = True
+        self.wake()
+
+
 class Daemon:
     """The one loop: takes what comes in, lets the recognizer decide, says what follows.
 
     Args:
         config: everything that can be set; its paths are ready to use.
+        read: gives the configuration as it is now, when it is to be read again.
+        orders: what the process is told by signals.
 
     Raises:
-        ModelError, SourceError: what it needs cannot work as configured.
+        ModelError, BusError, SourceError: what it needs cannot work as configured.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._inbox: SimpleQueue[_Item] = SimpleQueue()
+    def __init__(self, config: Config, read: Callable[[], Config], orders: Orders) -> None:
+        self._inbox: SimpleQueue[Input] = SimpleQueue()
+        self._config = config
+        self._read = read
+        self._orders = orders
+        self._next: Daemon | None = None
         self._sound = config.sound
         self._recording = None if config.sound.source == MICROPHONE else self._recorded()
+        self._microphone = _Watched(
+            Microphone(self._sound.device, self._inbox.put), self._inbox.put
+        )
         policy = load_policy(config)
         self._recognizer, self._enrolling = _load_hearing(config, policy)
         self._store = open_store(config)
@@ -300,29 +392,34 @@ class Daemon:
         self._signals_of_car = frozenset(config.vehicle.signals)
         self._journal = open_journal(config)
         self._bus = Bus(config.mqtt, config.vehicle, self._inbox.put, self._vitals)
-        self._told_to_stop = ""
-        self._fed_s = float("-inf")
+        self._fed_s = self._heard_s = float("-inf")
+        self._away = True
 
-    def run(self) -> None:
+    def run(self) -> Daemon | None:
         """Work until told to stop, or until the recording ends.
 
         However it ends, an error included, the car is told first that whodrives is offline.
 
+        Returns:
+            The daemon that follows, if the configuration was changed.
+
         Raises:
-            BusError: the broker's settings can never work.
             SourceError: the recording is damaged, or the pipe carries no raw sound.
         """
         reason = "an error"
-        with self._signals():
-            try:
-                reason = self._work()
-            finally:
+        try:
+            reason = self._work()
+        finally:
+            if self._next is None:
                 notify("STOPPING=1")
-                log.info("event=stopping reason=%r", reason)
-                self._bus.stop()
+            log.info("event=stopping reason=%r", reason)
+            self._bus.stop()
+            self._microphone.close()
+        return self._next
 
     def _work(self) -> str:
         """Start, and go on until something ends it; returns what that was."""
+        self._orders.wake = lambda: self._inbox.put(Tick(time.monotonic()))
         self._bus.start()
         remembered, gone_s = self._journal.recall()
         if remembered is not None:
@@ -341,16 +438,24 @@ class Daemon:
 
     def _listen(self) -> None:
         """The microphone's loop."""
-        microphone = _Watched(Microphone(self._sound.device, self._inbox.put), self._inbox.put)
-        with contextlib.closing(microphone):
-            while True:
-                microphone.tend(time.monotonic())
-                if self._inbox.empty():
-                    time.sleep(self._rest_s())
-                self._care()
-                for item in news_first(self._gathered()):
-                    self._take(item)
-                    microphone.taken(item)
+        while True:
+            self._microphone.tend(time.monotonic())
+            if self._inbox.empty():
+                time.sleep(self._rest_s())
+            self._care()
+            self._take_all()
+
+    def _take_all(self) -> None:
+        """Take all that is in the inbox."""
+        gathered = self._gathered()
+        now_s = time.monotonic()
+        items, dropped = shed(gathered, now_s)
+        if dropped:
+            log.warning("event=behind late_s=%.1f dropped=%d", now_s - gathered[0].at_s, dropped)
+        for item in news_first(items):
+            self._take(item)
+        for item in gathered:
+            self._microphone.taken(item)
 
     def _play(self, blocks: Iterable[AudioBlock]) -> None:
         """The loop over a file or a pipe; turns are taken while its next block is waited for."""
@@ -396,25 +501,27 @@ class Daemon:
             item = Tick(time.monotonic())
         self._take(item)
 
-    def _gathered(self) -> list[_Item]:
+    def _gathered(self) -> list[Input]:
         """All that is in the inbox; the passing of time if there is nothing."""
-        items: list[_Item] = []
+        items: list[Input] = []
         with contextlib.suppress(Empty):
             while True:
                 items.append(self._inbox.get_nowait())
         return items or [Tick(time.monotonic())]
 
     def _care(self) -> None:
-        """Keep bus and watchdog going, and stop if told to."""
+        """Keep bus and watchdog going, and do what the process is told."""
         now_s = time.monotonic()
         self._bus.poll(now_s)
         self._feed_watchdog(now_s)
-        if self._told_to_stop:
-            raise _StopError(self._told_to_stop)
+        if self._orders.stop:
+            raise _StopError(self._orders.stop)
+        if self._orders.reload:
+            self._orders.reload = False
+            self._reload()
 
-    def _take(self, item: _Item) -> None:
+    def _take(self, news: Input) -> None:
         """One input in, its events out."""
-        news = self._reloaded() if isinstance(item, _Reload) else item
         orders: list[Prefer | Erase | Adopt | Learn | Met] = []
         for event in self._recognizer.step(news):
             if isinstance(event, Remember):
@@ -424,6 +531,10 @@ class Daemon:
                 orders.append(event)
             else:
                 self._say(event)
+        if isinstance(news, SourceState):
+            self._away = news.health is not SourceHealth.OPEN
+        if isinstance(news, AudioBlock | SourceState):
+            self._heard_s = time.monotonic()
         for outcome in self._enrolled(news):
             if isinstance(outcome, Adopt):
                 orders.append(outcome)
@@ -538,62 +649,110 @@ class Daemon:
             encoder=self._recognizer.fingerprint,
         )
 
-    def _reloaded(self) -> Household:
+    def _reload(self) -> None:
+        """Read configuration and profiles again.
+
+        Another configuration is another daemon's, which is made before this one ends: if it cannot
+        be, everything stays as it is.
+        """
+        try:
+            self._next = self._follower()
+        except WhodrivesError as error:
+            log.warning("event=not_configured reason=%r", str(error))
+        if self._next is not None:
+            # What is left in the inbox would be lost with it.
+            self._take_all()
+            raise _StopError("another configuration")
         house = self._household()
+        self._take(house)
         enrolled, problems = len(house.profiles), len(house.problems)
         log.info("event=reloaded enrolled=%d problems=%d", enrolled, problems)
-        return house
+
+    def _follower(self) -> Daemon | None:
+        """The daemon for the configuration as it is now, if that was changed."""
+        config = self._read()
+        if config == self._config:
+            return None
+        if self._recording is not None or config.sound.source != MICROPHONE:
+            raise ConfigError(
+                "a file or a pipe is heard from its start: restart whodrives to change settings"
+            )
+        return Daemon(config, self._read, self._orders)
 
     def _feed_watchdog(self, now_s: float) -> None:
-        """Only this loop feeds it, so neither a stuck model nor a stuck store can."""
-        if now_s - self._fed_s >= WATCHDOG_S:
-            self._fed_s = now_s
-            self._journal.beat()
+        """Tell systemd that we do what we are for.
+
+        Only this loop does, and only while sound is heard or known to be away and tried for: stuck
+        models, a stuck store and a stuck sound system are all ended by it.
+        """
+        if now_s - self._fed_s < WATCHDOG_S:
+            return
+        self._fed_s = now_s
+        self._journal.beat()
+        trying = self._away and not self._microphone.hangs(now_s)
+        hearing = not self._away and now_s - self._heard_s < PROGRESS_S
+        if trying or hearing:
             notify("WATCHDOG=1")
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Take SIGTERM, SIGINT and SIGHUP for as long as the block runs."""
-        handlers = {
-            signal.SIGTERM: self._stop,
-            signal.SIGINT: self._stop,
-            signal.SIGHUP: lambda _number, _frame: self._inbox.put(_Reload()),
-        }
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
-    def _stop(self, number: int, _frame: FrameType | None) -> None:
-        """Stop at the next turn, however much waits in the inbox; the tick ends a wait for it."""
-        self._told_to_stop = signal.Signals(number).name
-        self._inbox.put(Tick(time.monotonic()))
+class _Errand:
+    """A call on a thread of its own, because it may never come back.
+
+    Attributes:
+        error: what it raised, once it is over.
+    """
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.error: Exception | None = None
+        self.began_s = time.monotonic()
+        self._call = call
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def over(self, within_s: float = 0.0) -> bool:
+        """Whether it came back, or does within so long."""
+        self._thread.join(within_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._call()
+        except Exception as error:  # noqa: BLE001 (it is raised where the result is asked for)
+            self.error = error
 
 
 class _Watched:
     """A microphone that is opened, watched and opened again for ever.
 
-    A pure schedule around the device: `tend` is called with the time, often.
+    A pure schedule around the device: `tend` is called with the time, often. It never waits for the
+    device, which may hang as long as it likes (a frozen sound server makes it do so).
     """
 
     def __init__(self, microphone: Microphone, put: Callable[[Input], None]) -> None:
         self._microphone = microphone
         self._put = put
         self._open = False
+        self._errand: _Errand | None = None
         self._failures = 0
         self._retry_at_s = 0.0
         self._reason = ""
 
     def tend(self, now_s: float) -> None:
         """Open it when it is time; give it up when it is stuck."""
-        if self._open:
+        if self._errand is not None:
+            if self._errand.over():
+                self._errand = self._came_back(self._errand, now_s)
+            elif self.hangs(now_s) and self._reason != HANGS:
+                self._put(SourceState(now_s, SourceHealth.LOST, HANGS))
+                log.warning("event=sound_hangs reason=%r", HANGS)
+                self._reason = HANGS
+        elif self._open:
             if self._microphone.stalled(now_s):
                 self._put(SourceState(now_s, SourceHealth.LOST, "the device gives no sound"))
                 self._lose(now_s, "the device gives no sound")
         elif now_s >= self._retry_at_s:
-            self._try(now_s)
+            self._open = True
+            self._errand = _Errand(self._microphone.open)
 
     def taken(self, item: object) -> None:
         """Hear what was taken out of the inbox: the device's blocks and its fate concern us."""
@@ -602,26 +761,45 @@ class _Watched:
         elif isinstance(item, SourceState) and item.health is SourceHealth.OPEN:
             log.info("event=sound_open")
             self._failures, self._reason = 0, ""
-        elif isinstance(item, SourceState) and self._open:
+        elif isinstance(item, SourceState) and self._open and self._errand is None:
             self._lose(item.at_s, item.reason)
 
-    def close(self) -> None:
-        """Let go of the device."""
-        self._microphone.close()
+    def hangs(self, now_s: float) -> bool:
+        """Whether the device does not come back from being opened or closed."""
+        return self._errand is not None and now_s - self._errand.began_s > PROGRESS_S
 
-    def _try(self, now_s: float) -> None:
-        try:
-            self._microphone.open()
-            self._open = True
-        except SourceError as error:
-            if self._reason != str(error):
-                self._put(SourceState(now_s, SourceHealth.LOST, str(error)))
-            self._lose(now_s, str(error))
+    def close(self) -> None:
+        """Let go of the device; of one that hangs, at once."""
+        deadline_s = time.monotonic() + FAREWELL_S
+        while self._errand is not None or self._open:
+            if self._errand is None:
+                self._open, self._errand = False, _Errand(self._microphone.close)
+            if not self._errand.over(max(0.0, deadline_s - time.monotonic())):
+                log.warning("event=sound_stuck")
+                self._microphone.abandon()
+                return
+            self._errand = None
+
+    def _came_back(self, errand: _Errand, now_s: float) -> _Errand | None:
+        """What follows from an errand's end."""
+        if errand.error is None:
+            return None
+        if not isinstance(errand.error, SourceError):
+            raise errand.error
+        self._open = False
+        reason = str(errand.error)
+        if self._reason != reason:
+            self._put(SourceState(now_s, SourceHealth.LOST, reason))
+        self._note_loss(now_s, reason)
+        return None
 
     def _lose(self, now_s: float, reason: str) -> None:
+        self._note_loss(now_s, reason)
+        self._open, self._errand = False, _Errand(self._microphone.close)
+
+    def _note_loss(self, now_s: float, reason: str) -> None:
         level = logging.DEBUG if self._reason == reason else logging.WARNING
-        self._microphone.close()
-        self._open, self._reason = False, reason
+        self._reason = reason
         pause_s = RETRY_S[min(self._failures, len(RETRY_S) - 1)]
         self._failures += 1
         self._retry_at_s = now_s + pause_s

@@ -48,6 +48,8 @@ from whodrives.domain import (
     Withdraw,
 )
 
+pytestmark = pytest.mark.realtime
+
 PATIENCE_S = 30.0
 SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide.Position"
 DAEMON = Path(__file__).parents[2] / "daemon"
@@ -665,7 +667,7 @@ def test_a_probe_says_why_not(bench: Bench) -> None:
 def test_settings_that_can_never_work_are_refused(settings: Mqtt, said: str) -> None:
     """Plain MQTT off this machine, a bad host name and unreadable files end the start."""
     with pytest.raises(BusError, match=said):
-        Bus(settings, Vehicle(), lambda _: None).start()
+        Bus(settings, Vehicle(), lambda _: None)
 
 
 def test_other_worlds_are_left_alone_unless_asked_for(bench: Bench) -> None:

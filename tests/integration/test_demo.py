@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.realtime
+
 
 @pytest.mark.timeout(200)
 def test_the_demo_plays_to_its_end_and_is_right(tmp_path: Path) -> None:

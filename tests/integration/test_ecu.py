@@ -19,6 +19,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from whodrives import vss
 
+pytestmark = pytest.mark.realtime
+
 REPOSITORY = Path(__file__).parents[2]
 PROGRAM = REPOSITORY / "tools" / "ecu.py"
 PATIENCE_S = 30.0

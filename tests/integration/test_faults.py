@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.realtime
+
 REPOSITORY = Path(__file__).parents[2]
 
 

@@ -22,6 +22,8 @@ from stage import MODELS, ROOT, Prompts, Sound
 from conftest import Broker, VirtualMicrophone, end, wait_until
 from whodrives.demo import Drive, load_drive
 
+pytestmark = pytest.mark.realtime
+
 STANDING = {
     "Vehicle.Speed": 0.0,
     "Vehicle.Powertrain.Transmission.SelectedGear": 126,

@@ -1,7 +1,10 @@
 """A real PortAudio on a real sound server: what is played is heard, and accidents are survived."""
 
+import os
+import subprocess
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -22,6 +25,8 @@ from whodrives.domain import (
     SourceHealth,
     SourceState,
 )
+
+pytestmark = pytest.mark.realtime
 
 PATIENCE_S = 20.0
 
@@ -284,6 +289,29 @@ def test_stalled_microphone_is_noticed_and_closed_without_hanging(
     blocks = [listener.listen(BLOCK_S)[0] for _ in range(20)]
     assert any(block.gap for block in blocks)
     assert not listener.microphone.stalled(time.monotonic())
+
+
+def test_sound_that_was_lost_while_we_stood_still_is_never_joined(
+    virtual_microphone: VirtualMicrophone, listener: Listener
+) -> None:
+    """Stopped for longer than buffers last: where a tone does not go on, `gap` is set."""
+    hertz = 1000.0  # 30 ms are whole periods of it
+    times_s = np.arange(20 * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
+    tone = (0.5 * np.sin(2 * np.pi * hertz * times_s)).astype(np.float32)
+    virtual_microphone.play(tone, wait=False)
+    blocks = listener.listen(1.0)
+    me = os.getpid()
+    pause = f"kill -STOP {me}; sleep 6; kill -CONT {me}"
+    with subprocess.Popen(["sh", "-c", pause]):
+        blocks += listener.listen(8.0)
+    turn = np.exp(-2j * np.pi * hertz * times_s[:BLOCK_SAMPLES])
+    heard = [(complex(block.samples @ turn) / BLOCK_SAMPLES, block.gap) for block in blocks]
+    joined = [
+        abs(np.angle(now / before))
+        for (before, _), (now, gap) in pairwise(heard)
+        if not gap and min(abs(before), abs(now)) > 0.2
+    ]
+    assert max(joined) < 0.1
 
 
 def test_closing_is_no_accident(listener: Listener) -> None:

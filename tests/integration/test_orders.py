@@ -25,7 +25,7 @@ from whodrives.domain import (
 )
 from whodrives.journal import Journal
 from whodrives.profiles import ProfileStore
-from whodrives.service import Daemon, household, open_store
+from whodrives.service import Daemon, Orders, household, open_store
 
 ELSEWHERE = "Vehicle.Chassis.SteeringWheel.Tilt"
 
@@ -42,7 +42,7 @@ class Stage:
 
     def __init__(self, installed: Installation, driver: str) -> None:
         settings = load_config(installed.config)
-        self.daemon = Daemon(settings)
+        self.daemon = Daemon(settings, lambda: settings, Orders())
         self.store: ProfileStore = open_store(settings)
         self.driver = driver
         self.told: list[Event] = []

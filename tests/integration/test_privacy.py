@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from installation import POSITION, Installation
+from running import STANDING, pcm
 from test_security import Party, SecureBroker
-from test_service import STANDING, pcm
 
 from conftest import wait_until
 from whodrives.cli import load_config

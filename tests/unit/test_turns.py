@@ -24,7 +24,7 @@ from whodrives.domain import (
     VehicleReport,
     VehicleState,
 )
-from whodrives.service import news_first
+from whodrives.service import LATE_S, news_first, shed
 
 SOUND = np.zeros(BLOCK_SAMPLES, np.float32)
 
@@ -73,3 +73,35 @@ def test_no_decision_rests_on_an_older_car_than_is_known(gathered: list[Input]) 
     news = [item for item in gathered if not isinstance(item, others)]
     rest = [item for item in gathered if isinstance(item, others)]
     assert [id(item) for item in ordered] == [id(item) for item in [*news, *rest]]
+
+
+def block(at_s: float) -> AudioBlock:
+    """A block of silence."""
+    return AudioBlock(at_s, SOUND)
+
+
+def test_sound_in_time_is_heard_whole() -> None:
+    """Who keeps up hears every block, without a gap."""
+    items: list[Input] = [block(1.0), Tick(1.01), block(1.03)]
+    assert shed(items, 1.0 + LATE_S) == (items, 0)
+
+
+def test_who_is_behind_gives_up_the_oldest_sound_and_no_news() -> None:
+    """Of the sound only the last block is left, and says that it does not follow the one before."""
+    items: list[Input] = [
+        block(1.0),
+        Cancel(1.01, "c1"),
+        block(1.03),
+        Tick(1.04),
+        block(1.06),
+        Tick(1.07),
+    ]
+    kept, dropped = shed(items, 1.0 + LATE_S + 0.1)
+    assert dropped == 2
+    assert [item for item in kept if not isinstance(item, AudioBlock)] == [
+        items[1],
+        items[3],
+        items[5],
+    ]
+    (last,) = (item for item in kept if isinstance(item, AudioBlock))
+    assert (last.at_s, last.gap) == (1.06, True)
