@@ -20,6 +20,7 @@ BIN = Path(sys.executable).parent
         ["mypy", "tools/evaluate"],
         ["mypy", "tools/faults"],
         ["mypy", "tools/months"],
+        ["mypy", "tools/soak"],
         ["mypy", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tools").glob("*.py"))],
         ["lint-imports"],
     ],

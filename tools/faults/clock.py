@@ -29,9 +29,9 @@ class Calendar:
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
-            path.write_bytes(struct.pack("ddd", 0.0, 0.0, 0.0))
+            path.write_bytes(bytes(32))
         with path.open("r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), 24)
+            self._memory = mmap.mmap(file.fileno(), 32)
 
     @property
     def offset_s(self) -> float:
@@ -54,11 +54,20 @@ class Calendar:
     @property
     def disk_slow_until_s(self) -> float:
         """Until when, on the fast monotonic clock, the disk is slow."""
-        return float(struct.unpack("d", self._memory[16:])[0])
+        return float(struct.unpack("d", self._memory[16:24])[0])
 
     @disk_slow_until_s.setter
     def disk_slow_until_s(self, value: float) -> None:
-        self._memory[16:] = struct.pack("d", value)
+        self._memory[16:24] = struct.pack("d", value)
+
+    @property
+    def skipped_s(self) -> float:
+        """How much time passed at once, on both clocks."""
+        return float(struct.unpack("d", self._memory[24:])[0])
+
+    @skipped_s.setter
+    def skipped_s(self, value: float) -> None:
+        self._memory[24:] = struct.pack("d", value)
 
 
 @dataclass(slots=True)
@@ -79,7 +88,8 @@ class Clock:
 
     def now_s(self) -> float:
         """The fast monotonic clock."""
-        return 1000.0 + (_real_monotonic() - self.began_s) * self.scale
+        skipped_s = self.calendar.skipped_s if self.calendar else 0.0
+        return 1000.0 + (_real_monotonic() - self.began_s) * self.scale + skipped_s
 
     def wall_s(self) -> float:
         """The fast calendar: seconds from 1970-01-01 UTC."""
