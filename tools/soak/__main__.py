@@ -4,7 +4,8 @@
 
 Each hour somebody drives for a minute, and the rest of it passes at once. What is real: the daemon,
 a process of its own with its models, profiles and journal; mosquitto; the sound, which comes
-through a pipe as fast as the daemon takes it. Its clocks are fast, and jump (tools/faults/clock.py).
+through a pipe as fast as the daemon takes it. Its clocks are fast, and jump
+(tools/faults/clock.py).
 
 In most hours something goes wrong (hours.py). In the first quarter the daemon is killed and
 stopped, too; through the rest one daemon lives. After each hour its memory, threads and open files

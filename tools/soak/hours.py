@@ -1,4 +1,4 @@
-"""What each hour of a soak holds: who speaks, in what noise, and what goes wrong; drawn from a seed.
+"""What each hour of a soak holds, drawn from a seed: who speaks, in what noise, what goes wrong.
 
 Pure but for reading the demo's voices.
 """

@@ -155,7 +155,7 @@ class Car:
         topic = message.topic.removeprefix(demo.TOPICS)
         if topic == "vehicle":
             return
-        self.told[topic] = message.payload
+        self.told[topic] = bytes(message.payload)
         if topic == "preferences/apply":
             request = json.loads(message.payload)["request_id"]
             body = {"schema": 1, "time": self._now(), "request_id": request, "reason": ""}
