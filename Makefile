@@ -1,5 +1,5 @@
 # Each target is lines that anyone could type.
-.PHONY: help setup models demo test check bench package
+.PHONY: help setup models demo test check hour bench package
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -16,11 +16,14 @@ demo:  ## hear a drive with four people, and see what the car is told
 # What listens to real time comes last and alone: it wants a machine that is not busy.
 test:  ## everything that guards the project: tests, types, style, layers
 	tools/setup test
-	.venv/bin/pytest -m "not realtime" -n logical --dist loadfile
+	.venv/bin/pytest -m "not realtime and not hour" -n logical --dist loadfile
 	.venv/bin/pytest -m realtime
 
 check:  ## the quick part of that: types, style, layers
 	tools/setup test && .venv/bin/pytest tests/unit/test_house_rules.py
+
+hour:  ## an hour through a microphone, with accidents
+	tools/setup test && .venv/bin/pytest -m hour
 
 bench:  ## measure this machine
 	tools/setup test && .venv/bin/python tools/bench

@@ -45,7 +45,7 @@ class Car:
         self.heard: list[MQTTMessage] = []
         self._broker = broker
         self._client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
-        self._client.on_message = lambda _client, _data, message: self.heard.append(message)
+        self._client.on_message = self._take
         self._client.connect(broker.host, broker.port)
         self._client.subscribe("whodrives/#", qos=1)
         self._client.loop_start()
@@ -77,10 +77,14 @@ class Car:
         deadline = time.monotonic() + PATIENCE_S
         while not ready():
             if time.monotonic() > deadline:
-                told = [(m.topic, m.payload) for m in self.heard if "vehicle" not in m.topic]
+                told = [(m.topic, m.payload) for m in self.heard]
                 pytest.fail(f"waited {PATIENCE_S:.0f} s in vain until {what}; told: {told}")
             self._report()
             time.sleep(0.1)
+
+    def _take(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
+        if not message.topic.endswith("/vehicle"):
+            self.heard.append(message)
 
     def _report(self) -> None:
         now = datetime.now(UTC).isoformat()
