@@ -3,20 +3,24 @@
     python tools/bench [--quick] [--out FILE.json]
 
 The demo's drive goes in real time through a real daemon and a real broker: processor time, memory,
-start, idling, and the delay from sound to message. Then the recognizer alone, as fast as it goes,
-and the same network in the usual loop. About seven minutes; --quick takes a piece of the drive and
-proves that the bench works, no more. docs/performance.md says what each figure means.
+start, idling, and the delay from sound to message; once more with a tenth of a processor. Then
+the recognizer alone, as fast as it goes, with few and many drivers; and what others do: the same
+network in the usual loop, in that of a typical add-on, and Resemblyzer if it is installed. About
+ten minutes; --quick takes a piece of the drive and proves that the bench works, no more.
+docs/performance.md says what each figure means; tools/bench/pictures.py draws them.
 """
 
 import argparse
+import importlib.util
 import json
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +31,7 @@ from live import BenchError, Run, Stage, run, stage, start_steps
 from machine import describe, short_name
 from rich.console import Console
 from rich.table import Table
-from usual import HOP_S, WINDOW_S, measure, write_model
+from usual import ADD_ON_S, HOP_S, RESEMBLYZER, WINDOW_S, measure, write_model
 
 from whodrives.capture import read_file
 from whodrives.cli import load_config
@@ -77,6 +81,9 @@ class Effort:
 
 FULL = Effort(drive_s=1e9, drives=3, idle_s=30.0, passes=5, steps=5)
 QUICK = Effort(drive_s=6.0, drives=1, idle_s=0.9, passes=1, steps=1)
+STARVED_SHARE = 0.1
+CROWDS = (3, 30, 300)
+LENGTHS_S = (0.5, 1.0, 2.0, 3.0, 6.0)
 
 Result = dict[str, Any]
 
@@ -118,7 +125,10 @@ def bench(effort: Effort) -> Result:
                 for name, sound in idle_sounds(effort.idle_s).items()
             }
             steps = [start_steps(scene.config) for _ in range(effort.steps)]
-            usual = hear_usual(scene, piped)
+            starved = say("with a tenth of a processor", run(scene, blocks, STARVED_SHARE))
+            crowds = hear_crowds(scene, piped, effort.passes)
+            lengths = embed_lengths(scene, effort.passes)
+            usual, others = hear_usual(scene, piped)
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "name": short_name(machine),
@@ -127,8 +137,12 @@ def bench(effort: Effort) -> Result:
         "drive": drive_result(lives, alone[0], speech),
         "idle": {name: idle_result(life) for name, life in idle_lives.items()},
         "start": start_result([*lives, *idle_lives.values()], steps),
+        "starved": starved_result(starved, alone[0]),
+        "crowds": crowds,
+        "encoder_by_length": lengths,
         "alone": alone_result(alone, piped, speech),
         "sherpa_onnx": usual,
+        "others": others,
     }
     return result | {"ratios": ratios(result)}
 
@@ -185,8 +199,57 @@ def hear_alone(
     return found, speech
 
 
-def hear_usual(scene: Stage, blocks: Sequence[AudioBlock]) -> Result:
-    """sherpa-onnx over the same samples, in a process of its own."""
+def hear_crowds(scene: Stage, blocks: Sequence[AudioBlock], passes: int) -> list[Result]:
+    """The recognizer with ever more drivers enrolled: the household, and people who never speak."""
+    settings = load_config(scene.config)
+    models = Path(settings.models.directory)
+    policy = Policy(load_calibration(models), settings.recognition.strangers)
+    house = household(open_store(settings), 0.0)
+    gate, encoder = load_gate(models), load_encoder(models)
+    rng = np.random.default_rng(1)
+    found = []
+    for count in CROWDS:
+        strangers = [
+            replace(house.profiles[0], id=f"d-{n:08x}", embeddings=voices)
+            for n, voices in enumerate(_nobodies(rng, house.profiles[0].embeddings, count))
+        ]
+        crowd = replace(house, profiles=(*house.profiles, *strangers)[:count])
+        spent = []
+        for _ in range(passes):
+            gate.reset()
+            spent.append(listen(gate, encoder, policy, crowd, blocks).cpu_s)
+        cpu_ms = 1000 * statistics.median(spent)
+        found.append({"profiles": count, "cpu_ms_per_audio_s": cpu_ms / (len(blocks) * BLOCK_S)})
+    return found
+
+
+def _nobodies(rng: np.random.Generator, like: Floats, count: int) -> list[Floats]:
+    """Voices of nobody: each as many embeddings as `like` has, near a direction of their own."""
+    found = []
+    for _ in range(count):
+        rows = rng.standard_normal(like.shape[1]) + 0.5 * rng.standard_normal(like.shape)
+        found.append((rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
+    return found
+
+
+def embed_lengths(scene: Stage, passes: int) -> list[Result]:
+    """What one embedding costs, by the length of the speech."""
+    encoder = load_encoder(Path(load_config(scene.config).models.directory))
+    noise = np.random.default_rng(1).standard_normal(round(LENGTHS_S[-1] * SAMPLE_RATE_HZ))
+    samples = (0.1 * noise).astype(np.float32)
+    found = []
+    for length_s in LENGTHS_S:
+        spent = []
+        for _ in range(4 * passes):
+            before_s = time.thread_time()
+            encoder.embed(samples[: round(length_s * SAMPLE_RATE_HZ)])
+            spent.append(time.thread_time() - before_s)
+        found.append({"speech_s": length_s, "cpu_ms": 1000 * statistics.median(spent)})
+    return found
+
+
+def hear_usual(scene: Stage, blocks: Sequence[AudioBlock]) -> tuple[Result, list[Result]]:
+    """sherpa-onnx over the same samples, in a process of its own; and others like it."""
     whole, model = scene.folder / "float.onnx", scene.folder / "usual.onnx"
     sound = scene.folder / "drive.raw"
     builder = [sys.executable, str(ROOT / "tools/build_models"), "--float", str(whole)]
@@ -196,11 +259,14 @@ def hear_usual(scene: Stage, blocks: Sequence[AudioBlock]) -> Result:
     np.rint(samples * 32768).astype("<i2").tofile(sound)
     runs = [measure(model, sound) for _ in range(3)]
     live_s = measure(model, sound, pause_s=HOP_S)["window_cpu_s"]
+    others = [other("typical add-on", measure(model, sound, ADD_ON_S, ADD_ON_S), len(blocks))]
+    if importlib.util.find_spec(RESEMBLYZER):
+        others.append(other("Resemblyzer", measure(RESEMBLYZER, sound), len(blocks)))
     audio_s = len(samples) / SAMPLE_RATE_HZ
     spent_s = np.median([run["window_cpu_s"] for run in runs], axis=0)
     ends_s = WINDOW_S + HOP_S * np.arange(len(spent_s))
     spoken = np.array([somebody_speaks(scene, end_s - HOP_S, end_s) for end_s in ends_s])
-    return {
+    found = {
         "window_s": WINDOW_S,
         "hop_s": HOP_S,
         "cpu_ms_per_window": 1000 * float(np.median(spent_s)),
@@ -212,6 +278,18 @@ def hear_usual(scene: Stage, blocks: Sequence[AudioBlock]) -> Result:
         "peak_rss_mb": statistics.median(run["peak_rss_mb"] for run in runs),
         "ready_s": statistics.median(run["ready_s"] for run in runs),
         "model_mb": model.stat().st_size / 1e6,
+    }
+    return found, others
+
+
+def other(name: str, seen: Result, blocks: int) -> Result:
+    """One more loop, as fast as it goes."""
+    return {
+        "name": name,
+        "cpu_ms_per_window": 1000 * statistics.median(seen["window_cpu_s"]),
+        "cpu_ms_per_audio_s": 1000 * sum(seen["window_cpu_s"]) / (blocks * BLOCK_S),
+        "peak_rss_mb": seen["peak_rss_mb"],
+        "ready_s": seen["ready_s"],
     }
 
 
@@ -242,6 +320,17 @@ def drive_result(lives: Sequence[Run], alone: Alone, speech: float) -> Result:
         "logged_delay_ms": spread(
             [float(ms) for life in lives for ms in LOGGED_DELAY.findall(life.log)]
         ),
+    }
+
+
+def starved_result(life: Run, alone: Alone) -> Result:
+    """The drive with a tenth of a processor."""
+    expected = [str(event.verdict.outcome) for _, event in alone.decisions]
+    same = [h.body["outcome"] for h in life.came("recognition")] == expected
+    return {
+        "share": STARVED_SHARE,
+        "decisions_as_in_replay": same,
+        "delay_ms": spread(delays_ms([life], alone)) if same else None,
     }
 
 
@@ -386,10 +475,19 @@ def rows(result: Result) -> list[tuple[str, str, str]]:
             f"{usual['cpu_ms_per_window']}",
         ),
         ("    the rest, per second of sound", f"{alone['rest_ms_per_audio_s']}", ""),
+        *(
+            (f"  with {crowd['profiles']} drivers", f"{crowd['cpu_ms_per_audio_s']}", "")
+            for crowd in result["crowds"]
+        ),
         ("most memory, MB", f"{drive['peak_rss_mb']}", f"{usual['peak_rss_mb']}"),
         ("start to ready, s", f"{ready['median']}, max {ready['max']}", f"{usual['ready_s']}"),
         ("last needed sample to message, ms", delay(drive["delay_ms"]), ""),
         ("  by the daemon's own log", delay(drive["logged_delay_ms"]), ""),
+        ("  with a tenth of a processor", delay(result["starved"]["delay_ms"]), ""),
+        *(
+            (f"{each['name']}, CPU ms per second of sound", "", f"{each['cpu_ms_per_audio_s']}")
+            for each in result["others"]
+        ),
     ]
 
 

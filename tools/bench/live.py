@@ -5,6 +5,7 @@ Owns the stage, which is the demo's, and the clock at both ends of the daemon.
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -26,6 +27,7 @@ from whodrives.domain import AudioBlock
 from whodrives.picture import Car
 
 START_LIMIT_S = 30.0
+STARVED_S = 0.1
 REPORT_S = 0.5
 SETTLE_S = 0.5
 """What follows the last block is waited for so long."""
@@ -135,8 +137,10 @@ class Run:
         return [heard for heard in self.heard if heard.topic == topic]
 
 
-def run(stage: Stage, blocks: Sequence[AudioBlock]) -> Run:
+def run(stage: Stage, blocks: Sequence[AudioBlock], share: float = 1.0) -> Run:
     """Start a daemon, give it this sound in real time with the drive's car around it, and end it.
+
+    Once it is online it may run for so large a `share` of each tenth of a second, and no longer.
 
     Raises:
         BenchError: it does not come online, or dies.
@@ -152,12 +156,36 @@ def run(stage: Stage, blocks: Sequence[AudioBlock]) -> Run:
         if not subscriber.online.wait(START_LIMIT_S):
             raise BenchError(f"the daemon did not come online:\n{log.read_text()}")
         life.ready_s = subscriber.came("status")[-1].at_s - started_s
-        _measure(life, daemon, _with_car(stage.drive, subscriber, blocks))
+        with _starved(daemon, share):
+            _measure(life, daemon, _with_car(stage.drive, subscriber, blocks))
         if daemon.stdin:
             daemon.stdin.close()
         daemon.wait(START_LIMIT_S)
     life.log = log.read_text(encoding="utf-8")
     return life
+
+
+@contextlib.contextmanager
+def _starved(daemon: subprocess.Popen[bytes], share: float) -> Iterator[None]:
+    if share >= 1.0:
+        yield
+        return
+    over = Event()
+
+    def starve() -> None:
+        while not over.is_set():
+            daemon.send_signal(signal.SIGSTOP)
+            time.sleep(STARVED_S * (1 - share))
+            daemon.send_signal(signal.SIGCONT)
+            time.sleep(STARVED_S * share)
+
+    thread = Thread(target=starve)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextlib.contextmanager

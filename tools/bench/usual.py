@@ -1,21 +1,28 @@
-"""What whodrives is compared with: sherpa-onnx in the usual loop, 3 s of sound every 0.5 s.
+"""What whodrives is compared with: encoders in loops, each in a process of its own.
 
-    python tools/bench/usual.py MODEL SOUND [PAUSE]
+    python tools/bench/usual.py ENCODER SOUND WINDOW HOP PAUSE
 
-The same network from the same checkpoint, in float, with sherpa-onnx's own front end. As a program
-it prints one line of JSON, so that its memory and its start are those of a process of its own.
-With a PAUSE in seconds it sleeps between the windows, as it must in real time.
+ENCODER is a model file for sherpa-onnx, or "resemblyzer". WINDOW seconds of sound are embedded
+every HOP seconds: 3 and 0.5 in the usual loop, 5 and 5 in that of an assistant's add-on. The model
+is the same network from the same checkpoint, in float, with sherpa-onnx's own front end. With a
+PAUSE in seconds it sleeps between the windows, as it must in real time. As a program it prints one
+line of JSON, so that its memory and its start are its own.
 """
+
+from __future__ import annotations
 
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 WINDOW_S = 3.0
 HOP_S = 0.5
+ADD_ON_S = 5.0
+RESEMBLYZER = "resemblyzer"
 RATE_HZ = 16_000
 METADATA = {
     "framework": "3d-speaker",
@@ -45,40 +52,65 @@ def write_model(whole: Path, target: Path) -> None:
     onnx.save(model, target)
 
 
-def measure(model: Path, sound: Path, pause_s: float = 0.0) -> dict[str, Any]:
+def measure(
+    encoder: Path | str,
+    sound: Path,
+    window_s: float = WINDOW_S,
+    hop_s: float = HOP_S,
+    pause_s: float = 0.0,
+) -> dict[str, Any]:
     """Run this file as a program; what it printed, and its start as seen from here."""
+    words = [str(encoder), str(sound), str(window_s), str(hop_s), str(pause_s)]
     started_s = time.monotonic()
     done = subprocess.run(
-        [sys.executable, __file__, str(model), str(sound), str(pause_s)],
-        check=True,
-        capture_output=True,
-        text=True,
+        [sys.executable, __file__, *words], check=True, capture_output=True, text=True
     )
     found: dict[str, Any] = json.loads(done.stdout)
     found["ready_s"] = found.pop("ready_at_s") - started_s
     return found
 
 
+def _sherpa_onnx(model: str) -> Callable[[Any], object]:
+    import sherpa_onnx  # noqa: PLC0415 - the imports are part of the start
+
+    settings = sherpa_onnx.SpeakerEmbeddingExtractorConfig(model=model, num_threads=1)
+    extractor = sherpa_onnx.SpeakerEmbeddingExtractor(settings)
+
+    def embed(samples: Any) -> object:
+        stream = extractor.create_stream()
+        stream.accept_waveform(RATE_HZ, samples)
+        stream.input_finished()
+        return extractor.compute(stream)
+
+    return embed
+
+
+def _resemblyzer() -> Callable[[Any], object]:
+    import torch  # noqa: PLC0415
+    from resemblyzer import VoiceEncoder  # noqa: PLC0415
+
+    torch.set_num_threads(1)
+    encoder = VoiceEncoder("cpu", verbose=False)
+    embed: Callable[[Any], object] = encoder.embed_utterance
+    return embed
+
+
 def main() -> None:
     """Embed every window of the sound; print the processor time of each and the memory."""
     import numpy as np  # noqa: PLC0415 - the imports are part of the start
-    import sherpa_onnx  # noqa: PLC0415
     from machine import peak_rss_mb  # noqa: PLC0415
 
-    model, sound, *pause = sys.argv[1:]
-    settings = sherpa_onnx.SpeakerEmbeddingExtractorConfig(model=model, num_threads=1)
-    extractor = sherpa_onnx.SpeakerEmbeddingExtractor(settings)
+    encoder, sound = sys.argv[1:3]
+    window_s, hop_s, pause_s = map(float, sys.argv[3:])
+    embed = _resemblyzer() if encoder == RESEMBLYZER else _sherpa_onnx(encoder)
     ready_at_s = time.monotonic()
     samples = np.fromfile(sound, "<i2").astype(np.float32) / 32768
-    window, hop = int(WINDOW_S * RATE_HZ), int(HOP_S * RATE_HZ)
+    window, hop = int(window_s * RATE_HZ), int(hop_s * RATE_HZ)
     spent_s = []
     for end in range(window, len(samples) + 1, hop):
-        time.sleep(float(pause[0]) if pause else 0.0)
+        time.sleep(pause_s)
         before_s = time.process_time()
-        stream = extractor.create_stream()
-        stream.accept_waveform(RATE_HZ, samples[end - window : end])
-        stream.input_finished()
-        extractor.compute(stream)
+        embed(samples[end - window : end])
         spent_s.append(time.process_time() - before_s)
     result = {"ready_at_s": ready_at_s, "window_cpu_s": spent_s, "peak_rss_mb": peak_rss_mb()}
     print(json.dumps(result))
