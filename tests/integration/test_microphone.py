@@ -270,6 +270,27 @@ def test_dead_sound_server_is_survived(
     assert listener.state().health is SourceHealth.OPEN
 
 
+@pytest.mark.usefixtures("virtual_microphone")
+def test_a_microphone_that_comes_back_under_another_number_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Devices are numbered anew at each opening; the name is what counts."""
+    devices_before = "pcm.cabin { type pulse }"
+    devices_after = "pcm.another { type pulse }\n" + devices_before
+    ear = Listener()
+    ear.microphone = Microphone("cabin", ear.inbox.put)
+    numbers = []
+    for number, listed in enumerate((devices_before, devices_after)):
+        settings = tmp_path / f"{number}.conf"
+        settings.write_text(f"</usr/share/alsa/alsa.conf>\n{listed}\n")
+        monkeypatch.setenv("ALSA_CONFIG_PATH", str(settings))
+        open_patiently(ear.microphone)
+        assert len(ear.listen(0.3)) == 10
+        ear.microphone.close()
+        numbers.append(next(each.index for each in devices() if each.name == "cabin"))
+    assert numbers[0] != numbers[1]
+
+
 def test_stalled_microphone_is_noticed_and_closed_without_hanging(
     virtual_microphone: VirtualMicrophone, listener: Listener
 ) -> None:
