@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -392,3 +393,11 @@ def test_every_broken_rule_was_noticed_but_one_and_the_docs_say_by_what() -> Non
     missed = [name for name, found in mutants.items() if not found["violations"]]
     assert missed == ["closed+open+vacant-doubted"]
     assert table(mutants) in (REPOSITORY / "docs" / "faults.md").read_text()
+
+
+def test_every_drill_that_the_docs_name_exists() -> None:
+    """The table of faults promises nothing that no test shows."""
+    named = set(re.findall(r"`(test_\w+)`", (REPOSITORY / "docs" / "faults.md").read_text()))
+    tests = "".join(path.read_text() for path in (REPOSITORY / "tests").rglob("test_*.py"))
+    assert named
+    assert {name for name in named if f"def {name}(" not in tests} == set()
