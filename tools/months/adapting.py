@@ -122,7 +122,8 @@ def decided(utterance: Utterance, enrolled: Enrolled, policy: Policy) -> Verdict
     count = len(utterance.speech_s)
     for look in range(count):
         matches = compared(utterance, look, enrolled, policy)
-        evidence = Evidence(matches, utterance.speech_s[look], utterance.snr_db, 0.0)
+        sound = utterance.sounds[look]
+        evidence = Evidence(matches, utterance.speech_s[look], utterance.snr_db, 0.0, sound)
         verdict = judge(evidence, len(enrolled), policy, final=look == count - 1)
         if verdict is not None:
             return verdict
@@ -223,7 +224,7 @@ def _mixed(
 
     def blended(share: float) -> Utterance:
         voice = unit((1 - share) * own.voices[-1] + share * other.voices[-1])
-        return Utterance(np.tile(voice, (len(own.speech_s), 1)), own.speech_s, own.snr_db)
+        return replace(own, voices=np.tile(voice, (len(own.speech_s), 1)))
 
     def learned(share: float) -> bool:
         heard = blended(share)
