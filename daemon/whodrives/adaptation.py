@@ -65,15 +65,15 @@ class Rules:
 
     speech_s: float = 2.5
     wide_llr: float = 2.0
-    clear_llr: float = 6.0
+    clear_llr: float = 9.0
     anchor_cosine: float = 0.6
     alike_cosine: float = 0.6
     trips: int = 3
     held: int = 8
     held_days: int = 60
     active: int = 48
-    share: float = 0.3
-    length: float = 0.4
+    share: float = 0.2
+    length: float = 0.2
     drift_cosine: float = 0.85
     apart_cosine: float = 0.3
     steps: int = 24
