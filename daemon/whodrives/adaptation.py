@@ -65,15 +65,15 @@ class Rules:
 
     speech_s: float = 2.5
     wide_llr: float = 2.0
-    clear_llr: float = 6.0
+    clear_llr: float = 9.0
     anchor_cosine: float = 0.6
     alike_cosine: float = 0.6
     trips: int = 3
     held: int = 8
     held_days: int = 60
     active: int = 48
-    share: float = 0.3
-    length: float = 0.4
+    share: float = 0.2
+    length: float = 0.2
     drift_cosine: float = 0.85
     apart_cosine: float = 0.3
     steps: int = 24
@@ -116,7 +116,7 @@ def quarantined(
     fresh = [h for h in profile.adaptation.held if day - h.day <= rules.held_days]
     if lessons:
         spoken = pooled([le.voice for le in lessons], [le.speech_s for le in lessons])
-        likeness = float(centred(spoken, calibration) @ _anchor(profile, calibration))
+        likeness = float(centred(spoken, calibration) @ anchor(profile, calibration))
         if likeness >= rules.anchor_cosine:
             speech_s = sum(lesson.speech_s for lesson in lessons)
             fresh.append(Held(day, spoken, speech_s, _noise(lessons), likeness))
@@ -165,6 +165,11 @@ def undone(profile: Profile) -> tuple[Profile, Step | None]:
     return replace(profile, adaptation=Adaptation(steps[:-1])), steps[-1] if steps else None
 
 
+def anchor(profile: Profile, calibration: Calibration) -> Floats:
+    """The voice as it was enrolled, (D,): relative to the mean voice, of length one."""
+    return centred(centroid(profile), calibration)
+
+
 def voice(profile: Profile, calibration: Calibration, rules: Rules = RULES) -> Floats:
     """What voices are compared with, (D,): relative to the mean voice, of length one at most.
 
@@ -173,25 +178,20 @@ def voice(profile: Profile, calibration: Calibration, rules: Rules = RULES) -> F
     stretched to length one, it lets more strangers pass, who are a little like each. Some of the
     length stays lost: see `Rules.length`.
     """
-    anchor = _anchor(profile, calibration)
+    enrolled = anchor(profile, calibration)
     newest = [trip for step in profile.adaptation.steps for trip in step.trips][-rules.active :]
     if not newest:
-        return anchor
+        return enrolled
     learned = unit(np.sum([centred(trip.voice, calibration) for trip in newest], axis=0))
     windows = len(profile.embeddings) // RENDITIONS
     share = min(rules.share, len(newest) / (len(newest) + windows))
-    mean = (1.0 - share) * anchor + share * learned
+    mean = (1.0 - share) * enrolled + share * learned
     return np.asarray(mean * np.linalg.norm(mean) ** (rules.length - 1.0), np.float32)
 
 
 def drift(profile: Profile, calibration: Calibration, rules: Rules = RULES) -> float:
     """How like the anchor the profile as a whole is: a cosine, both relative to the mean voice."""
-    return float(unit(voice(profile, calibration, rules)) @ _anchor(profile, calibration))
-
-
-def _anchor(profile: Profile, calibration: Calibration) -> Floats:
-    """The voice as it was enrolled, relative to the mean voice."""
-    return centred(centroid(profile), calibration)
+    return float(unit(voice(profile, calibration, rules)) @ anchor(profile, calibration))
 
 
 def _consistent(held: tuple[Held, ...], calibration: Calibration, rules: Rules) -> tuple[Held, ...]:
@@ -220,9 +220,9 @@ def _is_safe(
     if drift(after, calibration, rules) < rules.drift_cosine:
         return False
     was, now = voice(before, calibration, rules), voice(after, calibration, rules)
-    anchors = [_anchor(other, calibration) for other in others]
+    voices = [anchor(other, calibration) for other in others]
     return all(
-        float(now @ anchor) <= max(float(was @ anchor), rules.apart_cosine) for anchor in anchors
+        float(now @ other) <= max(float(was @ other), rules.apart_cosine) for other in voices
     )
 
 

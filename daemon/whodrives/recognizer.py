@@ -90,6 +90,7 @@ class Recognizer:
         self._lessons = Lessons(policy)
         self._utterance = _Utterance()
         self._voices: tuple[tuple[str, Floats], ...] = ()
+        self._anchors: tuple[Floats, ...] = ()
         self._problems: tuple[str, ...] = ()
         self._source_reason = "source: not open yet"
         self._health: Health | None = None
@@ -134,6 +135,7 @@ class Recognizer:
         if isinstance(news, Household):
             calibration = self._policy.calibration
             self._voices = tuple((p.id, adaptation.voice(p, calibration)) for p in news.profiles)
+            self._anchors = tuple(adaptation.anchor(p, calibration) for p in news.profiles)
             self._problems = news.problems
             # Evidence about the old household says nothing of the new one.
             self._gate.reset()
@@ -190,7 +192,8 @@ class Recognizer:
         voice, quality = self._utterance.voice, self._utterance.quality
         voice.add(embedding, look.new_s)
         quality.add(look.samples)
-        matches = compare(voice.centred(calibration), voice.speech_s, self._voices, calibration)
+        heard = voice.centred(calibration)
+        matches = compare(heard, voice.speech_s, self._voices, calibration, self._anchors)
         self._utterance.evidence = Evidence(
             matches, voice.speech_s, look.snr_db, look.at_s, quality.sound()
         )

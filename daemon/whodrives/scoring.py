@@ -65,7 +65,7 @@ def usual(
 
     Args:
         cosines: of one voice with each driver, shape (..., H).
-        likeness: cosines of the drivers' centroids with each other, shape (..., H, H).
+        likeness: cosines of the drivers' enrolled voices with each other, shape (..., H, H).
         other_cosine: mean cosine with other people in general, broadcast against `cosines`; it
             counts as OTHERS_PRIOR drivers, and is all there is in a household of one.
         alike: drivers more alike than this are left out of each other's others.
@@ -119,18 +119,32 @@ def accept_llr(
 
 
 def compare(
-    voice: Floats, speech_s: float, profiles: Sequence[tuple[str, Floats]], calibration: Calibration
+    voice: Floats,
+    speech_s: float,
+    profiles: Sequence[tuple[str, Floats]],
+    calibration: Calibration,
+    anchors: Sequence[Floats] = (),
 ) -> tuple[Match, ...]:
-    """Compare a centred `voice` (D,) with (driver id, centred centroid (D,)) pairs; best first.
+    """Compare a voice with the household's; best first.
 
     Equal scores are ordered by id, so that the ranking never depends on the order of enrolment.
+
+    Args:
+        voice: relative to the mean voice, (D,).
+        speech_s: seconds of speech that it rests on.
+        profiles: driver id and what the driver's voices are compared with, as `voice` is, (D,).
+        calibration: of the encoder that made them.
+        anchors: the same drivers' voices as enrolled, (D,) each, in the order of `profiles`; none
+            if nobody has learned. They alone say who are twins: a pair that parts a little as both
+            learn would otherwise begin to push each other down.
     """
     if not profiles:
         return ()
     centres = np.stack([centre for _, centre in profiles]).astype(np.float64)
+    enrolled = np.stack(anchors).astype(np.float64) if anchors else centres
     cosines = centres @ voice
     prior = other_cosine(speech_s, calibration)
-    excess = cosines - usual(cosines, centres @ centres.T, prior, calibration.alike_cosine)
+    excess = cosines - usual(cosines, enrolled @ enrolled.T, prior, calibration.alike_cosine)
     ratios = log_likelihood_ratio(excess, speech_s, calibration)
     matches = [
         Match(driver, float(cosine), float(llr))

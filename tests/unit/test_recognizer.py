@@ -317,3 +317,23 @@ def test_an_adapted_profile_is_what_voices_are_compared_with() -> None:
     ]
     assert cosines[0] == pytest.approx(0.0)
     assert cosines[1] > 0.2
+
+
+def test_a_twin_who_learned_does_not_push_a_driver_down() -> None:
+    """Who are twins was settled when they enrolled."""
+    anna, away = np.eye(4, dtype=np.float32)[[0, 2]]
+    twin = np.asarray([0.56, 0.83, 0.0, 0.0], np.float32)
+    trips = tuple(Held(day, away, 6.0, Noise.QUIET, 0.9) for day in (1, 2, 3))
+    rows = [anna[np.newaxis], np.stack([twin] * 3)]
+    profiles = [Profile(n, row, ENCODER, 20.0) for n, row in zip("ab", rows, strict=True)]
+    learned = replace(profiles[1], adaptation=Adaptation((Step(3, trips),)))
+    found = []
+    for other in (profiles[1], learned):
+        drive = Drive()
+        drive.take(Household(0.0, (profiles[0], other)))
+        drive.hear("anna", 3.0)
+        drive.hear(None, 1.0)
+        (said,) = [e.verdict for e in drive.events if isinstance(e, Recognition)]
+        found.append(said.evidence.matches[0])
+    assert [match.driver for match in found] == ["a", "a"]
+    assert found[0].llr == pytest.approx(found[1].llr)

@@ -170,6 +170,30 @@ def test_twins_do_not_push_each_other_down() -> None:
     np.testing.assert_allclose(_usual([0.9, 0.8, 0.3], likeness)[:2], [0.2, 0.2])
 
 
+def test_twins_stay_twins_when_they_have_learned() -> None:
+    """What was learned may part two voices a little: they push each other down no more for it."""
+    anna, twin = axis(0), unit(axis(0) + axis(1))
+    parted = unit(axis(0) + np.float32(2.5) * axis(1))
+    assert anna @ twin >= calibration().alike_cosine > anna @ parted
+    learned = [("anna", anna), ("twin", parted)]
+    alone, both, by_learned = (
+        compare(anna, 1.0, [("anna", anna)], calibration())[0],
+        compare(anna, 1.0, learned, calibration(), [anna, twin])[0],
+        compare(anna, 1.0, learned, calibration())[0],
+    )
+    assert both.llr == pytest.approx(alone.llr)
+    assert by_learned.llr < alone.llr
+
+
+@given(st.lists(vectors.filter(lambda v: float(np.linalg.norm(v)) > 0.1), min_size=2, max_size=5))
+def test_before_anybody_has_learned_the_anchors_change_nothing(rows: list[Floats]) -> None:
+    """They are then what is compared with."""
+    voices = [unit(row) for row in rows]
+    named = [(str(n), voice) for n, voice in enumerate(voices)]
+    said = [compare(voices[0], 1.0, named, calibration(), a) for a in ((), voices)]
+    assert said[0] == said[1]
+
+
 @given(scores, st.randoms())
 def test_the_order_of_enrolment_does_not_matter(cosines: list[float], random: object) -> None:
     """Whoever is enrolled first, everybody's score is the same."""

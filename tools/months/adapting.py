@@ -21,9 +21,6 @@ from whodrives.decision import Policy, judge
 from whodrives.domain import Evidence, Floats, Lesson, Match, Profile, Verdict
 from whodrives.scoring import centred, centroid, compare, unit
 
-Enrolled: TypeAlias = Sequence[tuple[str, Floats]]
-"""Driver id and centred voice (D,)."""
-
 TRIPS = 100
 UTTERANCES = 3
 """Of the driver in each trip."""
@@ -48,6 +45,19 @@ ATTACK = 0.5
 
 SOUNDS = 40
 """Strangers' utterances that each household is tried with, under each condition, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """What utterances are compared with.
+
+    Attributes:
+        voices: driver id and centred voice (D,).
+        anchors: the centred voices as enrolled, (D,) each.
+    """
+
+    voices: Sequence[tuple[str, Floats]]
+    anchors: Sequence[Floats]
 
 
 @dataclass(slots=True)
@@ -114,7 +124,11 @@ def _alike(one: Speaker, other: Speaker, mean: Floats) -> float:
 
 def voices(profiles: Sequence[Profile], policy: Policy, rules: Rules) -> Enrolled:
     """What utterances are compared with, as the recognizer prepares it."""
-    return [(p.id, adaptation.voice(p, policy.calibration, rules)) for p in profiles]
+    calibration = policy.calibration
+    return Enrolled(
+        [(p.id, adaptation.voice(p, calibration, rules)) for p in profiles],
+        [adaptation.anchor(p, calibration) for p in profiles],
+    )
 
 
 def decided(utterance: Utterance, enrolled: Enrolled, policy: Policy) -> Verdict:
@@ -122,8 +136,9 @@ def decided(utterance: Utterance, enrolled: Enrolled, policy: Policy) -> Verdict
     count = len(utterance.speech_s)
     for look in range(count):
         matches = compared(utterance, look, enrolled, policy)
-        evidence = Evidence(matches, utterance.speech_s[look], utterance.snr_db, 0.0)
-        verdict = judge(evidence, len(enrolled), policy, final=look == count - 1)
+        sound = utterance.sounds[look]
+        evidence = Evidence(matches, utterance.speech_s[look], utterance.snr_db, 0.0, sound)
+        verdict = judge(evidence, len(enrolled.voices), policy, final=look == count - 1)
         if verdict is not None:
             return verdict
     raise ValueError("an utterance without a look")
@@ -134,7 +149,8 @@ def compared(
 ) -> tuple[Match, ...]:
     """Every driver's match with an utterance up to a look, best first."""
     voice = centred(utterance.voices[look], policy.calibration)
-    return compare(voice, utterance.speech_s[look], enrolled, policy.calibration)
+    speech_s = utterance.speech_s[look]
+    return compare(voice, speech_s, enrolled.voices, policy.calibration, enrolled.anchors)
 
 
 def lived(house: Household, attack: str, policy: Policy, rules: Rules, trips: int = TRIPS) -> int:
@@ -203,7 +219,7 @@ def _lesson(
     promise = policy.calibration, policy.operating_point
     if lesson.matches[0].driver != f"d-{settled}":
         return None
-    if not adaptation.teaches(lesson, len(enrolled), *promise, rules):
+    if not adaptation.teaches(lesson, len(enrolled.voices), *promise, rules):
         return None
     return lesson if decided(utterance, enrolled, policy).driver == f"d-{settled}" else None
 
@@ -219,11 +235,11 @@ def _mixed(
 ) -> Utterance:
     """The largest share of the attacker in the driver's voice that still is learned; else all."""
     enrolled = voices(house.profiles, policy, rules)
-    anchor = centred(centroid(house.profiles[0]), policy.calibration)
+    anchor = adaptation.anchor(house.profiles[0], policy.calibration)
 
     def blended(share: float) -> Utterance:
         voice = unit((1 - share) * own.voices[-1] + share * other.voices[-1])
-        return Utterance(np.tile(voice, (len(own.speech_s), 1)), own.speech_s, own.snr_db)
+        return replace(own, voices=np.tile(voice, (len(own.speech_s), 1)))
 
     def learned(share: float) -> bool:
         heard = blended(share)

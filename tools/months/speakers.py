@@ -7,7 +7,6 @@ condition; the experiments draw from what was heard. Embeddings live in memory, 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +15,10 @@ import numpy as np
 import soxr
 from conditions import TESTS, generator, padded
 from corpora import ENROL_S, Person, read_sound, speech_s, trimmed
-from hearing import Ear
+from hearing import Ear, summed
 from scene import active_level_db, level_speech
 
+from whodrives.acoustics import Quality
 from whodrives.domain import (
     BLOCK_SAMPLES,
     SAMPLE_RATE_HZ,
@@ -26,8 +26,8 @@ from whodrives.domain import (
     Floats,
     Look,
     Profile,
+    Sound,
 )
-from whodrives.scoring import pooled
 
 SOUND_BLOCKS = (67, 200)
 """A sound of a trip lasts 2 to 6 s: an utterance, whole recordings of the person joined."""
@@ -62,16 +62,18 @@ CONDITIONS: Mapping[str, Treatment] = {
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One utterance as heard.
+    """One voice of an utterance as heard: what is judged for itself.
 
     Attributes:
         voices: the mean embedding so far at each look, unit length, (K, D).
         speech_s: seconds of speech so far at each look, (K,).
+        sounds: how good its sound so far is, at each look, (K,).
         snr_db: at the last look; None while no noise was heard.
     """
 
     voices: Floats
     speech_s: tuple[float, ...]
+    sounds: tuple[Sound, ...]
     snr_db: float | None
 
 
@@ -137,23 +139,26 @@ def divided(person: Person, enrol_s: float) -> tuple[Floats, list[Floats], list[
 
 
 def _heard(ear: Ear, sounds: Sequence[Floats], condition: str, *names: str) -> Iterator[Utterance]:
-    """Each sound under the condition; of several utterances in it the longest."""
+    """Each sound under the condition; of several voices that are heard in it the longest."""
     for number, sound in enumerate(sounds):
         rng = generator(condition, *names, number)
-        by_utterance: dict[int, list[Look]] = defaultdict(list)
-        for utterance, look in ear.looks(
-            _converted(CONDITIONS[condition](padded(sound, rng), rng))
-        ):
-            by_utterance[utterance].append(look)
-        if by_utterance:
-            yield _utterance(ear, max(by_utterance.values(), key=lambda found: found[-1].speech_s))
+        looks = ear.looks(_converted(CONDITIONS[condition](padded(sound, rng), rng)))
+        if looks:
+            yield max(_parts(ear, looks), key=lambda part: part.speech_s[-1])
 
 
-def _utterance(ear: Ear, looks: Sequence[Look]) -> Utterance:
-    embedded = [ear.encoder.embed(look.samples) for look in looks]
-    weights = [look.new_s for look in looks]
-    voices = [pooled(embedded[: n + 1], weights[: n + 1]) for n in range(len(looks))]
-    return Utterance(np.stack(voices), tuple(np.cumsum(weights).tolist()), looks[-1].snr_db)
+def _parts(ear: Ear, looks: Sequence[tuple[int, Look]]) -> Iterator[Utterance]:
+    """The voices of a sound, told apart as the recognizer does."""
+    embedded = [ear.encoder.embed(look.samples) for _, look in looks]
+    heard = summed(looks, embedded, ear.calibration)
+    for part in range(heard.part[-1] + 1):
+        own = np.flatnonzero(heard.part == part).tolist()
+        quality, sounds = Quality(), []
+        for k in own:
+            quality.add(looks[k][1].samples)
+            sounds.append(quality.sound())
+        seconds = tuple(heard.speech_s[own].tolist())
+        yield Utterance(heard.voices[own], seconds, tuple(sounds), looks[own[-1]][1].snr_db)
 
 
 def _converted(samples: Floats) -> Floats:
