@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-WARM_HOURS = 30
-"""Hours of a daemon's life that are left out of the slope: caches fill."""
+LEAST_HOURS = 60
+"""A daemon that lived for less has no slope worth telling."""
 
 
 @dataclass(slots=True)
@@ -22,14 +22,18 @@ class Life:
     threads: list[int] = field(default_factory=list)
     handles: list[int] = field(default_factory=list)
 
-    def slope(self) -> tuple[float, float] | None:
-        """MB in a hundred hours, with its standard error; None for a life that was too short."""
-        rss = np.array(self.rss_mb[WARM_HOURS:])
-        if len(rss) < WARM_HOURS:
-            return None
-        hours = np.arange(len(rss)) / 100
-        (slope, _), covariance = np.polyfit(hours, rss, 1, cov=True)
-        return float(slope), float(np.sqrt(covariance[0, 0]))
+    def slopes(self) -> list[tuple[float, float]]:
+        """MB in a hundred hours with its standard error, of the first and of the second half.
+
+        In the first, caches and the heap find their size. None for a life that was too short.
+        """
+        if len(self.rss_mb) < LEAST_HOURS:
+            return []
+        found = []
+        for half in np.array_split(np.array(self.rss_mb), 2):
+            (slope, _), covariance = np.polyfit(np.arange(len(half)) / 100, half, 1, cov=True)
+            found.append((float(slope), float(np.sqrt(covariance[0, 0]))))
+        return found
 
 
 @dataclass(slots=True)
@@ -47,7 +51,6 @@ class Outcome:
     def told(self, seconds: float) -> dict[str, Any]:
         """All of it in plain values."""
         last = self.lives[-1]
-        slope = last.slope()
         return {
             "date": datetime.now(UTC).date().isoformat(),
             "machine": platform.machine(),
@@ -61,7 +64,9 @@ class Outcome:
             "daemons": len(self.lives),
             "last_daemon": {
                 "hours": len(last.rss_mb),
-                "rss_mb_per_100_hours": slope and [round(each, 3) for each in slope],
+                "rss_mb_per_100_hours": [
+                    [round(each, 3) for each in slope] for slope in last.slopes()
+                ],
                 "rss_mb": [round(each, 1) for each in last.rss_mb[::10]],
                 "threads": sorted(set(last.threads)),
                 "handles": sorted(set(last.handles)),
