@@ -3,7 +3,7 @@
     python tools/aarch64/agree.py write FILE       # on each machine
     python tools/aarch64/agree.py compare FILE OTHER
 
-`write` takes the first seconds of three sentences of each voice through the shipped models as the
+`write` takes the first second of three sentences of each voice through the shipped models as the
 daemon loads them. `compare` prints how far two machines are apart and exits 1 beyond the tolerance.
 For the evidence, two sentences of each voice make its profile and the third is the trial, against
 every household of five neighbours in the alphabet: each voice with itself and with strangers.
@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"
 VOICES = ROOT / "profiles" / "demo" / "voices"
 ENROLLED, TRIAL = ("1", "2"), "5"
-HEARD_S = 1.9
-"""The shortest recording."""
+HEARD_S = 1.0
+"""What the daemon embeds at a time."""
 
 HOUSEHOLD = 5
 

@@ -4,7 +4,7 @@
 
 ROOT is the root that tools/aarch64/try made. The shipped encoder has uint8 activations and int8
 weights (U8S8). The other one (S8S8) is the same with every activation's zero moved by 128 into
-int8: the same numbers to the last bit, by other kernels of the runtime. The network runs in
+int8: it stands for the same numbers, and the runtime takes other kernels. The network runs in
 ROOT's Python under QEMU's user emulation with the plugin count.c; two runs that differ in how often
 they embed tell what one embedding takes. Instructions are no cycles: what a processor makes of them
 in a second is not known from here.
@@ -33,7 +33,7 @@ PROCESSORS = {
 SECONDS = 1.0
 """What the daemon embeds at a time."""
 
-FEW, MANY = 1, 3
+FEW, MANY = 1, 2
 
 Counts = dict[str, int]
 
