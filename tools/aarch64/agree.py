@@ -8,7 +8,9 @@
 daemon loads them. `compare` prints how far two machines are apart and exits 1 beyond the tolerance.
 Rounding to eight bits makes much of little: a difference that no ear could hear, in the sound or in
 the order of a sum, moves values over the edge of a step, layer by layer. So two machines can agree
-no better than one with itself when its sound is louder by a millionth or two. For the evidence, two sentences of each voice make its profile and the third is the trial, against
+no better than one with itself when its sound is louder by a millionth or two.
+
+For the evidence, two sentences of each voice make its profile and the third is the trial, against
 every household of five neighbours in the alphabet: each voice with itself and with strangers.
 """
 
