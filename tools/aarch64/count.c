@@ -41,6 +41,8 @@ static struct kind {
     {"sdot", 0xbfe0fc00, 0x0e809400, 0},
     {"udot_lane", 0xbfc0f400, 0x2f80e000, 0},
     {"sdot_lane", 0xbfc0f400, 0x0f80e000, 0},
+    {"usdot", 0xbfe0fc00, 0x0e809c00, 0},
+    {"usdot_lane", 0xbfc0f400, 0x0f80f000, 0},
     {"ummla", 0xffe0fc00, 0x6e80a400, 0},
     {"smmla", 0xffe0fc00, 0x4e80a400, 0},
     {"usmmla", 0xffe0fc00, 0x4e80ac00, 0},

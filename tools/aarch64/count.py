@@ -28,7 +28,7 @@ MODEL = HERE.parents[1] / "models" / "encoder.onnx"
 PROCESSORS = {
     "cortex-a72": ("0xd08", "no dot product (Raspberry Pi 4, NXP LX2160)"),
     "cortex-a76": ("0xd0b", "dot product (Raspberry Pi 5, RK3588)"),
-    "max": ("0xd47", "dot product and 8-bit matrix product (Cortex-A710 and later)"),
+    "max,sve=off": ("0xd47", "dot product and 8-bit matrix product, no SVE counted (Cortex-A710)"),
 }
 """By QEMU's name: the part's number in /proc/cpuinfo, and what it has."""
 
