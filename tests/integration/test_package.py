@@ -25,7 +25,12 @@ DATA = (
 
 @pytest.mark.parametrize(
     ("shell", "script"),
-    [("sh", SCRIPT), ("bash", PACKAGE / "build"), ("bash", PACKAGE / "try")],
+    [
+        ("sh", SCRIPT),
+        ("bash", PACKAGE / "build"),
+        ("bash", PACKAGE / "try"),
+        ("bash", ROOT / "tools" / "aarch64" / "try"),
+    ],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_the_scripts_are_scripts(shell: str, script: Path) -> None:
