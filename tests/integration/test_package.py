@@ -1,5 +1,6 @@
 """What of the Debian package is checked without building it; tools/package/try does the rest."""
 
+import os
 import re
 import subprocess
 import tomllib
@@ -11,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "tools" / "package"
 DEBIAN = PACKAGE / "debian"
 SCRIPT = DEBIAN / "whodrives.postrm"
+LINK = re.compile(r"\]\((?!\w+:)([^)#]+)")
 KEPT = ("etc/whodrives/whodrives.yaml", "etc/credstore/other")
 DATA = (
     "var/lib/whodrives/profile-key",
@@ -23,7 +25,12 @@ DATA = (
 
 @pytest.mark.parametrize(
     ("shell", "script"),
-    [("sh", SCRIPT), ("bash", PACKAGE / "build"), ("bash", PACKAGE / "try")],
+    [
+        ("sh", SCRIPT),
+        ("bash", PACKAGE / "build"),
+        ("bash", PACKAGE / "try"),
+        ("bash", ROOT / "tools" / "aarch64" / "try"),
+    ],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_the_scripts_are_scripts(shell: str, script: Path) -> None:
@@ -65,6 +72,15 @@ def test_anything_else_keeps_them(car: Path, how: str) -> None:
     assert removed(car, how) == ({*KEPT, *DATA}, "")
 
 
+def pages() -> set[str]:
+    """What the package puts into /usr/share/doc/whodrives, relative to it."""
+    patterns = (PACKAGE / "pages").read_text(encoding="utf-8").split()
+    listed = subprocess.run(
+        ["git", "ls-files", *patterns], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return set(listed.stdout.splitlines())
+
+
 def test_the_parts_fit_each_other() -> None:
     """The unit starts the program that the package installs, and the version is Debian's too."""
     unit = (ROOT / "systemd" / "whodrives.service").read_text(encoding="utf-8")
@@ -73,10 +89,25 @@ def test_the_parts_fit_each_other() -> None:
     assert links == "opt/whodrives/bin/whodrives usr/bin/whodrives\n"
     assert (PACKAGE / "whodrives").read_text(encoding="utf-8").startswith("#!/opt/whodrives/bin/")
     documented = re.findall(r"file:///usr/share/doc/whodrives/(\S+)", unit)
-    assert all((ROOT / "docs" / name).exists() for name in documented)
+    assert documented
+    assert set(documented) <= pages()
     with (ROOT / "pyproject.toml").open("rb") as file:
         version = tomllib.load(file)["project"]["version"]
     assert re.fullmatch(r"[0-9][0-9A-Za-z.+~]*", version)
+
+
+def test_no_link_leads_out_of_the_package() -> None:
+    """Whoever reads the pages in the car, without internet, finds what they point to."""
+    shipped = pages()
+    folders = {str(parent) for page in shipped for parent in Path(page).parents}
+    broken = [
+        f"{page}: {link}"
+        for page in shipped
+        if page.endswith(".md")
+        for link in LINK.findall((ROOT / page).read_text(encoding="utf-8"))
+        if os.path.normpath(Path(page).parent / link) not in shipped | folders
+    ]
+    assert not broken
 
 
 def test_the_drivers_folder_is_there_before_the_first_start(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ BIN = Path(sys.executable).parent
         ["mypy", "tools/bench"],
         ["mypy", "tools/evaluate"],
         ["mypy", "tools/faults"],
+        ["mypy", "tools/aarch64"],
         ["mypy", "tools/months"],
         ["mypy", "tools/soak"],
         ["mypy", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tools").glob("*.py"))],
