@@ -154,7 +154,8 @@ class Outbox:
 
     def drop(self) -> None:
         """Ask for nothing more: the car has moved, and the driver has arranged himself."""
-        self._held = replace(self._held, waiting=(), wanted_until_s=None)
+        if self._held.waiting or self._held.wanted_until_s is not None:
+            self._held = replace(self._held, waiting=(), wanted_until_s=None)
 
     def cancel(self, now_s: float, reason: str) -> tuple[Withdraw, ...]:
         """End what was asked for and what waits, until somebody is settled again."""

@@ -473,7 +473,7 @@ class Daemon:
         pipe = _Pipe(lambda: self._idle(0.0), self._rest, self._take)
         # A live pipe keeps time itself; by our clock it would fall behind little by little.
         return paced(
-            read_pipe(pipe, sound.rate_hz, sound.channels), sleep=lambda _: self._idle(0.0)
+            read_pipe(pipe, sound.rate_hz, sound.channels), sleep=lambda _: self._take_news()
         )
 
     def _rest(self) -> None:
@@ -482,6 +482,12 @@ class Daemon:
 
     def _rest_s(self) -> float:
         return SPEECH_REST_S if self._recognizer.awaits_verdict else QUIET_REST_S
+
+    def _take_news(self) -> None:
+        """Before a block of the pipe, which tells the time itself: take what came meanwhile."""
+        self._care()
+        if not self._inbox.empty():
+            self._take_all()
 
     def _idle(self, seconds: float) -> None:
         """Take turns for so long, and until the inbox is empty."""
