@@ -1,6 +1,6 @@
-"""The work that `count.py` counts: an encoder embeds the same speech so many times.
+"""The work that `count.py` counts: an encoder embeds speech once, between two yields.
 
-python tools/aarch64/work.py MODEL SECONDS TIMES
+python tools/aarch64/work.py MODEL SECONDS
 """
 
 import hashlib
