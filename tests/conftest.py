@@ -49,6 +49,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write golden files anew")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever hears the virtual microphone listens to real time."""
+    for item in items:
+        if "virtual_microphone" in getattr(item, "fixturenames", ()):
+            item.add_marker("realtime")
+
+
 def program(name: str, package: str) -> str:
     """Path of a program, or a failed test that says which Debian package brings it."""
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin")
