@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from whodrives.adaptation import anchor
 from whodrives.decision import Policy, judge
 from whodrives.domain import RENDITIONS, Calibration, Evidence, Floats, Outcome, Profile
-from whodrives.scoring import centred, centroid, compare
+from whodrives.scoring import centred, compare
 
 SAME_PERSON_COSINE = 0.65
 """Two profiles that are at least so alike, relative to the mean voice, are one person's."""
@@ -129,8 +130,8 @@ def _pair(one: Profile, other: Profile, policy: Policy) -> Alike:
 
 
 def _voices(profiles: Sequence[Profile], calibration: Calibration) -> list[tuple[str, Floats]]:
-    """What is compared with: each profile's centroid, relative to the mean voice."""
-    return [(profile.id, centred(centroid(profile), calibration)) for profile in profiles]
+    """What is compared with: each profile's voice as enrolled."""
+    return [(profile.id, anchor(profile, calibration)) for profile in profiles]
 
 
 def _spoken(profile: Profile) -> tuple[Floats, float]:

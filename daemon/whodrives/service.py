@@ -149,13 +149,13 @@ def shed(items: Sequence[Input], now_s: float) -> tuple[Sequence[Input], int]:
     places = [n for n, item in enumerate(items) if isinstance(item, AudioBlock)]
     if not places or now_s - items[places[0]].at_s <= LATE_S:
         return items, 0
-    *dropped, last = places
+    last = places[-1]
     kept = [
-        replace(item, gap=True) if n == last and isinstance(item, AudioBlock) else item
+        replace(item, gap=True) if isinstance(item, AudioBlock) else item
         for n, item in enumerate(items)
-        if n not in set(dropped)
+        if n == last or not isinstance(item, AudioBlock)
     ]
-    return kept, len(dropped)
+    return kept, len(places) - 1
 
 
 def load_policy(config: Config) -> Policy:
@@ -747,7 +747,8 @@ class _Watched:
         """Open it when it is time; give it up when it is stuck."""
         if self._errand is not None:
             if self._errand.over():
-                self._errand = self._came_back(self._errand, now_s)
+                error, self._errand = self._errand.error, None
+                self._came_back(error, now_s)
             elif self.hangs(now_s) and self._reason != HANGS:
                 self._put(SourceState(now_s, SourceHealth.LOST, HANGS))
                 log.warning("event=sound_hangs reason=%r", HANGS)
@@ -786,18 +787,17 @@ class _Watched:
                 return
             self._errand = None
 
-    def _came_back(self, errand: _Errand, now_s: float) -> _Errand | None:
-        """What follows from an errand's end."""
-        if errand.error is None:
-            return None
-        if not isinstance(errand.error, SourceError):
-            raise errand.error
+    def _came_back(self, error: Exception | None, now_s: float) -> None:
+        """The device was opened or closed, or `error` says why not."""
+        if error is None:
+            return
+        if not isinstance(error, SourceError):
+            raise error
         self._open = False
-        reason = str(errand.error)
+        reason = str(error)
         if self._reason != reason:
             self._put(SourceState(now_s, SourceHealth.LOST, reason))
         self._note_loss(now_s, reason)
-        return None
 
     def _lose(self, now_s: float, reason: str) -> None:
         self._note_loss(now_s, reason)

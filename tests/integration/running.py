@@ -57,7 +57,7 @@ class Car:
 
     def last(self, topic: str) -> Any:
         """The last body on a topic; {} if there is none or it was cleared."""
-        return self.all(topic)[-1] if self.all(topic) else {}
+        return (self.all(topic) or [{}])[-1]
 
     def all(self, topic: str) -> list[Any]:
         """All bodies on a topic; {} where it was cleared."""

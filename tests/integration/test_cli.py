@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import yaml
 from installation import COMMAND, POSITION, Installation
+from running import STANDING
 
 from conftest import VirtualMicrophone
 from whodrives import __version__, profiles
@@ -18,13 +19,6 @@ from whodrives.cli import load_config
 from whodrives.service import open_store
 
 TILT = "Vehicle.Body.Mirrors.DriverSide.Tilt"
-STANDING = {
-    "Vehicle.Speed": 0,
-    "Vehicle.Powertrain.Transmission.SelectedGear": 126,
-    "Vehicle.Cabin.Door.Row1.DriverSide.IsOpen": False,
-    "Vehicle.Cabin.Seat.Row1.DriverSide.OccupancyStatus": "OCCUPIED",
-    "Vehicle.LowVoltageSystemState": "ON",
-}
 
 
 def whodrives(*arguments: str) -> subprocess.CompletedProcess[str]:

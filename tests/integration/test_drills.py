@@ -3,18 +3,14 @@
 docs/faults.md lists them with what is promised.
 """
 
-import os
 import resource
 import signal
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 from installation import POSITION, Installation
+from live import starved
 from running import Car, Running, Start, pcm
 
 from conftest import Broker, VirtualMicrophone
@@ -238,27 +234,6 @@ def test_a_full_disk_costs_what_was_to_be_kept_and_nothing_else(
     assert car.last("preferences/apply")["signals"] == {POSITION: 120}
     assert installed.stored() == before
     assert daemon.process.poll() is None
-
-
-@contextmanager
-def starved(process: int, share: float) -> Iterator[None]:
-    """Let a process run only for so large a share of each tenth of a second."""
-    over = threading.Event()
-
-    def starve() -> None:
-        while not over.is_set():
-            os.kill(process, signal.SIGSTOP)
-            time.sleep(0.1 * (1 - share))
-            os.kill(process, signal.SIGCONT)
-            time.sleep(0.1 * share)
-
-    thread = threading.Thread(target=starve)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def test_a_tenth_of_a_processor_is_enough(

@@ -67,7 +67,6 @@ class Soak:
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
-        self._folder = folder
         self._ends = contextlib.ExitStack()
         self._broker = Broker(folder)
         self._ends.callback(self._broker.kill)
