@@ -16,7 +16,7 @@ demo:  ## hear a drive with four people, and see what the car is told
 # What listens to real time comes last and alone: it wants a machine that is not busy.
 test:  ## everything that guards the project: tests, types, style, layers
 	tools/setup test
-	.venv/bin/pytest -m "not realtime and not hour" -n logical --dist loadfile
+	.venv/bin/pytest -m "not realtime" -n logical --dist loadfile
 	.venv/bin/pytest -m realtime
 
 check:  ## the quick part of that: types, style, layers
