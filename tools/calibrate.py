@@ -139,9 +139,10 @@ class Ear:
         """Embeddings (n, D) and speech seconds (n,) of the first whole looks, pauses or not."""
         self._activity.reset()
         gate = SpeechGate(GateSettings(utterance_s=60))
-        heard = []
-        for block in blocks(samples):
-            heard += gate.step(block, self._activity.probability(block.samples))
+        heard, sound = [], list(blocks(samples))
+        probabilities = self._activity.probabilities([block.samples for block in sound])
+        for block, probability in zip(sound, probabilities, strict=True):
+            heard += gate.step(block, probability)
         heard += gate.flush(samples.size / SAMPLE_RATE_HZ)
         looks = [p for p in heard if isinstance(p, Look) and p.new_s >= WHOLE_LOOK_S][:LOOKS]
         if not looks:

@@ -879,8 +879,12 @@ Event: TypeAlias = (
 class VoiceActivity(Protocol):
     """Says of each 30 ms whether it sounds like speech."""
 
-    def probability(self, samples: Floats) -> float:
-        """Probability of speech, in [0, 1], in float32 samples of shape (BLOCK_SAMPLES,)."""
+    def probabilities(self, blocks: Sequence[Floats]) -> Sequence[float]:
+        """Probability of speech, in [0, 1], in each of blocks that follow each other.
+
+        Blocks are float32 of shape (BLOCK_SAMPLES,). What is said of one depends on those before
+        it, and not on how many are given at a time.
+        """
 
     def reset(self) -> None:
         """Forget what was heard: the next block does not follow the last."""

@@ -195,7 +195,7 @@ class Enrolment:
         """Take 30 ms of sound and say how far we are, and what is wrong."""
         if block.gap:
             self._activity.reset()
-        probability = self._activity.probability(block.samples)
+        (probability,) = self._activity.probabilities([block.samples])
         self._collect(self._gate.step(block, probability))
         self._pauses.hear(block.samples, self._gate.speaking, probability)
         level = acoustics.level_dbfs(block.samples)

@@ -26,6 +26,7 @@ from io import FileIO
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
+from typing import TypeAlias, TypeVar
 
 from whodrives.bus import Bus
 from whodrives.capture import STALL_S, Microphone, paced, read_file, read_pipe
@@ -34,12 +35,9 @@ from whodrives.contract import Vitals
 from whodrives.decision import Policy
 from whodrives.domain import (
     Adopt,
-    Answer,
     Apply,
     AudioBlock,
     Begin,
-    Cancel,
-    Choose,
     CommandResult,
     ConfigError,
     DriverState,
@@ -48,30 +46,25 @@ from whodrives.domain import (
     EnrolmentState,
     Erase,
     Event,
-    Forget,
     Guests,
     Health,
     Household,
     Input,
     Learn,
     LinkState,
-    Listen,
     Met,
-    Position,
     Prefer,
     Problem,
     Profile,
     ProfileError,
     Recognition,
     Remember,
-    Save,
     SettledBy,
     SourceError,
     SourceHealth,
     SourceState,
     Stray,
     Tick,
-    VehicleReport,
     WhodrivesError,
     Withdraw,
 )
@@ -91,14 +84,17 @@ log = logging.getLogger(__name__)
 TICK_S = 0.25
 """Longest wait of a turn; bounds how late a stop is noticed while a pipe gives nothing."""
 
-QUIET_REST_S = 0.2
+QUIET_REST_S = 0.4
 SPEECH_REST_S = 0.06
 """So long sound gathers before it is heard at one go: while no verdict is near, and while one is.
 
 Waking costs more than hearing: 30 ms leave the caches cold (docs/performance.md). The price is that
 a decision may come so much later; the longer rest delays none, as an utterance is a second old
-before anything is decided.
+before anything is decided. News of the car ends either.
 """
+
+GATHERED_BLOCKS = 16
+"""So many blocks of a pipe are heard at one go."""
 
 LATE_S = 2.0
 """Sound of a microphone that waited for longer is not heard any more."""
@@ -118,25 +114,16 @@ RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Pauses between attempts to open the microphone; the last one is repeated for ever."""
 
 
+FromMicrophone: TypeAlias = AudioBlock | SourceState
+
+T = TypeVar("T")
+
+
 class _StopError(Exception):
     """To stop; the text says by what."""
 
 
-_NEWS = (
-    VehicleReport | LinkState | Answer | Position | Listen | Choose | Cancel | Save | Forget | Enrol
-)
-
-
-def news_first(items: Sequence[Input]) -> list[Input]:
-    """The items with what came over the bus before the sound, else in their order.
-
-    Sound and news gather together; a decision must not rest on an older state of the car than the
-    newest that has arrived, and a `Cancel` must not wait behind it.
-    """
-    return sorted(items, key=lambda item: not isinstance(item, _NEWS))
-
-
-def shed(items: Sequence[Input], now_s: float) -> tuple[Sequence[Input], int]:
+def shed(items: Sequence[FromMicrophone], now_s: float) -> tuple[Sequence[FromMicrophone], int]:
     """The items as they are while we keep up; when we do not, without the sound that waited.
 
     Who is behind by more than LATE_S at monotonic `now_s` would stay so, and decide ever later. So
@@ -156,6 +143,15 @@ def shed(items: Sequence[Input], now_s: float) -> tuple[Sequence[Input], int]:
         if n == last or not isinstance(item, AudioBlock)
     ]
     return kept, len(places) - 1
+
+
+def _drained(queue: SimpleQueue[T]) -> list[T]:
+    """All that is in a queue."""
+    items: list[T] = []
+    with contextlib.suppress(Empty):
+        while True:
+            items.append(queue.get_nowait())
+    return items
 
 
 def load_policy(config: Config) -> Policy:
@@ -222,10 +218,12 @@ def open_journal(config: Config) -> Journal:
     return Journal(folder / f"trip-{config.vehicle.id}.json")
 
 
+_PIPE_BYTES = 1 << 14
+"""Half a second of sound."""
+
+
 class _Pipe(FileIO):
     """Standard input that never keeps the loop waiting.
-
-    Unbuffered: what a buffer held would be invisible to `select`.
 
     Args:
         turn: called again and again while nothing comes.
@@ -252,9 +250,16 @@ class _Pipe(FileIO):
         self._rest = rest
         self._take = take
         self._silent = False
+        self._held = b""
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Up to `size` bytes, as soon as there are some; none at the end."""
+        if not self._held:
+            self._held = self._fetched()
+        data, self._held = self._held[:size], self._held[size:]
+        return data
+
+    def _fetched(self) -> bytes:
         asked_s = time.monotonic()
         if not select.select([self], [], [], 0.0)[0]:
             self._rest()
@@ -262,7 +267,7 @@ class _Pipe(FileIO):
             self._turn()
             if not self._silent and time.monotonic() - asked_s > STALL_S:
                 self._change(SourceHealth.LOST, "the pipe gives no sound")
-        data: bytes = super().read(size)
+        data: bytes = super().read(_PIPE_BYTES)
         if data and self._silent:
             self._change(SourceHealth.OPEN)
         return data
@@ -370,7 +375,10 @@ class Daemon:
     """
 
     def __init__(self, config: Config, read: Callable[[], Config], orders: Orders) -> None:
+        # Apart, so that news ends the rest in which sound gathers, and is taken before it.
         self._inbox: SimpleQueue[Input] = SimpleQueue()
+        self._from_microphone: SimpleQueue[FromMicrophone] = SimpleQueue()
+        self._gathered: list[AudioBlock] = []
         self._config = config
         self._read = read
         self._orders = orders
@@ -378,7 +386,7 @@ class Daemon:
         self._sound = config.sound
         self._recording = None if config.sound.source == MICROPHONE else self._recorded()
         self._microphone = _Watched(
-            Microphone(self._sound.device, self._inbox.put), self._inbox.put
+            Microphone(self._sound.device, self._from_microphone.put), self._from_microphone.put
         )
         policy = load_policy(config)
         self._recognizer, self._enrolling = _load_hearing(config, policy)
@@ -440,28 +448,36 @@ class Daemon:
         """The microphone's loop."""
         while True:
             self._microphone.tend(time.monotonic())
-            if self._inbox.empty():
-                time.sleep(self._rest_s())
-            self._care()
+            self._turn(self._rest_s() if self._from_microphone.empty() else 0.0)
             self._take_all()
 
     def _take_all(self) -> None:
-        """Take all that is in the inbox."""
-        gathered = self._gathered()
+        """Take all that has come: the news first, so that nothing is decided on an older state."""
+        for news in _drained(self._inbox):
+            self._take(news)
+        sound = _drained(self._from_microphone)
         now_s = time.monotonic()
-        items, dropped = shed(gathered, now_s)
+        items, dropped = shed(sound, now_s)
         if dropped:
-            log.warning("event=behind late_s=%.1f dropped=%d", now_s - gathered[0].at_s, dropped)
-        for item in news_first(items):
-            self._take(item)
-        for item in gathered:
+            log.warning("event=behind late_s=%.1f dropped=%d", now_s - sound[0].at_s, dropped)
+        for item in items:
+            if isinstance(item, AudioBlock):
+                self._gathered.append(item)
+            else:
+                self._hear()
+                self._take(item)
+        self._hear()
+        for item in sound:
             self._microphone.taken(item)
 
     def _play(self, blocks: Iterable[AudioBlock]) -> None:
         """The loop over a file or a pipe; turns are taken while its next block is waited for."""
         self._take(SourceState(time.monotonic(), SourceHealth.OPEN))
         for block in blocks:
-            self._take(block)
+            self._gathered.append(block)
+            if len(self._gathered) >= GATHERED_BLOCKS:
+                self._hear()
+        self._hear()
         ended = SourceState(time.monotonic(), SourceHealth.ENDED, "the recording has ended")
         self._take(ended)
 
@@ -477,7 +493,8 @@ class Daemon:
         )
 
     def _rest(self) -> None:
-        """Let a pipe's sound gather; news of the car ends it."""
+        """Hear a pipe's sound, and let it gather again; news of the car ends it."""
+        self._hear()
         self._turn(self._rest_s())
 
     def _rest_s(self) -> float:
@@ -499,21 +516,17 @@ class Daemon:
                 return
 
     def _turn(self, wait_s: float) -> None:
-        """Care for bus and watchdog; then take one input, or the passing of `wait_s`."""
+        """Hear what sound has gathered, and care for bus and watchdog.
+
+        Then take one input, or the passing of `wait_s`.
+        """
+        self._hear()
         self._care()
         try:
             item = self._inbox.get(timeout=wait_s)
         except Empty:
             item = Tick(time.monotonic())
         self._take(item)
-
-    def _gathered(self) -> list[Input]:
-        """All that is in the inbox; the passing of time if there is nothing."""
-        items: list[Input] = []
-        with contextlib.suppress(Empty):
-            while True:
-                items.append(self._inbox.get_nowait())
-        return items or [Tick(time.monotonic())]
 
     def _care(self) -> None:
         """Keep bus and watchdog going, and do what the process is told."""
@@ -528,8 +541,18 @@ class Daemon:
 
     def _take(self, news: Input) -> None:
         """One input in, its events out."""
+        self._follow(news, self._recognizer.step(news))
+
+    def _hear(self) -> None:
+        """The blocks that have gathered in, their events out."""
+        blocks, self._gathered = self._gathered, []
+        for block, events in zip(blocks, self._recognizer.hear(blocks), strict=True):
+            self._follow(block, events)
+
+    def _follow(self, news: Input, events: Iterable[Event]) -> None:
+        """Do what follows from an input."""
         orders: list[Prefer | Erase | Adopt | Learn | Met] = []
-        for event in self._recognizer.step(news):
+        for event in events:
             if isinstance(event, Remember):
                 # Before what follows it is sent: a daemon that dies then asks for nothing twice.
                 self._journal.keep(event.memory)
@@ -651,7 +674,7 @@ class Daemon:
         """How the loop does; the bus adds what it counts itself."""
         return Vitals(
             requests=self._recognizer.live_requests,
-            backlog=self._inbox.qsize(),
+            backlog=self._inbox.qsize() + self._from_microphone.qsize(),
             encoder=self._recognizer.fingerprint,
         )
 
@@ -666,7 +689,7 @@ class Daemon:
         except WhodrivesError as error:
             log.warning("event=not_configured reason=%r", str(error))
         if self._next is not None:
-            # What is left in the inbox would be lost with it.
+            # What has come and was not taken would be lost with it.
             self._take_all()
             raise _StopError("another configuration")
         house = self._household()
@@ -734,7 +757,7 @@ class _Watched:
     device, which may hang as long as it likes (a frozen sound server makes it do so).
     """
 
-    def __init__(self, microphone: Microphone, put: Callable[[Input], None]) -> None:
+    def __init__(self, microphone: Microphone, put: Callable[[FromMicrophone], None]) -> None:
         self._microphone = microphone
         self._put = put
         self._open = False

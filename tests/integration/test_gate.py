@@ -1,6 +1,7 @@
 """The gate as it is shipped: the real detector behind the real rules, on voices in car noise."""
 
 import importlib
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -92,9 +93,8 @@ def hear(activity: VoiceActivity, samples: Floats) -> list[Heard]:
     gate = SpeechGate()
     heard: list[Heard] = []
     blocks = samples[: len(samples) // BLOCK_SAMPLES * BLOCK_SAMPLES].reshape(-1, BLOCK_SAMPLES)
-    for number, block in enumerate(blocks):
-        at_s = number * BLOCK_S
-        heard += gate.step(AudioBlock(at_s, block), activity.probability(block))
+    for number, probability in enumerate(activity.probabilities(list(blocks))):
+        heard += gate.step(AudioBlock(number * BLOCK_S, blocks[number]), probability)
     return heard + gate.flush(len(blocks) * BLOCK_S)
 
 
@@ -137,7 +137,26 @@ def test_blocks_give_the_windows_that_the_model_wants(voices: Path) -> None:
     for number in range(len(samples) // BLOCK_SAMPLES):
         block = samples[number * BLOCK_SAMPLES : (number + 1) * BLOCK_SAMPLES]
         complete = (number + 1) * BLOCK_SAMPLES // 512
-        assert activity.probability(block) == pytest.approx(expected[complete], abs=1e-5)
+        assert activity.probabilities([block]) == pytest.approx([expected[complete]], abs=1e-5)
+
+
+def test_blocks_are_heard_together_as_one_by_one(gate_model: VoiceActivity, voices: Path) -> None:
+    """However many are given at a time, over a renewal of the state too: the same numbers."""
+    sentence = scene.read_speech(voices / "bf_emma" / "1.opus")
+    quiet = np.zeros(3 * SAMPLE_RATE_HZ, np.float32)
+    samples = np.concatenate((sentence, quiet, sentence))
+    blocks = samples[: len(samples) // BLOCK_SAMPLES * BLOCK_SAMPLES].reshape(-1, BLOCK_SAMPLES)
+    alone, _ = measure_gate.probabilities(gate_model, samples)
+    assert alone.max() > 0.9
+    for sizes in ([2], [3, 1, 14], [len(blocks)]):
+        gate_model.reset()
+        ends = itertools.accumulate(itertools.chain([0], itertools.cycle(sizes)))
+        together: list[float] = []
+        for start, end in itertools.pairwise(ends):
+            together += gate_model.probabilities(list(blocks[start:end]))
+            if end >= len(blocks):
+                break
+        assert together == pytest.approx(alone.tolist(), abs=1e-6)
 
 
 def test_reset_makes_the_detector_as_new(gate_model: VoiceActivity, voices: Path) -> None:
@@ -152,7 +171,7 @@ def test_reset_makes_the_detector_as_new(gate_model: VoiceActivity, voices: Path
 def test_a_block_of_another_length_is_refused(gate_model: VoiceActivity) -> None:
     """A wrong block is a mistake of the caller and is said so."""
     with pytest.raises(ValueError, match="480"):
-        gate_model.probability(np.zeros(512, np.float32))
+        gate_model.probabilities([np.zeros(512, np.float32)])
 
 
 def test_a_missing_gate_is_named(tmp_path: Path) -> None:

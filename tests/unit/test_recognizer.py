@@ -1,5 +1,6 @@
 """The order of the stages, with a toy gate and a toy encoder: each voice is one tone."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -42,9 +43,9 @@ VOICES = {"anna": 0, "ben": 1, "stranger": 2}
 class LoudIsSpeech:
     """A voice-activity detector for silence and tones."""
 
-    def probability(self, samples: Floats) -> float:
+    def probabilities(self, blocks: Sequence[Floats]) -> list[float]:
         """One for anything that is not silent."""
-        return float(np.abs(samples).max() > 0.01)
+        return [float(np.abs(samples).max() > 0.01) for samples in blocks]
 
     def reset(self) -> None:
         """Nothing is remembered."""

@@ -1,78 +1,31 @@
-"""The daemon's pure parts; the rest is in tests/integration/test_service.py."""
+"""In what order the daemon takes what has come, and what it gives up when it cannot keep up."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
+from whodrives import service
+from whodrives.config import Config, ModelFiles, ProfileFiles
 from whodrives.domain import (
     BLOCK_SAMPLES,
-    Answer,
-    AnswerStatus,
     AudioBlock,
     Cancel,
-    Choose,
-    Forget,
-    Household,
+    Event,
     Input,
-    LinkState,
-    Listen,
-    Position,
-    Save,
     SourceHealth,
     SourceState,
-    Tick,
     VehicleReport,
     VehicleState,
 )
-from whodrives.service import LATE_S, news_first, shed
+from whodrives.service import LATE_S, Daemon, FromMicrophone, Orders, shed
 
+ROOT = Path(__file__).parents[2]
 SOUND = np.zeros(BLOCK_SAMPLES, np.float32)
-
-NOT_NEWS = ("sound", "lost", "household", "time")
-NEWS = (
-    "car",
-    "broker",
-    "answer",
-    "position",
-    "listen",
-    "choose",
-    "cancel",
-    "save",
-    "forget",
-)
-KINDS = (*NOT_NEWS, *NEWS)
-
-items = st.lists(
-    st.builds(
-        lambda kind, at_s: {
-            "sound": AudioBlock(at_s, SOUND),
-            "lost": SourceState(at_s, SourceHealth.LOST, "gone"),
-            "car": VehicleReport(at_s, VehicleState()),
-            "broker": LinkState(at_s, connected=True),
-            "answer": Answer(at_s, "r", AnswerStatus.COMPLETED),
-            "position": Position(at_s, at_s, moving=False, signals={}),
-            "listen": Listen(at_s),
-            "choose": Choose(at_s, "c", None),
-            "cancel": Cancel(at_s, "c"),
-            "save": Save(at_s, "c"),
-            "forget": Forget(at_s, "c", "d-00000000"),
-            "household": Household(at_s, ()),
-            "time": Tick(at_s),
-        }[kind],
-        st.sampled_from(KINDS),
-        st.floats(0, 10),
-    )
-)
-
-
-@given(items)
-def test_no_decision_rests_on_an_older_car_than_is_known(gathered: list[Input]) -> None:
-    """What came over the bus goes before sound; neither changes its own order, nothing is lost."""
-    ordered = news_first(gathered)
-    others = (AudioBlock, SourceState, Household, Tick)
-    news = [item for item in gathered if not isinstance(item, others)]
-    rest = [item for item in gathered if isinstance(item, others)]
-    assert [id(item) for item in ordered] == [id(item) for item in [*news, *rest]]
 
 
 def block(at_s: float) -> AudioBlock:
@@ -80,28 +33,120 @@ def block(at_s: float) -> AudioBlock:
     return AudioBlock(at_s, SOUND)
 
 
+class Taken:
+    """Stands where the recognizer stands, and notes what it is told."""
+
+    awaits_verdict = False
+    live_requests = 0
+    fingerprint = ""
+
+    def __init__(self, *_: Any) -> None:
+        self.items: list[Input] = []
+
+    def step(self, news: Input) -> list[Event]:
+        """Note it."""
+        self.items.append(news)
+        return []
+
+    def hear(self, blocks: Sequence[AudioBlock]) -> Iterator[list[Event]]:
+        """Note them, one by one."""
+        for each in blocks:
+            yield self.step(each)
+
+
+class Silent:
+    """Stands where the microphone stands; nothing comes of itself."""
+
+    def __init__(self, _name: str, put: Callable[[FromMicrophone], None]) -> None:
+        self.put = put
+
+    def open(self) -> None:
+        """Nothing to open."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def taken(self) -> None:
+        """Nothing to count."""
+
+    def stalled(self, _now_s: float) -> bool:
+        """Never."""
+        return False
+
+
+def test_no_decision_rests_on_an_older_car_than_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came over the bus goes before the sound that came earlier; neither changes its order."""
+    orders, taken = Orders(), Taken()
+    now_s = time.monotonic()
+    lost = SourceState(now_s, SourceHealth.LOST, "gone")
+    sound: list[FromMicrophone] = [
+        block(now_s),
+        block(now_s),
+        lost,
+        replace(block(now_s), gap=True),
+        block(now_s),
+    ]
+    news: list[Input] = [VehicleReport(now_s, VehicleState()), Cancel(now_s, "c1")]
+
+    class Bus:
+        """Stands where the bus stands: all comes at its first turn, the end at its second."""
+
+        def __init__(self, _mqtt: Any, _car: Any, put: Callable[[Input], None], _: Any) -> None:
+            self.put = put
+            self.turns = 0
+
+        def start(self) -> None:
+            """Nothing to connect."""
+
+        def stop(self) -> None:
+            """Nothing to leave."""
+
+        def publish(self, _event: Event) -> None:
+            """Nobody hears it."""
+
+        def poll(self, _now_s: float) -> None:
+            self.turns += 1
+            if self.turns > 1:
+                orders.stop = "the test"
+                return
+            for item in sound:
+                microphones[0].put(item)
+            for told in news:
+                self.put(told)
+
+    microphones: list[Silent] = []
+
+    def microphone(name: str, put: Callable[[FromMicrophone], None]) -> Silent:
+        microphones.append(Silent(name, put))
+        return microphones[-1]
+
+    monkeypatch.setattr(service, "Recognizer", lambda *_: taken)
+    monkeypatch.setattr(service, "Microphone", microphone)
+    monkeypatch.setattr(service, "Bus", Bus)
+    config = Config(
+        profiles=ProfileFiles(str(tmp_path / "profiles"), str(tmp_path / "key")),
+        models=ModelFiles(str(ROOT / "models")),
+    )
+    assert Daemon(config, lambda: config, orders).run() is None
+    expected = [id(item) for item in (*news, *sound)]
+    assert [id(item) for item in taken.items if id(item) in expected] == expected
+
+
 def test_sound_in_time_is_heard_whole() -> None:
     """Who keeps up hears every block, without a gap."""
-    items: list[Input] = [block(1.0), Tick(1.01), block(1.03)]
+    items = [block(1.0), block(1.03)]
     assert shed(items, 1.0 + LATE_S) == (items, 0)
 
 
-def test_who_is_behind_gives_up_the_oldest_sound_and_no_news() -> None:
+def test_who_is_behind_gives_up_the_oldest_sound_and_nothing_else() -> None:
     """Of the sound only the last block is left, and says that it does not follow the one before."""
-    items: list[Input] = [
-        block(1.0),
-        Cancel(1.01, "c1"),
-        block(1.03),
-        Tick(1.04),
-        block(1.06),
-        Tick(1.07),
-    ]
+    lost = SourceState(1.01, SourceHealth.LOST, "gone")
+    back = SourceState(1.02, SourceHealth.OPEN)
+    items: list[FromMicrophone] = [block(1.0), lost, back, block(1.03), block(1.06)]
     kept, dropped = shed(items, 1.0 + LATE_S + 0.1)
     assert dropped == 2
-    assert [item for item in kept if not isinstance(item, AudioBlock)] == [
-        items[1],
-        items[3],
-        items[5],
-    ]
+    assert [item for item in kept if not isinstance(item, AudioBlock)] == [lost, back]
     (last,) = (item for item in kept if isinstance(item, AudioBlock))
     assert (last.at_s, last.gap) == (1.06, True)

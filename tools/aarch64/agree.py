@@ -78,7 +78,7 @@ def _write(path: Path, louder: float) -> None:
         gate.reset()
         blocks = sound[-1][: len(sound[-1]) // BLOCK_SAMPLES * BLOCK_SAMPLES]
         blocks = blocks.reshape(-1, BLOCK_SAMPLES)
-        probabilities.append([gate.probability(block) for block in blocks])
+        probabilities.append(gate.probabilities(list(blocks)))
         print(f"{voice.name} heard", file=sys.stderr)
     np.savez(
         path,

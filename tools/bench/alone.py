@@ -35,12 +35,12 @@ class TimedActivity:
         """Pass it on."""
         self._inner.reset()
 
-    def probability(self, samples: Floats) -> float:
+    def probabilities(self, blocks: Sequence[Floats]) -> Sequence[float]:
         """Pass it on, timed."""
         before_s = time.thread_time()
-        probability = self._inner.probability(samples)
+        probabilities = self._inner.probabilities(blocks)
         self.cpu_s += time.thread_time() - before_s
-        return probability
+        return probabilities
 
 
 class TimedEncoder:
@@ -114,6 +114,7 @@ def speech_s(activity: VoiceActivity, blocks: Sequence[AudioBlock]) -> float:
     """Seconds of speech in a recording, as the gate counts them."""
     gate = SpeechGate()
     activity.reset()
-    pieces = [p for b in blocks for p in gate.step(b, activity.probability(b.samples))]
+    probabilities = activity.probabilities([block.samples for block in blocks])
+    pieces = [p for each in zip(blocks, probabilities, strict=True) for p in gate.step(*each)]
     pieces += gate.flush(blocks[-1].at_s)
     return sum(piece.speech_s for piece in pieces if isinstance(piece, UtteranceEnd))

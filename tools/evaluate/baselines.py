@@ -161,11 +161,12 @@ def _chunks(plan: Plan, samples: Floats, look_s: float, least_s: float) -> list[
     activity = ear(plan.models).activity
     activity.reset()
     gate = SpeechGate(GateSettings(look_s=look_s))
+    sound = list(blocks(samples))
+    probabilities = activity.probabilities([block.samples for block in sound])
     pieces = [
-        piece
-        for block in blocks(samples)
-        for piece in gate.step(block, activity.probability(block.samples))
-    ] + gate.flush(len(samples) / BLOCK_SAMPLES * BLOCK_S)
+        piece for each in zip(sound, probabilities, strict=True) for piece in gate.step(*each)
+    ]
+    pieces += gate.flush(len(samples) / BLOCK_SAMPLES * BLOCK_S)
     return [p.samples for p in pieces if isinstance(p, Look) and p.new_s >= least_s]
 
 

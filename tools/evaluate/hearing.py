@@ -106,9 +106,10 @@ class Ear:
         """Return every look in a sound, with the number of its utterance."""
         self.activity.reset()
         gate = SpeechGate()
-        pieces = []
-        for block in blocks(samples):
-            pieces += gate.step(block, self.activity.probability(block.samples))
+        pieces, sound = [], list(blocks(samples))
+        probabilities = self.activity.probabilities([block.samples for block in sound])
+        for block, probability in zip(sound, probabilities, strict=True):
+            pieces += gate.step(block, probability)
         pieces += gate.flush(len(samples) / BLOCK_SAMPLES * BLOCK_S)
         number, found = 0, []
         for piece in pieces:

@@ -35,9 +35,9 @@ STEP = 1500
 class Loud:
     """Satisfies `domain.VoiceActivity`: loud is speech."""
 
-    def probability(self, samples: Any) -> float:
-        """1 for a loud block."""
-        return 1.0 if float(np.abs(samples).max()) > STEP / 2 / 32768 else 0.0
+    def probabilities(self, blocks: Any) -> list[float]:
+        """1 for each loud block."""
+        return [float(np.abs(samples).max() > STEP / 2 / 32768) for samples in blocks]
 
     def reset(self) -> None:
         """There is nothing to forget."""
