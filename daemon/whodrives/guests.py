@@ -12,7 +12,7 @@ two.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -114,9 +114,11 @@ def met(
     guests = [guest for guest in book if day - guest.last_day <= rules.days]
     unused = iter(names)
     groups = grouped(lessons, calibration, rules)
-    for group in groups if len(groups) <= MOST_VOICES_A_TRIP else ():
+    heard = {
         _welcome(guests, group, day, unused, calibration=calibration, rules=rules)
-    _unite(guests, calibration, rules)
+        for group in (groups if len(groups) <= MOST_VOICES_A_TRIP else ())
+    }
+    _unite(guests, heard, calibration, rules)
     guests.sort(key=lambda guest: (-guest.trips, -guest.last_day, guest.id))
     return tuple(sorted(guests[: rules.guests], key=lambda guest: guest.id))
 
@@ -149,17 +151,13 @@ def strangers(
 
     Forgetting a driver or enrolling a guest must not leave the same voice behind.
     """
-    return tuple(
-        guest
-        for guest in book
-        if all(
-            _llr(
-                _voice(guest), sum(guest.speech_s), centroid(profile), profile.speech_s, calibration
-            )
-            < rules.back_llr
-            for profile in household
-        )
-    )
+    known = [(centroid(profile), profile.speech_s) for profile in household]
+
+    def is_nobodys(guest: Guest) -> bool:
+        voice, speech_s = _voice(guest), sum(guest.speech_s)
+        return all(_llr(voice, speech_s, *each, calibration) < rules.back_llr for each in known)
+
+    return tuple(guest for guest in book if is_nobodys(guest))
 
 
 def grouped(
@@ -173,7 +171,7 @@ def grouped(
     groups: list[tuple[Lesson, ...]] = [(lesson,) for lesson in counted]
     while True:
         known = [(voice_of(group), _speech_s(group)) for group in groups]
-        pair = _most_alike(known, calibration, rules.together_llr)
+        pair = _most_alike(known, calibration, rules.together_llr, range(len(known)))
         if pair is None:
             return [group for group in groups if _speech_s(group) >= rules.group_s]
         joined = tuple(sorted(groups[pair[0]] + groups[pair[1]], key=_order))
@@ -181,12 +179,17 @@ def grouped(
 
 
 def _most_alike(
-    groups: Sequence[tuple[Floats, float]], calibration: Calibration, least_llr: float
+    groups: Sequence[tuple[Floats, float]],
+    calibration: Calibration,
+    least_llr: float,
+    among: Container[int],
 ) -> tuple[int, int] | None:
-    """The two that are most likely one voice, if any are."""
+    """The two that are most likely one voice, one of them `among` these, if any are."""
     best, found = least_llr, None
     for n, (voice, speech_s) in enumerate(groups):
         for m in range(n):
+            if n not in among and m not in among:
+                continue
             llr = _llr(voice, speech_s, *groups[m], calibration)
             if llr >= best:
                 best, found = llr, (m, n)
@@ -201,30 +204,39 @@ def _welcome(
     *,
     calibration: Calibration,
     rules: Rules,
-) -> None:
-    """Give a trip's voice to the guest it is of, to a new one, or to nobody."""
+) -> str | None:
+    """Give a trip's voice to the guest it is of, to a new one, or to nobody; whose it is now."""
     voice, speech_s = voice_of(group), _speech_s(group)
     llrs = [_llr(voice, speech_s, _voice(g), sum(g.speech_s), calibration) for g in guests]
     best = max(range(len(guests)), key=llrs.__getitem__) if guests else None
     if best is None or llrs[best] <= rules.new_llr:
         guests.append(Guest(next(unused), voice[np.newaxis], (speech_s,), 1, day, day))
-    elif llrs[best] >= rules.back_llr:
-        old = guests[best]
-        guests[best] = replace(
-            old,
-            voices=np.concatenate([old.voices, voice[np.newaxis]])[-rules.voices :],
-            speech_s=(*old.speech_s, speech_s)[-rules.voices :],
-            trips=old.trips + 1,
-            first_day=min(old.first_day, day),
-            last_day=max(old.last_day, day),
-        )
+        return guests[-1].id
+    if llrs[best] < rules.back_llr:
+        return None
+    old = guests[best]
+    guests[best] = replace(
+        old,
+        voices=np.concatenate([old.voices, voice[np.newaxis]])[-rules.voices :],
+        speech_s=(*old.speech_s, speech_s)[-rules.voices :],
+        trips=old.trips + 1,
+        first_day=min(old.first_day, day),
+        last_day=max(old.last_day, day),
+    )
+    return old.id
 
 
-def _unite(guests: list[Guest], calibration: Calibration, rules: Rules) -> None:
-    """Make one of two guests who are one person; the id of the first that came stays."""
+def _unite(
+    guests: list[Guest], heard: Container[str | None], calibration: Calibration, rules: Rules
+) -> None:
+    """Make one of two guests who are one person; the id of the first that came stays.
+
+    Only whoever was heard in this trip may have become alike to another.
+    """
     while True:
         known = [(_voice(guest), sum(guest.speech_s)) for guest in guests]
-        pair = _most_alike(known, calibration, rules.one_llr)
+        among = {n for n, guest in enumerate(guests) if guest.id in heard}
+        pair = _most_alike(known, calibration, rules.one_llr, among)
         if pair is None:
             return
         elder, younger = sorted((guests[n] for n in pair), key=lambda g: (g.first_day, g.id))

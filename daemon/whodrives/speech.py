@@ -93,7 +93,8 @@ def _blocks(seconds: float) -> int:
 
 
 def _power(samples: Floats) -> float:
-    return max(float(np.mean(np.square(samples, dtype=np.float64))), _QUIETEST_POWER)
+    wide = samples.astype(np.float64)
+    return max(float(wide @ wide) / len(wide), _QUIETEST_POWER)
 
 
 class _NoiseFloor:

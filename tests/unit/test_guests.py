@@ -1,5 +1,6 @@
 """The guest book: who is one person, who is forgotten, and that it never grows without end."""
 
+import itertools
 import json
 
 import numpy as np
@@ -18,7 +19,7 @@ from whodrives.domain import (
     Profile,
 )
 from whodrives.guests import MOST_VOICES_A_TRIP, RULES, Guest, counts, met, offers, strangers
-from whodrives.scoring import unit
+from whodrives.scoring import centred, compare, pooled, unit
 
 D = 64
 ENCODER = "ab" * 32
@@ -91,9 +92,9 @@ def test_two_guests_who_turn_out_to_be_one_become_one() -> None:
     """The id of the first stays; trips and voices are both theirs."""
     elder = Guest("g-0000000a", direction(1)[np.newaxis], (6.0,), 2, 0, 5)
     younger = Guest("g-00000001", near(direction(1), 9, 0.2)[np.newaxis], (6.0,), 1, 3, 3)
-    (guest,) = trip((younger, elder), 6)
-    assert (guest.id, guest.trips, guest.first_day, guest.last_day) == ("g-0000000a", 3, 0, 5)
-    assert len(guest.voices) == len(guest.speech_s) == 2
+    (guest,) = trip((younger, elder), 6, says(1))
+    assert (guest.id, guest.trips, guest.first_day, guest.last_day) == ("g-0000000a", 4, 0, 6)
+    assert len(guest.voices) == len(guest.speech_s) == 3
 
 
 @st.composite
@@ -129,6 +130,17 @@ def test_the_book_is_bounded_and_nobody_is_ever_split(
             rows = {row.tobytes() for row in old.voices}
             heirs = [g for g in book if rows & {row.tobytes() for row in g.voices}]
             assert len(heirs) <= 1
+        assert all(llr_of(*pair) < SMALL.one_llr for pair in itertools.combinations(book, 2))
+
+
+def llr_of(one: Guest, other: Guest) -> float:
+    """How likely it is that two guests are one person, natural log."""
+    voice, known = (
+        centred(pooled(list(guest.voices), list(guest.speech_s)), CALIBRATION)
+        for guest in (one, other)
+    )
+    speech_s = min(sum(one.speech_s), sum(other.speech_s))
+    return compare(voice, speech_s, [("", known)], CALIBRATION)[0].llr
 
 
 # --- what counts ---------------------------------------------------------------------------------
