@@ -18,6 +18,7 @@ The results are written after each chunk.
 from __future__ import annotations
 
 import argparse
+import copy
 import io
 import json
 import logging
@@ -141,7 +142,8 @@ def replaced(body: Any, random: Random) -> bytes:
         elif isinstance(parent, dict) and _one_in(10, random):
             parent[random.choice(WORDS)] = parent.pop(key)
         else:
-            parent[key] = random.choice(AWKWARD)
+            # A copy: the next replacement may be inside it.
+            parent[key] = copy.deepcopy(random.choice(AWKWARD))
     return _text(body)
 
 
