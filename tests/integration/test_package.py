@@ -1,4 +1,4 @@
-"""What of the Debian package is checked without building it; tools/package/try does the rest."""
+"""What of the Debian package is checked without building it; tools/package has the rest."""
 
 import os
 import re
