@@ -233,6 +233,8 @@ class Soak:
         life.rss_mb.append(process.memory_info().rss / RSS_MB)
         life.threads.append(process.num_threads())
         life.handles.append(process.num_fds())
+        spent = process.cpu_times()
+        life.cpu_s.append(spent.user + spent.system)
 
     def topics(self) -> list[str]:
         """What the broker keeps."""

@@ -21,6 +21,8 @@ class Life:
     rss_mb: list[float] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
     handles: list[int] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+    """All that it has used by then."""
 
     def slopes(self) -> list[tuple[float, float]]:
         """MB in a hundred hours with its standard error, of the first and of the second half.
@@ -70,5 +72,10 @@ class Outcome:
                 "rss_mb": [round(each, 1) for each in last.rss_mb[::10]],
                 "threads": sorted(set(last.threads)),
                 "handles": sorted(set(last.handles)),
+                "cpu_s_an_hour_by_tenths": [
+                    round(float(np.mean(tenth)), 2)
+                    for tenth in np.array_split(np.diff(last.cpu_s), 10)
+                    if len(tenth)
+                ],
             },
         }
