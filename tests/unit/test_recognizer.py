@@ -1,10 +1,13 @@
 """The order of the stages, with a toy gate and a toy encoder: each voice is one tone."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from whodrives.decision import Policy
 from whodrives.domain import (
@@ -113,6 +116,61 @@ class Drive:
     def health(self) -> Health:
         """The latest."""
         return [event for event in self.events if isinstance(event, Health)][-1]
+
+
+class SlowToWake(LoudIsSpeech):
+    """A detector that hears nothing in the first 0.3 s after a reset."""
+
+    def __init__(self) -> None:
+        self.heard = 0
+
+    def probabilities(self, blocks: Sequence[Floats]) -> list[float]:
+        """As ever, once it is awake."""
+        found = super().probabilities(blocks)
+        awake = [self.heard + n >= 10 for n in range(len(blocks))]
+        self.heard += len(blocks)
+        return [p if is_awake else 0.0 for p, is_awake in zip(found, awake, strict=True)]
+
+    def reset(self) -> None:
+        """Asleep again."""
+        self.heard = 0
+
+
+spoken = st.lists(
+    st.tuples(
+        st.sampled_from([None, "anna", "ben", "stranger"]), st.integers(1, 70), st.booleans()
+    ),
+    max_size=8,
+)
+
+
+@given(spoken, st.lists(st.integers(1, 40), min_size=1, max_size=5))
+def test_sound_that_gathered_gives_what_it_gives_block_by_block(
+    story: list[tuple[str | None, int, bool]], sizes: list[int]
+) -> None:
+    """However it is handed in, with sound lost in the middle or not: the same events, in order."""
+    blocks: list[AudioBlock] = []
+    for who, count, gap in story:
+        level = 0.0 if who is None else 0.1 * (VOICES[who] + 1)
+        samples = np.full(BLOCK_SAMPLES, level, np.float32)
+        for n in range(count):
+            at_s = (len(blocks) + 1) * BLOCK_S
+            blocks.append(AudioBlock(at_s, samples, gap=gap and n == 0))
+    heard: list[list[list[Event]]] = []
+    for handed in (itertools.repeat(1), itertools.cycle(sizes)):
+        recognizer = Recognizer(SlowToWake(), LevelIsVoice(), policy())
+        recognizer.step(household("anna", "ben"))
+        recognizer.step(SourceState(0.0, SourceHealth.OPEN))
+        heard.append([])
+        left = blocks
+        for size in handed:
+            if not left:
+                break
+            heard[-1] += recognizer.hear(left[:size])
+            left = left[size:]
+    one_by_one, gathered = heard
+    assert gathered == one_by_one
+    assert len(gathered) == len(blocks)
 
 
 def test_a_known_driver_is_reported_while_still_speaking() -> None:
