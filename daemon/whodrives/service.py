@@ -94,7 +94,7 @@ before anything is decided. News of the car ends either.
 """
 
 GATHERED_BLOCKS = 16
-"""So many blocks of a pipe are heard at one go."""
+"""Where so many blocks have come, they are heard without a rest."""
 
 LATE_S = 2.0
 """Sound of a microphone that waited for longer is not heard any more."""
@@ -448,7 +448,8 @@ class Daemon:
         """The microphone's loop."""
         while True:
             self._microphone.tend(time.monotonic())
-            self._turn(self._rest_s() if self._from_microphone.empty() else 0.0)
+            behind = self._from_microphone.qsize() >= GATHERED_BLOCKS
+            self._turn(0.0 if behind else self._rest_s())
             self._take_all()
 
     def _take_all(self) -> None:
