@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 from alone import Alone, listen, speech_s
+from limit import limit
 from live import BenchError, Run, Stage, run, stage, start_steps
 from machine import describe, short_name
 from rich.console import Console
@@ -142,6 +143,7 @@ def bench(effort: Effort) -> Result:
             crowds = hear_crowds(scene, piped, effort.passes)
             guests = meet_guests(scene, effort.passes)
             lengths = embed_lengths(scene, effort.passes)
+            least = limit(Path(load_config(scene.config).models.directory))
             usual, others = hear_usual(scene, piped)
     result = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -156,6 +158,7 @@ def bench(effort: Effort) -> Result:
         "crowds": crowds,
         "guests": guests,
         "encoder_by_length": lengths,
+        "limit": least,
         "alone": alone_result(alone, piped, speech),
         "sherpa_onnx": usual,
         "others": others,
@@ -557,6 +560,11 @@ def rows(result: Result) -> list[tuple[str, str, str]]:
             "    encoder, per embedding",
             f"{alone['encoder_ms_per_look']}",
             f"{usual['cpu_ms_per_window']}",
+        ),
+        (
+            "      of it at least arithmetic, per second of speech",
+            f"{result['limit']['encoder_ms_per_speech_s']}",
+            "",
         ),
         ("    the rest, per second of sound", f"{alone['rest_ms_per_audio_s']}", ""),
         *(
