@@ -50,7 +50,7 @@ import soundfile
 sys.path.insert(0, str(Path(__file__).resolve().parent / "evaluate"))
 
 import conditions
-from corpus import blocks, rows
+from corpus import blocks, pieces, rows
 from scene import mix
 
 from whodrives.domain import (
@@ -137,13 +137,7 @@ class Ear:
 
     def utterance(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Embeddings (n, D) and speech seconds (n,) of the first whole looks, pauses or not."""
-        self._activity.reset()
-        gate = SpeechGate(GateSettings(utterance_s=60))
-        heard, sound = [], list(blocks(samples))
-        probabilities = self._activity.probabilities([block.samples for block in sound])
-        for block, probability in zip(sound, probabilities, strict=True):
-            heard += gate.step(block, probability)
-        heard += gate.flush(samples.size / SAMPLE_RATE_HZ)
+        heard = pieces(self._activity, SpeechGate(GateSettings(utterance_s=60)), samples)
         looks = [p for p in heard if isinstance(p, Look) and p.new_s >= WHOLE_LOOK_S][:LOOKS]
         if not looks:
             return None

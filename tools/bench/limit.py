@@ -12,7 +12,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -136,5 +136,4 @@ def _product(kind: type) -> onnxruntime.InferenceSession:
 
 
 def _square(name: str, kind: int) -> onnx.ValueInfoProto:
-    shape: Sequence[int] = (SIZE, SIZE)
-    return helper.make_tensor_value_info(name, kind, shape)
+    return helper.make_tensor_value_info(name, kind, (SIZE, SIZE))

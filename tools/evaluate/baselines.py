@@ -19,10 +19,10 @@ import numpy as np
 import onnxruntime
 from conditions import enrolled, tested
 from corpora import Person, material
-from corpus import blocks
+from corpus import pieces
 from hearing import DURATIONS, WHOLE_LOOK_S, Heard, Plan, Subject, ear
 
-from whodrives.domain import BLOCK_S, BLOCK_SAMPLES, SAMPLE_RATE_HZ, Floats, Look
+from whodrives.domain import SAMPLE_RATE_HZ, Floats, Look
 from whodrives.enrolment import WINDOW_S, in_noise
 from whodrives.inference import OnnxEncoder
 from whodrives.scoring import pooled, unit
@@ -158,16 +158,9 @@ def hear_baselines(
 
 def _chunks(plan: Plan, samples: Floats, look_s: float, least_s: float) -> list[Floats]:
     """Speech of the looks that are long enough."""
-    activity = ear(plan.models).activity
-    activity.reset()
     gate = SpeechGate(GateSettings(look_s=look_s))
-    sound = list(blocks(samples))
-    probabilities = activity.probabilities([block.samples for block in sound])
-    pieces = [
-        piece for each in zip(sound, probabilities, strict=True) for piece in gate.step(*each)
-    ]
-    pieces += gate.flush(len(samples) / BLOCK_SAMPLES * BLOCK_S)
-    return [p.samples for p in pieces if isinstance(p, Look) and p.new_s >= least_s]
+    heard = pieces(ear(plan.models).activity, gate, samples)
+    return [p.samples for p in heard if isinstance(p, Look) and p.new_s >= least_s]
 
 
 def _by_seconds(embed: Embed, chunks: Sequence[Floats]) -> Heard:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from conditions import enrolled, tested
 from corpora import Material, Person, material
-from corpus import blocks
+from corpus import blocks, pieces
 from numpy.typing import NDArray
 
 from whodrives.acoustics import Quality
@@ -104,15 +104,8 @@ class Ear:
 
     def looks(self, samples: Floats) -> list[tuple[int, Look]]:
         """Return every look in a sound, with the number of its utterance."""
-        self.activity.reset()
-        gate = SpeechGate()
-        pieces, sound = [], list(blocks(samples))
-        probabilities = self.activity.probabilities([block.samples for block in sound])
-        for block, probability in zip(sound, probabilities, strict=True):
-            pieces += gate.step(block, probability)
-        pieces += gate.flush(len(samples) / BLOCK_SAMPLES * BLOCK_S)
         number, found = 0, []
-        for piece in pieces:
+        for piece in pieces(self.activity, SpeechGate(), samples):
             if isinstance(piece, Look):
                 found.append((number, piece))
             else:

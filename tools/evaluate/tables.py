@@ -49,10 +49,7 @@ def kept(result: Result) -> str:
     worst = sorted(result["results"], key=lambda r: -_daemon(r)["fpir"])[:WORST]
     return _table(
         ("people", "tested under, enrolled under", "FPIR (interval)"),
-        (
-            (r["view"], f"{r['condition']}, {r['enrolment']}", _fpir(_daemon(r), digits=2))
-            for r in worst
-        ),
+        ((r["view"], f"{r['condition']}, {r['enrolment']}", _fpir(_daemon(r))) for r in worst),
     )
 
 
@@ -68,10 +65,11 @@ def by_condition(result: Result) -> str:
                 r["condition"],
                 _or_dash(_verified(r, "2 s"), lambda v: f"{100 * v['eer']:.2f}"),
                 _or_dash(_verified(r, "2 s"), lambda v: f"{v['min_dcf']:.3f}"),
-                *(_fnir(r, seconds) for seconds in ("1 s",)),
+                _fnir(r, "1 s"),
                 _or_dash(_named(r, "2 s"), lambda n: _with_interval(n, "fnir_at_0.01", 1)),
-                *(_fnir(r, seconds) for seconds in ("3 s", "5 s")),
-                _fpir(_daemon(r), digits=2),
+                _fnir(r, "3 s"),
+                _fnir(r, "5 s"),
+                _fpir(_daemon(r)),
                 _percent(_daemon(r)["fnir"]),
                 f"{_seconds(r, 'median')} / {_seconds(r, '95_percent')}",
             )
@@ -109,8 +107,7 @@ def by_enrolment(result: Result) -> str:
                 *(
                     f"{_fnir(r, '2 s')} / {100 * _daemon(r)['fpir']:.2f} / "
                     f"{_percent(_daemon(r)['fnir'])}"
-                    for r in (found.get((condition, e)) for e in enrolments)
-                    if r is not None
+                    for r in (found[condition, enrolment] for enrolment in enrolments)
                 ),
             )
             for condition in ("clean", "car 5 dB", "cabin", "cheap microphone")
@@ -176,7 +173,7 @@ def encoders(result: Result) -> str:
                     for name in names
                 ),
             )
-            for condition, seconds in sorted(pairs, key=lambda pair: list(pairs).index(pair))
+            for condition, seconds in pairs
         ),
     )
 
@@ -235,8 +232,8 @@ def _fnir(r: Result, seconds: str) -> str:
     return _or_dash(_named(r, seconds), lambda n: _percent(n["fnir_at_0.01"]))
 
 
-def _fpir(daemon: Result, digits: int) -> str:
-    return _with_interval(daemon, "fpir", digits)
+def _fpir(daemon: Result) -> str:
+    return _with_interval(daemon, "fpir", 2)
 
 
 def _with_interval(found: Result, key: str, digits: int, scale: float = 100.0) -> str:
