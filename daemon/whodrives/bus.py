@@ -458,9 +458,9 @@ class Bus:
 
     def _refuse(self) -> None:
         """Tell what became of commands that were refused."""
-        with contextlib.suppress(queue.Empty):
-            for _ in range(REFUSALS_A_TURN):
-                self.publish(self._inbox.refusals.get_nowait())
+        refusals = self._inbox.refusals
+        for _ in range(min(REFUSALS_A_TURN, refusals.qsize())):
+            self.publish(refusals.get_nowait())
 
     def _measure(self, now_s: float) -> None:
         """Say how we do, when it is time."""

@@ -44,6 +44,9 @@ _LATENCY_S = 0.2
 _LONGEST_DELAY_S = 1.0
 """A device that claims to deliver later than this has no usable clock."""
 
+_PIECE_S = 0.5
+"""At most so much of a pipe is taken at one go."""
+
 _UNKNOWN_SIZE = 0x7FFF0000
 """Programs that write a WAV file into a pipe promise about this much, or more."""
 
@@ -84,9 +87,15 @@ def read_pipe(
 ) -> Iterator[AudioBlock]:
     """Read raw signed 16-bit little-endian PCM, channels interleaved, as `arecord -t raw` writes.
 
-    Waits for each 30 ms and gives them on at once. `at_s` is the position in the stream, 0 at its
+    Gives every 30 ms as soon as they have come. `at_s` is the position in the stream, 0 at its
     start. A frame that the end of the stream cuts in two is dropped; the last block is filled up
     with zeros.
+
+    Args:
+        stream: its `read` gives at most so many bytes, as soon as there are some, as a raw file's
+            does; none at the end.
+        rate_hz: frames per second, 16 kHz or more.
+        channels: samples in a frame.
 
     Raises:
         SourceError: at once, when rate or channels are not acceptable; while reading, when the
@@ -96,7 +105,7 @@ def read_pipe(
         raise SourceError(f"the pipe: {_too_low(rate_hz)}")
     if channels < 1:
         raise SourceError(f"the pipe: {channels} channels cannot be; give 1 or more")
-    return _cut(_pipe_chunks(stream, _chunk_frames(rate_hz), channels), rate_hz)
+    return _cut(_pipe_chunks(stream, rate_hz, channels), rate_hz)
 
 
 def paced(
@@ -270,15 +279,18 @@ def _loudest_channel(path: Path, channels: int) -> int:
     return int(energy.argmax())
 
 
-def _pipe_chunks(stream: BinaryIO, frames: int, channels: int) -> Iterator[Floats]:
-    """30 ms after 30 ms of the first channel of a raw stream, float32 of shape (n,)."""
+def _pipe_chunks(stream: BinaryIO, rate_hz: int, channels: int) -> Iterator[Floats]:
+    """What has come of the first channel of a raw stream, piece by piece, float32 of shape (n,)."""
     frame_bytes = 2 * channels
-    data = _read_fully(stream, frames * frame_bytes)
+    data = _read_fully(stream, _chunk_frames(rate_hz) * frame_bytes)
     _check_raw(data, frame_bytes)
+    most = int(_PIECE_S * rate_hz) * frame_bytes
     while data:
-        whole = data[: len(data) - len(data) % frame_bytes]
-        yield np.frombuffer(whole, "<i2")[::channels].astype(np.float32) / np.float32(32768)
-        data = _read_fully(stream, frames * frame_bytes)
+        cut = len(data) - len(data) % frame_bytes
+        frames = np.frombuffer(data[:cut], "<i2")
+        yield frames[::channels].astype(np.float32) / np.float32(32768)
+        piece = stream.read(most)
+        data = data[cut:] + piece if piece else b""
 
 
 def _read_fully(stream: BinaryIO, size: int) -> bytes:

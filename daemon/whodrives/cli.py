@@ -21,6 +21,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
+from io import FileIO
 from pathlib import Path
 from typing import TypeAlias
 
@@ -778,7 +779,8 @@ def _recording(name: str, settings: Config) -> Iterator[AudioBlock]:
     """The blocks of a file, or of raw PCM on standard input."""
     if name == config.PIPE:
         sound = settings.sound
-        return read_pipe(sys.stdin.buffer, sound.rate_hz, sound.channels)
+        stream = FileIO(sys.stdin.fileno(), closefd=False)
+        return read_pipe(stream, sound.rate_hz, sound.channels)
     return read_file(Path(name))
 
 

@@ -43,7 +43,7 @@ LEAST_HEARD_S = 0.5
 """Sounds with less speech than this are not reported at all: a cough is not an utterance."""
 
 TURN_S = 0.2
-"""So often sound tells the trip the time; news of the car and verdicts tell it at once."""
+"""So often sound and ticks tell the trip the time; news of the car and verdicts do at once."""
 
 
 @dataclass(slots=True)
@@ -150,12 +150,18 @@ class Recognizer:
         events: list[Event] = []
         for piece in self._gate.step(block, probability):
             events += self._judged(piece)
-        if block.at_s - self._turned_s >= TURN_S:
-            self._turned_s = block.at_s
-            events += self._trip.step(Tick(block.at_s))
-        return events
+        return events + self._turned(block.at_s)
+
+    def _turned(self, at_s: float) -> list[Event]:
+        """Let the trip know the time, unless it was told just before."""
+        if at_s - self._turned_s < TURN_S:
+            return []
+        self._turned_s = at_s
+        return list(self._trip.step(Tick(at_s)))
 
     def _told(self, news: Input) -> list[Event]:
+        if isinstance(news, Tick):
+            return self._turned(news.at_s)
         if isinstance(news, SourceState):
             return self._source_changed(news)
         if isinstance(news, Household):

@@ -218,10 +218,6 @@ def open_journal(config: Config) -> Journal:
     return Journal(folder / f"trip-{config.vehicle.id}.json")
 
 
-_PIPE_BYTES = 1 << 14
-"""Half a second of sound."""
-
-
 class _Pipe(FileIO):
     """Standard input that never keeps the loop waiting.
 
@@ -250,16 +246,9 @@ class _Pipe(FileIO):
         self._rest = rest
         self._take = take
         self._silent = False
-        self._held = b""
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Up to `size` bytes, as soon as there are some; none at the end."""
-        if not self._held:
-            self._held = self._fetched()
-        data, self._held = self._held[:size], self._held[size:]
-        return data
-
-    def _fetched(self) -> bytes:
         asked_s = time.monotonic()
         if not select.select([self], [], [], 0.0)[0]:
             self._rest()
@@ -267,7 +256,7 @@ class _Pipe(FileIO):
             self._turn()
             if not self._silent and time.monotonic() - asked_s > STALL_S:
                 self._change(SourceHealth.LOST, "the pipe gives no sound")
-        data: bytes = super().read(_PIPE_BYTES)
+        data: bytes = super().read(size)
         if data and self._silent:
             self._change(SourceHealth.OPEN)
         return data
@@ -478,6 +467,7 @@ class Daemon:
             self._gathered.append(block)
             if len(self._gathered) >= GATHERED_BLOCKS:
                 self._hear()
+                self._care()
         self._hear()
         ended = SourceState(time.monotonic(), SourceHealth.ENDED, "the recording has ended")
         self._take(ended)
@@ -503,7 +493,6 @@ class Daemon:
 
     def _take_news(self) -> None:
         """Before a block of the pipe, which tells the time itself: take what came meanwhile."""
-        self._care()
         if not self._inbox.empty():
             self._take_all()
 

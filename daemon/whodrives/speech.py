@@ -244,7 +244,7 @@ class SpeechGate:
         active = probability >= self._settings.on
         self._recent.append(_Waiting(block, _power(block.samples), active))
         self._quiet += 1
-        if self._is_onset():
+        if active and self._is_onset():
             return self._open()
         self._age()
         return self._end(block.at_s) if self._quiet >= self._pause else []

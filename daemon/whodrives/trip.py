@@ -453,10 +453,10 @@ class Trip:
         if memory != self._kept:
             self._kept = memory
             events.insert(0, Remember(self._now_s, memory))
-        state = self._driver_state()
-        if replace(state, at_s=self._shown.at_s) != self._shown:
-            self._shown = state
-            events.append(state)
+        state = self._driver_state(self._shown.at_s)
+        if state != self._shown:
+            self._shown = replace(state, at_s=self._now_s)
+            events.append(self._shown)
         return tuple(events)
 
     def _told(self) -> list[TripEvent]:
@@ -478,15 +478,15 @@ class Trip:
                 self._now_s, driver, self._preferences(), lambda group: not self._refusals(group)
             )
 
-    def _driver_state(self) -> DriverState:
+    def _driver_state(self, at_s: float) -> DriverState:
         held = self._held
         if held.driver is None:
             return DriverState(
-                self._now_s, settled_by=held.settled_by, trip_open=held.opened_s is not None
+                at_s, settled_by=held.settled_by, trip_open=held.opened_s is not None
             )
         delivery, reason = self._outbox.shown
         return DriverState(
-            at_s=self._now_s,
+            at_s=at_s,
             driver=held.driver,
             since_s=held.since_s,
             probability=held.probability,

