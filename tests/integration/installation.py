@@ -12,7 +12,6 @@ ROOT = Path(__file__).parent.parent.parent
 MODELS = ROOT / "models"
 POSITION = "Vehicle.Cabin.Seat.Row1.DriverSide.Position"
 COMMAND = (sys.executable, "-m", "whodrives")
-LIMIT_S = 60.0
 
 
 class Installation:
@@ -48,9 +47,7 @@ class Installation:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, with `given` on its standard input."""
         command = self.command(*arguments)
-        done = subprocess.run(
-            command, check=False, capture_output=True, env=env, input=given, timeout=LIMIT_S
-        )
+        done = subprocess.run(command, check=False, capture_output=True, env=env, input=given)
         return subprocess.CompletedProcess(
             done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
         )
