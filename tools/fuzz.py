@@ -47,7 +47,7 @@ from hypothesis import strategies as st
 
 from whodrives import config, vss
 from whodrives.capture import read_file, read_pipe
-from whodrives.cli import recorded_vehicle
+from whodrives.commands import recorded_vehicle
 from whodrives.contract import READ_SIGNALS, TOPICS, Decoder
 from whodrives.domain import (
     SAMPLE_RATE_HZ,

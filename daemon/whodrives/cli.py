@@ -1,7 +1,7 @@
 """The command line: run, enrol, drivers, replay, demo, doctor, config.
 
-Owns words for people: arguments, tables, progress, exit codes. What the commands do is done
-elsewhere. Exit codes: 0 done, 1 not done (the text says what to mend), 2 wrong usage, 78 wrong
+Owns the arguments and the exit codes, and the order in which the daemon's parts come into memory.
+Exit codes: 0 done, 1 not done (the text says what to mend), 2 wrong usage, 78 wrong
 configuration or model (sysexits.h's EX_CONFIG; systemd does not restart on it), 130 interrupted.
 """
 
@@ -10,51 +10,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import getpass
-import json
 import logging
-import math
 import os
 import resource
-import shlex
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime
-from io import FileIO
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from whodrives import __version__, adaptation, config, contract, service
-from whodrives.capture import read_file, read_pipe
-from whodrives.config import Config
-from whodrives.domain import (
-    AudioBlock,
-    BusError,
-    ConfigError,
-    Event,
-    Held,
-    Input,
-    ModelError,
-    PayloadError,
-    Profile,
-    ProfileError,
-    VehicleReport,
-    WhodrivesError,
-)
+from whodrives import __version__
+from whodrives.domain import BusError, ConfigError, ModelError, WhodrivesError
 from whodrives.enrolment import ENOUGH_S, LEAST_S
-from whodrives.inference import load_calibration
-from whodrives.learning import forget
-from whodrives.profiles import ProfileStore, StoredProfile, unused
-from whodrives.service import household, load_recognizer, open_store, serve
-from whodrives.tutor import Wish, enrol, likeness_picture, likeness_table
+from whodrives.inference import load_encoder
+from whodrives.settings import SYSTEM_CONFIG, load_config
 
-CHECKOUT = Path(__file__).parents[2]
-SYSTEM_CONFIG = Path("/etc/whodrives/whodrives.yaml")
 EX_CONFIG = 78
 _PR_SET_DUMPABLE = 4
 INTERRUPTED = 130
@@ -188,7 +158,7 @@ def _add_enrol(commands: _Commands) -> None:
         action="store_true",
         help="keep a voice that is too like another driver's, knowing what it costs",
     )
-    parser.set_defaults(command=_enrol)
+    parser.set_defaults(command=_command("enrol"))
 
 
 def _add_drivers(commands: _Commands) -> None:
@@ -201,7 +171,7 @@ def _add_drivers(commands: _Commands) -> None:
         "whodrives drivers show Anna",
         "whodrives drivers forget d-0123abcd",
     )
-    parser.set_defaults(command=_list)
+    parser.set_defaults(command=_command("list"))
     actions = parser.add_subparsers(metavar="ACTION")
     _add_list(actions)
     _add_show(actions)
@@ -225,7 +195,7 @@ def _add_list(actions: _Commands) -> None:
         "List everybody who is enrolled, and say which profiles cannot be used.",
         "whodrives drivers list",
     )
-    listing.set_defaults(command=_list)
+    listing.set_defaults(command=_command("list"))
 
 
 def _add_show(actions: _Commands) -> None:
@@ -237,7 +207,7 @@ def _add_show(actions: _Commands) -> None:
         "whodrives drivers show Anna",
     )
     show.add_argument("who", metavar="WHO")
-    show.set_defaults(command=_show)
+    show.set_defaults(command=_command("show"))
 
 
 def _add_rename(actions: _Commands) -> None:
@@ -250,7 +220,7 @@ def _add_rename(actions: _Commands) -> None:
     )
     rename.add_argument("who", metavar="WHO")
     rename.add_argument("name", metavar="NAME")
-    rename.set_defaults(command=_rename)
+    rename.set_defaults(command=_command("rename"))
 
 
 def _add_restore(actions: _Commands) -> None:
@@ -263,7 +233,7 @@ def _add_restore(actions: _Commands) -> None:
         "whodrives drivers restore Anna",
     )
     restore.add_argument("who", metavar="WHO")
-    restore.set_defaults(command=_restore)
+    restore.set_defaults(command=_command("restore"))
 
 
 def _add_alike(actions: _Commands) -> None:
@@ -277,7 +247,7 @@ def _add_alike(actions: _Commands) -> None:
         "whodrives drivers alike --picture household.png",
     )
     alike.add_argument("--picture", type=Path, metavar="FILE.png", help="draw it, with matplotlib")
-    alike.set_defaults(command=_alike)
+    alike.set_defaults(command=_command("alike"))
 
 
 def _add_export(actions: _Commands) -> None:
@@ -291,7 +261,7 @@ def _add_export(actions: _Commands) -> None:
     )
     export.add_argument("file", type=Path, metavar="FILE")
     _add_passphrase(export)
-    export.set_defaults(command=_export)
+    export.set_defaults(command=_command("export"))
 
 
 def _add_import(actions: _Commands) -> None:
@@ -304,7 +274,7 @@ def _add_import(actions: _Commands) -> None:
     )
     arrive.add_argument("file", type=Path, metavar="FILE")
     _add_passphrase(arrive)
-    arrive.set_defaults(command=_import)
+    arrive.set_defaults(command=_command("import"))
 
 
 def _add_passphrase(parser: argparse.ArgumentParser) -> None:
@@ -325,7 +295,7 @@ def _add_forget(actions: _Commands) -> None:
         "whodrives drivers forget Anna",
     )
     forget.add_argument("who", metavar="WHO")
-    forget.set_defaults(command=_forget)
+    forget.set_defaults(command=_command("forget"))
 
 
 def _add_preferences(actions: _Commands) -> None:
@@ -347,7 +317,7 @@ def _add_preferences(actions: _Commands) -> None:
     preferences.add_argument(
         "--previous", action="store_true", help="bring back the ones before the last change"
     )
-    preferences.set_defaults(command=_preferences)
+    preferences.set_defaults(command=_command("preferences"))
 
 
 def _add_history(actions: _Commands) -> None:
@@ -360,7 +330,7 @@ def _add_history(actions: _Commands) -> None:
         "whodrives drivers history Anna",
     )
     history.add_argument("who", metavar="WHO")
-    history.set_defaults(command=_history)
+    history.set_defaults(command=_command("history"))
 
 
 def _add_undo(actions: _Commands) -> None:
@@ -374,7 +344,7 @@ def _add_undo(actions: _Commands) -> None:
     )
     undo.add_argument("who", metavar="WHO")
     undo.add_argument("--all", action="store_true", help="every step, and the quarantine")
-    undo.set_defaults(command=_undo)
+    undo.set_defaults(command=_command("undo"))
 
 
 def _add_key(actions: _Commands) -> None:
@@ -391,7 +361,7 @@ def _add_key(actions: _Commands) -> None:
     change = key.add_mutually_exclusive_group()
     change.add_argument("--set", metavar="ID", dest="fob")
     change.add_argument("--clear", action="store_true")
-    key.set_defaults(command=_key)
+    key.set_defaults(command=_command("key"))
 
 
 def _add_replay(commands: _Commands) -> None:
@@ -416,7 +386,7 @@ def _add_replay(commands: _Commands) -> None:
         help='what the car said meanwhile: JSON lines {"at_s": 0.0, "signals": {PATH: VALUE}}; '
         "each holds until the next (without: no car, so nothing is applied)",
     )
-    parser.set_defaults(command=_replay)
+    parser.set_defaults(command=_command("replay"))
 
 
 def _add_demo(commands: _Commands) -> None:
@@ -430,7 +400,7 @@ def _add_demo(commands: _Commands) -> None:
         "whodrives demo --picture drive.svg",
     )
     parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="save the last screen")
-    parser.set_defaults(command=_demo)
+    parser.set_defaults(command=_command("demo"))
 
 
 def _add_doctor(commands: _Commands) -> None:
@@ -443,7 +413,7 @@ def _add_doctor(commands: _Commands) -> None:
         "whodrives doctor",
         "sudo -u whodrives whodrives doctor     with the rights of the service",
     )
-    parser.set_defaults(command=_doctor)
+    parser.set_defaults(command=_command("doctor"))
 
 
 def _add_config(commands: _Commands) -> None:
@@ -456,394 +426,26 @@ def _add_config(commands: _Commands) -> None:
         "whodrives config > whodrives.yaml",
         "whodrives --config whodrives.yaml config",
     )
-    parser.set_defaults(command=_config)
+    parser.set_defaults(command=_command("config"))
 
 
-# --- configuration --------------------------------------------------------------------------------
-
-
-def load_config(path: Path | None) -> Config:
-    """The configuration of `path`, of the system, or a laptop's.
-
-    Raises:
-        ConfigError: the file cannot be read or has mistakes.
-    """
-    path = path or (SYSTEM_CONFIG if SYSTEM_CONFIG.exists() else None)
-    return config.parse(_read(path, ConfigError), str(path)) if path else _laptop()
-
-
-def _laptop() -> Config:
-    """The defaults for somebody who tries whodrives in a checkout, without an installation."""
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
-    settings = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    files = config.ProfileFiles(
-        directory=str(data / "whodrives/profiles"),
-        key_file=str(settings / "whodrives/profile-key"),
-    )
-    return Config(profiles=files, models=config.ModelFiles(directory=str(CHECKOUT / "models")))
-
-
-# --- commands -------------------------------------------------------------------------------------
+# --- what they do ---------------------------------------------------------------------------------
 
 
 def _run(options: argparse.Namespace) -> int:
+    # The encoder before all else: while it is loaded it takes more than it keeps, and that, on top
+    # of what is there by then, is the most that the daemon ever holds.
+    load_encoder(Path(load_config(options.config).models.directory))
+    from whodrives.service import serve  # noqa: PLC0415
+
     serve(lambda: load_config(options.config))
     return 0
 
 
-def _demo(options: argparse.Namespace) -> int:
-    from whodrives.demo import play  # noqa: PLC0415 (only the demo needs all that it imports)
+def _command(name: str) -> Callable[[argparse.Namespace], int]:
+    def perform(options: argparse.Namespace) -> int:
+        from whodrives import commands  # noqa: PLC0415 (the daemon has no use for it)
 
-    return 0 if play(Console(), options.picture) else 1
+        return commands.perform(name, options)
 
-
-def _doctor(options: argparse.Namespace) -> int:
-    from whodrives.doctor import examine  # noqa: PLC0415 (only the doctor needs it)
-
-    return 0 if examine(load_config(options.config), Console()) else 1
-
-
-def _config(options: argparse.Namespace) -> int:
-    print(config.render(load_config(options.config)), end="")
-    return 0
-
-
-def _enrol(options: argparse.Namespace) -> int:
-    settings = load_config(options.config)
-    if options.road and options.files:
-        raise ProfileError("--road records once more while you drive; leave it out with recordings")
-    store = open_store(settings)
-    wish = Wish(
-        options.name,
-        options.files,
-        replace=options.replace,
-        road=options.road,
-        consent=options.consent,
-        accept_alike=options.accept_alike,
-    )
-    stored = enrol(wish, settings, store, Console(stderr=True))
-    heard = f"{stored.profile.speech_s:.1f} s of speech"
-    print(f"{stored.name} is enrolled as {stored.profile.id} from {heard}.")
-    if stored.profile.speech_s < ENOUGH_S:
-        print(f"{ENOUGH_S:.0f} s would make a stronger profile: enrol again with --replace.")
-    if stored.before:
-        who = shlex.quote(stored.name)
-        print("The voice before is kept until the new one has settled a trip; to go back to it:")
-        print(f"  whodrives drivers restore {who}")
-    if not stored.profile.preferences:
-        who = shlex.quote(stored.name)
-        print(f"Next: whodrives drivers preferences {who} --set PATH=VALUE")
-    print("A running daemon takes it in after: systemctl reload whodrives (or SIGHUP)")
-    return 0
-
-
-def _list(options: argparse.Namespace) -> int:
-    settings = load_config(options.config)
-    loaded = open_store(settings).load()
-    if loaded.profiles:
-        table = Table("name", "id", "enrolled", "recognised", "speech", "preferences", box=None)
-        for stored in loaded.profiles:
-            count = len(stored.profile.preferences)
-            table.add_row(
-                escape(stored.name),
-                stored.profile.id,
-                stored.enrolled_at,
-                stored.recognised_on or "not yet",
-                f"{stored.profile.speech_s:.0f} s",
-                str(count or "none"),
-            )
-        Console().print(table)
-    else:
-        print("Nobody is enrolled. Begin with: whodrives enrol NAME")
-    for stored, days in unused(loaded.profiles, settings.profiles.retention_days):
-        who = shlex.quote(stored.name)
-        print(
-            f"{stored.name} was not recognised for {days} days. If this driver is not coming back:"
-        )
-        print(f"  whodrives drivers forget {who}")
-    for problem in loaded.problems:
-        print(f"whodrives: {problem}", file=sys.stderr)
-    return 1 if loaded.problems else 0
-
-
-def _show(options: argparse.Namespace) -> int:
-    stored = _find(open_store(load_config(options.config)), options.who)
-    print(f"{stored.name}: {stored.profile.id}, enrolled {stored.enrolled_at}", end=" ")
-    print(f"from {stored.profile.speech_s:.1f} s of speech")
-    agreed = stored.consent
-    said = f"{agreed.by}, {agreed.at}, text {agreed.text}" if agreed else "not recorded here"
-    print(f"consent: {said}")
-    print(f"key: {stored.profile.key or 'none'}")
-    print(config.render_preferences(stored.profile.preferences), end="")
-    return 0
-
-
-def _find(store: ProfileStore, who: str) -> StoredProfile:
-    """The usable profile of this name or id."""
-    loaded = store.load()
-    for stored in loaded.profiles:
-        if stored.is_called(who):
-            return stored
-    names = ", ".join(stored.name for stored in loaded.profiles) or "nobody"
-    unusable = "".join(f"\n  cannot be used: {problem}" for problem in loaded.problems)
-    raise ProfileError(f"no driver is called {who}; enrolled: {names}{unusable}")
-
-
-def _rename(options: argparse.Namespace) -> int:
-    stored = open_store(load_config(options.config)).rename(options.who, options.name)
-    print(f"{stored.profile.id} is now called {stored.name}.")
-    return 0
-
-
-def _restore(options: argparse.Namespace) -> int:
-    stored = open_store(load_config(options.config)).restore(options.who)
-    print(f"{stored.name} has the voice of {stored.enrolled_at} again.")
-    print("A running daemon knows after: systemctl reload whodrives (or SIGHUP)")
-    return 0
-
-
-def _forget(options: argparse.Namespace) -> int:
-    settings = load_config(options.config)
-    calibration = load_calibration(Path(settings.models.directory))
-    receipt = forget(open_store(settings), options.who, calibration)
-    print(f"{options.who} is forgotten. Receipt of {receipt.at} for {receipt.driver}; erased:")
-    for thing in receipt.erased:
-        print(f"  - {thing}")
-    print("A running daemon forgets after: systemctl reload whodrives (or SIGHUP)")
-    return 0
-
-
-def _history(options: argparse.Namespace) -> int:
-    settings = load_config(options.config)
-    stored = _find(open_store(settings), options.who)
-    profile, known = stored.profile, stored.profile.adaptation
-    print(f"{stored.enrolled_at}  enrolled from {profile.speech_s:.1f} s of speech")
-    for step in known.steps:
-        days = [date.fromordinal(trip.day).isoformat() for trip in step.trips]
-        print(
-            f"{date.fromordinal(step.day)}  learned from {_trips(step.trips)} ({', '.join(days)})"
-        )
-    if known.held:
-        print(f"in quarantine: {_trips(known.held)}")
-    calibration = load_calibration(Path(settings.models.directory))
-    print(f"now: cosine {adaptation.drift(profile, calibration):.2f} to the voice as enrolled")
-    return 0
-
-
-def _trips(trips: Sequence[Held]) -> str:
-    """Where speech comes from, in words: how much, how noisy, how like the enrolled voice."""
-    speech_s = sum(trip.speech_s for trip in trips)
-    noise = ", ".join(dict.fromkeys(str(trip.noise) for trip in trips))
-    least = min(trip.anchor_cosine for trip in trips)
-    count = f"{len(trips)} trip{'s' if len(trips) > 1 else ''}"
-    return f"{count}: {speech_s:.1f} s, noise {noise}, cosine from {least:.2f}"
-
-
-def _undo(options: argparse.Namespace) -> int:
-    store = open_store(load_config(options.config))
-    name = _find(store, options.who).name
-    count = 0
-
-    def taken_back(profile: Profile) -> Profile:
-        nonlocal count
-        while True:
-            profile, step = adaptation.undone(profile)
-            count += step is not None
-            if step is None or not options.all:
-                return profile
-
-    store.change(options.who, taken_back)
-    if not count:
-        print(f"{name}'s profile has learned nothing yet; the quarantine is empty now.")
-        return 0
-    print(f"Taken back: {count} step{'s' if count > 1 else ''}; the quarantine is empty.")
-    print("A running daemon knows after: systemctl reload whodrives (or SIGHUP)")
-    return 0
-
-
-def _alike(options: argparse.Namespace) -> int:
-    settings = load_config(options.config)
-    household = open_store(settings).load().profiles
-    Console().print(likeness_table(household, settings))
-    if options.picture:
-        likeness_picture(household, settings, options.picture)
-    return 0
-
-
-def _export(options: argparse.Namespace) -> int:
-    store = open_store(load_config(options.config))
-    count = store.export(options.file, _passphrase(options.passphrase_file, again=True))
-    print(f"{count} drivers are in {options.file}; without the passphrase nobody can read it.")
-    return 0
-
-
-def _import(options: argparse.Namespace) -> int:
-    store = open_store(load_config(options.config))
-    arrived = store.import_household(options.file, _passphrase(options.passphrase_file))
-    for stored in arrived:
-        print(f"{stored.name} is here as {stored.profile.id}.")
-    print("A running daemon takes them in after: systemctl reload whodrives (or SIGHUP)")
-    return 0
-
-
-def _passphrase(path: Path | None, *, again: bool = False) -> str:
-    """The passphrase of a file's first line, or of whoever sits at the terminal."""
-    if path:
-        return _read(path, ProfileError).partition("\n")[0].rstrip("\r")
-    if not sys.stdin.isatty():
-        raise ProfileError("there is no terminal to ask for a passphrase; give --passphrase-file")
-    given = getpass.getpass("Passphrase: ")
-    if again and getpass.getpass("Once more: ") != given:
-        raise ProfileError("the two passphrases differ; begin again")
-    return given
-
-
-def _preferences(options: argparse.Namespace) -> int:
-    settings = load_config(options.config)
-    store = open_store(settings)
-    stored = _find(store, options.who)
-    if options.previous and (options.file or options.changes):
-        raise ProfileError("--previous brings others back; give it alone")
-    if options.previous:
-        stored = store.bring_back_preferences(options.who)
-    elif options.file or options.changes:
-        wanted = dict(stored.profile.preferences)
-        if options.file:
-            text = _read(options.file, ProfileError)
-            wanted = _preferences_text(text, str(options.file), settings)
-        if options.changes:
-            lines = "\n".join(_preference_line(change) for change in options.changes)
-            wanted |= _preferences_text(lines, "--set", settings)
-        stored = store.set_preferences(options.who, wanted)
-    print(config.render_preferences(stored.profile.preferences), end="")
-    return 0
-
-
-def _key(options: argparse.Namespace) -> int:
-    store = open_store(load_config(options.config))
-    stored = _find(store, options.who)
-    if options.clear or options.fob is not None:
-        stored = store.set_key(options.who, options.fob)
-        print("A running daemon knows after: systemctl reload whodrives (or SIGHUP)")
-    print(f"key: {stored.profile.key or 'none'}")
-    return 0
-
-
-def _preferences_text(text: str, name: str, settings: Config) -> dict[str, float]:
-    return config.parse_preferences(text, name, settings.vehicle.signals)
-
-
-def _preference_line(change: str) -> str:
-    path, equals, value = change.partition("=")
-    if not equals:
-        raise ProfileError(f"--set {change}: is not PATH=VALUE; give for example {path}=10")
-    return f"{path}: {value}"
-
-
-def _read(path: Path, mistake: type[WhodrivesError]) -> str:
-    """The file's text; raises `mistake` if it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise mistake(f"{path}: {error.strerror}; give a file that can be read") from error
-    except UnicodeDecodeError as error:
-        raise mistake(f"{path}: is not text in UTF-8; save it as UTF-8") from error
-
-
-# --- replay ---------------------------------------------------------------------------------------
-
-HOLD_S = 0.5
-"""A recorded vehicle value is repeated this often, as a car on the bus would."""
-
-LONGEST_S = 3600.0
-"""The last recorded vehicle state holds for an hour; so may any other."""
-
-LATEST_S = 1e9
-"""A recorded car says nothing later than this: its seconds are written as a calendar's."""
-
-
-def _replay(options: argparse.Namespace) -> int:
-    settings = load_config(options.config)
-    blocks = _recording(str(options.file), settings)
-    house = household(open_store(settings), 0.0)
-    for problem in house.problems:
-        print(f"whodrives: {problem}", file=sys.stderr)
-    news = recorded_vehicle(options.vehicle, settings.vehicle.id) if options.vehicle else []
-    for event in service.replay(load_recognizer(settings), house, blocks, news):
-        if line := json_line(event, settings.vehicle):
-            print(line, flush=True)
-    return 0
-
-
-def _recording(name: str, settings: Config) -> Iterator[AudioBlock]:
-    """The blocks of a file, or of raw PCM on standard input."""
-    if name == config.PIPE:
-        sound = settings.sound
-        stream = FileIO(sys.stdin.fileno(), closefd=False)
-        return read_pipe(stream, sound.rate_hz, sound.channels)
-    return read_file(Path(name))
-
-
-def json_line(event: Event, vehicle: config.Vehicle) -> str | None:
-    """An event as the message it would have been; None if it would have been none."""
-    message = contract.encode(event, vehicle, 0.0)
-    if message is None:
-        return None
-    payload = json.loads(message.payload) if message.payload else None
-    line = {"at_s": round(event.at_s, 3), "topic": message.topic, "payload": payload}
-    return json.dumps(line, ensure_ascii=False)
-
-
-def recorded_vehicle(path: Path, vehicle: str) -> list[Input]:
-    """What a car said, from JSON lines; each line holds until the next and is said every HOLD_S.
-
-    The last line holds for LONGEST_S.
-
-    Raises:
-        PayloadError: a line is wrong; the text names it.
-    """
-    texts = _read(path, PayloadError).splitlines()
-    lines = [_vehicle_line(path, number, text) for number, text in enumerate(texts, 1)]
-    ends = [at_s for at_s, _ in lines[1:]] + [lines[-1][0] + LONGEST_S] if lines else []
-    decoder = contract.Decoder(vehicle)
-    news: list[Input] = []
-    signals: dict[str, object] = {}
-    for number, ((at_s, changes), end_s) in enumerate(zip(lines, ends, strict=True), 1):
-        if not 0.0 <= end_s - at_s <= LONGEST_S:
-            said = f"the next line is {end_s - at_s:.1f} s later; give 0 to {LONGEST_S:.0f} s"
-            raise PayloadError(f"{path}:{number}: at_s: {said}")
-        signals |= changes
-        for repeat in range(math.ceil((end_s - at_s) / HOLD_S)):
-            then_s = at_s + repeat * HOLD_S
-            news.append(_vehicle_report(decoder, vehicle, signals, then_s, f"{path}:{number}"))
-    return news
-
-
-def _vehicle_line(path: Path, number: int, text: str) -> tuple[float, dict[str, object]]:
-    try:
-        line = json.loads(text)
-        at_s = float(line["at_s"])
-        if not 0.0 <= at_s < LATEST_S:
-            said = f"at_s is no number from 0 to {LATEST_S:.0f}"
-            raise ValueError(said)  # noqa: TRY301 (said as the others are)
-        return at_s, dict(line["signals"])
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise PayloadError(
-            f'{path}:{number}: {error!r}; give {{"at_s": SECONDS, "signals": {{PATH: VALUE}}}}'
-        ) from error
-
-
-def _vehicle_report(
-    decoder: contract.Decoder, vehicle: str, signals: Mapping[str, object], at_s: float, where: str
-) -> VehicleReport:
-    """The report a car would have made of these signals, read as the daemon reads it."""
-    time_of = {"time": datetime.fromtimestamp(at_s, UTC).isoformat()}
-    body = {"schema": 1, "signals": {p: {"value": v} | time_of for p, v in signals.items()}}
-    topic = f"{contract.root(vehicle)}/vehicle"
-    try:
-        report = decoder.decode(topic, json.dumps(body).encode(), at_s, at_s)
-    except PayloadError as error:
-        raise PayloadError(f"{where}: {error}") from error
-    if not isinstance(report, VehicleReport):
-        raise PayloadError(f"{where}: says nothing of the vehicle; give signals of docs/mqtt.md")
-    return report
+    return perform

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +96,19 @@ def check_model(manifest: Manifest) -> None:
 
 
 def open_session(manifest: Manifest) -> onnxruntime.InferenceSession:
-    """Load a checked model for one thread; raises ModelError when the runtime cannot."""
+    """Check and load a model for one thread; raises ModelError when it is no good."""
     check_model(manifest)
+    return _open_session(manifest.model)
+
+
+def _open_session(model: Path) -> onnxruntime.InferenceSession:
     try:
         # By its path: given bytes, the runtime keeps them beside what it made of them.
         session = onnxruntime.InferenceSession(
-            str(manifest.model), _session_options(), providers=["CPUExecutionProvider"]
+            str(model), _session_options(), providers=["CPUExecutionProvider"]
         )
     except Exception as error:
-        raise ModelError(f"ONNX Runtime cannot load {manifest.model}: {error}") from error
+        raise ModelError(f"ONNX Runtime cannot load {model}: {error}") from error
     _give_back_memory()
     return session
 
@@ -155,9 +160,19 @@ class OnnxEncoder:
 
 
 def load_encoder(models_dir: Path) -> OnnxEncoder:
-    """Load the encoder; raises ModelError when it is missing, changed or unusable."""
+    """Load the encoder; the one that was loaded last is given again while its file is the same.
+
+    Raises:
+        ModelError: it is missing, changed or unusable.
+    """
     manifest = read_manifest(models_dir, "encoder")
-    return OnnxEncoder(open_session(manifest), manifest.sha256)
+    check_model(manifest)
+    return _encoder(manifest.model, manifest.sha256)
+
+
+@lru_cache(maxsize=1)
+def _encoder(model: Path, fingerprint: str) -> OnnxEncoder:
+    return OnnxEncoder(_open_session(model), fingerprint)
 
 
 def load_calibration(models_dir: Path) -> Calibration:
@@ -231,8 +246,8 @@ class OnnxVoiceActivity:
     """Silero VAD on 30 ms blocks; satisfies `domain.VoiceActivity`.
 
     The model wants 32 ms windows. A block completes one or none; if none, the last probability
-    stands. Less than a window is kept. Windows that are heard together cost half of what they cost
-    one by one, and their numbers are the same.
+    stands. Less than a window is kept. Windows that are heard together cost a third of what they
+    cost one by one, and their numbers are the same.
 
     Left to itself the LSTM gets used to noise and then misses speech for seconds. So its state is
     renewed after `patience` quiet windows on end; docs/decisions/0003-gate.md has the measurement.

@@ -85,7 +85,7 @@ TICK_S = 0.25
 """Longest wait of a turn; bounds how late a stop is noticed while a pipe gives nothing."""
 
 QUIET_REST_S = 0.4
-SPEECH_REST_S = 0.06
+SPEECH_REST_S = 0.04
 """So long sound gathers before it is heard at one go: while no verdict is near, and while one is.
 
 Waking costs more than hearing: 30 ms leave the caches cold (docs/performance.md). The price is that
@@ -175,7 +175,6 @@ def load_recognizer(config: Config) -> Recognizer:
 def _load_hearing(config: Config, policy: Policy) -> tuple[Recognizer, Enrolling]:
     """What hears who drives, and what hears who enrols, with one encoder between them."""
     models = Path(config.models.directory)
-    # Loading the encoder is the peak of the daemon's memory: the less is there before, the better.
     encoder = load_encoder(models)
     recognizer = Recognizer(load_gate(models), encoder, policy)
     return recognizer, Enrolling(lambda: load_gate(models), encoder, policy)

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from running import STANDING
 
 from conftest import VirtualMicrophone
 from whodrives import __version__, profiles
-from whodrives.cli import load_config
 from whodrives.service import open_store
+from whodrives.settings import load_config
 
 TILT = "Vehicle.Body.Mirrors.DriverSide.Tilt"
 
@@ -74,6 +75,22 @@ def test_help_teaches_by_example(command: str) -> None:
     done = whodrives(*command.split(), "--help")
     assert done.returncode == 0
     assert f"whodrives {command}" in done.stdout.partition("examples:\n")[2]
+
+
+def test_the_encoder_comes_into_memory_before_the_daemon() -> None:
+    """Its loading is the peak of the daemon's memory: what is not needed for it comes after it."""
+    later = ["whodrives.service", "whodrives.commands", "paho", "cryptography", "soundfile", "rich"]
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import sys, whodrives.cli; print({{*sys.modules}} & {{*{later}}})",
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert told.stdout == "set()\n"
 
 
 def test_version_is_told() -> None:

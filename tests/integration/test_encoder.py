@@ -107,6 +107,11 @@ def test_fingerprint_is_the_files_checksum(encoder: OnnxEncoder, manifest: dict[
     assert encoder.fingerprint == hashlib.sha256(data).hexdigest() == manifest["sha256"]
 
 
+def test_an_encoder_is_in_memory_once(encoder: OnnxEncoder) -> None:
+    """Whoever asks for the same file again is given the same one: a reload needs no second."""
+    assert load_encoder(MODELS) is encoder
+
+
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """A copy of the encoder and its manifest that a test may spoil."""

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from installation import POSITION, Installation
 
-from whodrives.cli import load_config
 from whodrives.domain import (
     Begin,
     Choose,
@@ -26,6 +25,7 @@ from whodrives.domain import (
 from whodrives.journal import Journal
 from whodrives.profiles import ProfileStore
 from whodrives.service import Daemon, Orders, household, open_store
+from whodrives.settings import load_config
 
 ELSEWHERE = "Vehicle.Chassis.SteeringWheel.Tilt"
 

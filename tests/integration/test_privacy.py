@@ -20,11 +20,11 @@ from running import STANDING, pcm
 from test_security import Party, SecureBroker
 
 from conftest import wait_until
-from whodrives.cli import load_config
 from whodrives.domain import SAMPLE_RATE_HZ
 from whodrives.guests import Guest
 from whodrives.inference import load_encoder
 from whodrives.service import open_store
+from whodrives.settings import load_config
 
 MODELS = Path(__file__).parents[2] / "models"
 NAME = "Zebediah Quux"

@@ -13,7 +13,7 @@ import soundfile
 from stage import MODELS, ROOT, Stage, applied, from_file
 
 from whodrives.capture import paced, read_file, read_pipe
-from whodrives.cli import recorded_vehicle
+from whodrives.commands import recorded_vehicle
 from whodrives.demo import Drive, drivers_of_trips, load_drive
 from whodrives.domain import (
     Apply,

@@ -38,7 +38,6 @@ from rich.table import Table
 from usual import ADD_ON_S, HOP_S, RESEMBLYZER, WINDOW_S, measure, write_model
 
 from whodrives.capture import read_file
-from whodrives.cli import load_config
 from whodrives.decision import Policy
 from whodrives.domain import (
     BLOCK_S,
@@ -54,6 +53,7 @@ from whodrives.guests import RULES, Guest
 from whodrives.inference import load_calibration, load_encoder, load_gate
 from whodrives.learning import Learning, today
 from whodrives.service import household, open_store
+from whodrives.settings import load_config
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -240,13 +240,14 @@ def rss_mb():
 said[0] += (rss_mb(),)
 import numpy; step("numpy")
 import onnxruntime; step("ONNX Runtime")
-import whodrives.cli; step("the other modules")
-from whodrives import cli, inference, service
+from whodrives import cli, inference, settings
 from pathlib import Path
-settings = cli.load_config(Path(sys.argv[1])); models = Path(settings.models.directory)
-gate = inference.load_gate(models); step("the gate's model")
+config = settings.load_config(Path(sys.argv[1])); models = Path(config.models.directory)
+step("configuration")
 encoder = inference.load_encoder(models); step("the encoder's model")
-service.household(service.open_store(settings), 0.0); step("the profiles")
+from whodrives import service; step("the other modules")
+gate = inference.load_gate(models); step("the gate's model")
+service.household(service.open_store(config), 0.0); step("the profiles")
 print(json.dumps(said))
 """
 

@@ -62,9 +62,12 @@ def _write_float(path: Path, target: Path) -> None:
 
 
 def _compare(path: Path, speech: Path, noise: Path | None) -> None:
-    """Print how alike float and int8 embeddings are, with the shipped weights and with finer."""
+    """Print how far the shipped models are from those they were made of.
+
+    Of the encoder with the shipped weights and with finer; of the gate from the published network.
+    """
     from quantisation import FULL_WEIGHT  # noqa: PLC0415 - as below
-    from ranges import compare  # noqa: PLC0415 - needs the sound libraries
+    from ranges import compare, compare_gates  # noqa: PLC0415 - needs the sound libraries
 
     manifest = read_manifest(path)
     for limit in (manifest["quantisation"]["weight_limit"], FULL_WEIGHT):
@@ -74,6 +77,10 @@ def _compare(path: Path, speech: Path, noise: Path | None) -> None:
             f"weights up to {limit}: {len(cosines)} excerpts, cosine to float "
             f"mean {cosines.mean():.4f}, lowest {cosines.min():.4f}"
         )
+    gate = read_manifest(path.parent / "gate.json")
+    published = fetch(Source.from_manifest(gate), CACHE)
+    apart = compare_gates(published, produce(gate), speech, noise)
+    print(f"gate: {len(apart)} windows, probability to the published at most {apart.max():.1e} off")
 
 
 def _float(manifest: Manifest) -> bytes:
@@ -94,7 +101,7 @@ def _options() -> argparse.Namespace:
         ("--models", "DIR", ROOT / "models", "where the manifests lie"),
         ("--float", "FILE", None, "write the encoder in float, for comparison"),
         ("--calibrate", "DIR", None, "measure the activation ranges on this speech"),
-        ("--compare", "DIR", None, "compare float and int8 on this speech"),
+        ("--compare", "DIR", None, "compare the models with their origins on this speech"),
         ("--noise", "DIR", None, "noise to mix into half of that speech"),
     ):
         parser.add_argument(name, type=Path, metavar=metavar, default=default, help=text)

@@ -13,7 +13,9 @@ import soundfile
 from campplus import Tensors, build_probe
 from errors import BuildError
 from frontend import SAMPLE_RATE_HZ
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from silero import NEW, STATE, WINDOW
 
 EXCERPTS = 400
 SHORTEST_S, LONGEST_S = 1.0, 3.0
@@ -55,6 +57,22 @@ def compare(float_model: bytes, int8_model: bytes, speech: Path, noise: Path | N
         for samples in _excerpts(speech, noise)
     )
     return np.array([exact @ rounded for exact, rounded in pairs], np.float32)
+
+
+def compare_gates(published: bytes, built: bytes, speech: Path, noise: Path | None) -> Floats:
+    """How far the two gates' probabilities are apart in the windows of the excerpts, float32 (n,).
+
+    Each excerpt begins with a fresh state.
+    """
+    sessions = _session(published), _session(built)
+    apart: list[Floats] = []
+    for samples in _excerpts(speech, noise):
+        heard = np.pad(samples, (WINDOW - NEW, 0))
+        feed = {name: np.zeros(shape, np.float32) for name, shape in STATE.items()}
+        feed["input"] = np.ascontiguousarray(sliding_window_view(heard, WINDOW)[::NEW])
+        first, second = (session.run(["speech_probs"], feed)[0] for session in sessions)
+        apart.append(np.abs(first - second))
+    return np.concatenate(apart)
 
 
 def _session(model: bytes) -> onnxruntime.InferenceSession:

@@ -15,7 +15,8 @@ from graph import Graph, Shapes
 from numpy.typing import NDArray
 
 WINDOW = 576
-"""Samples: 64 of the window before, then 512 new ones."""
+NEW = 512
+"""Samples of a window; the others are the last of the window before."""
 HOP = 128
 FRAME = 2 * HOP
 FRAMES = 4
@@ -27,7 +28,7 @@ STRIDES = (1, 2, 2, 1)
 RECURRENT = ("onnx::LSTM_209", "onnx::LSTM_210", "onnx::LSTM_211")
 """The LSTM's weights for its input and its state, and its biases, as the export named them."""
 
-STATE: Shapes = {"h": (1, 1, CELLS), "c": (1, 1, CELLS)}
+STATE = {"h": (1, 1, CELLS), "c": (1, 1, CELLS)}
 INPUT: Shapes = {"input": ("windows", WINDOW), **STATE}
 OUTPUT: Shapes = {"speech_probs": ("windows",), "hn": STATE["h"], "cn": STATE["c"]}
 

@@ -40,12 +40,12 @@ from rig import Broker, Car, Daemon, Heard, wait_until  # noqa: E402
 
 from whodrives import demo  # noqa: E402
 from whodrives.capture import read_pipe  # noqa: E402
-from whodrives.cli import load_config  # noqa: E402
 from whodrives.config import Config  # noqa: E402
 from whodrives.domain import BLOCK_SAMPLES, Recognition, SourceHealth, SourceState  # noqa: E402
 from whodrives.inference import load_encoder, load_gate  # noqa: E402
 from whodrives.recognizer import Recognizer  # noqa: E402
 from whodrives.service import household, load_policy, open_store  # noqa: E402
+from whodrives.settings import load_config  # noqa: E402
 
 HOUR_S = 3600.0
 SCALE = 20.0
