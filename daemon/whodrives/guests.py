@@ -12,14 +12,15 @@ two.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whodrives.domain import RENDITIONS, Calibration, Floats, Lesson, Offer, Profile
-from whodrives.scoring import centred, centroid, compare, pooled
+from whodrives.scoring import centred, centroid, one_to_one, pooled
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +152,11 @@ def strangers(
 
     Forgetting a driver or enrolling a guest must not leave the same voice behind.
     """
-    known = [(centroid(profile), profile.speech_s) for profile in household]
-
-    def is_nobodys(guest: Guest) -> bool:
-        voice, speech_s = _voice(guest), sum(guest.speech_s)
-        return all(_llr(voice, speech_s, *each, calibration) < rules.back_llr for each in known)
-
-    return tuple(guest for guest in book if is_nobodys(guest))
+    known = _Voices.of_guests(book, calibration)
+    nobodys = np.ones(len(book), bool)
+    for profile in household:
+        nobodys &= known.llrs(centroid(profile), profile.speech_s) < rules.back_llr
+    return tuple(guest for guest, kept in zip(book, nobodys, strict=True) if kept)
 
 
 def grouped(
@@ -170,30 +169,13 @@ def grouped(
     counted = sorted((le for le in lessons if counts(le, rules)), key=_order)
     groups: list[tuple[Lesson, ...]] = [(lesson,) for lesson in counted]
     while True:
-        known = [(voice_of(group), _speech_s(group)) for group in groups]
-        pair = _most_alike(known, calibration, rules.together_llr, range(len(known)))
+        voices, seconds = [voice_of(group) for group in groups], map(_speech_s, groups)
+        known = _Voices.of(voices, [*seconds], calibration)
+        pair = known.most_alike(rules.together_llr, range(len(groups)))
         if pair is None:
             return [group for group in groups if _speech_s(group) >= rules.group_s]
         joined = tuple(sorted(groups[pair[0]] + groups[pair[1]], key=_order))
         groups = [*(group for n, group in enumerate(groups) if n not in pair), joined]
-
-
-def _most_alike(
-    groups: Sequence[tuple[Floats, float]],
-    calibration: Calibration,
-    least_llr: float,
-    among: Container[int],
-) -> tuple[int, int] | None:
-    """The two that are most likely one voice, one of them `among` these, if any are."""
-    best, found = least_llr, None
-    for n, (voice, speech_s) in enumerate(groups):
-        for m in range(n):
-            if n not in among and m not in among:
-                continue
-            llr = _llr(voice, speech_s, *groups[m], calibration)
-            if llr >= best:
-                best, found = llr, (m, n)
-    return found
 
 
 def _welcome(
@@ -207,8 +189,8 @@ def _welcome(
 ) -> str | None:
     """Give a trip's voice to the guest it is of, to a new one, or to nobody; whose it is now."""
     voice, speech_s = voice_of(group), _speech_s(group)
-    llrs = [_llr(voice, speech_s, _voice(g), sum(g.speech_s), calibration) for g in guests]
-    best = max(range(len(guests)), key=llrs.__getitem__) if guests else None
+    llrs = _Voices.of_guests(guests, calibration).llrs(voice, speech_s)
+    best = int(llrs.argmax()) if guests else None
     if best is None or llrs[best] <= rules.new_llr:
         guests.append(Guest(next(unused), voice[np.newaxis], (speech_s,), 1, day, day))
         return guests[-1].id
@@ -227,16 +209,16 @@ def _welcome(
 
 
 def _unite(
-    guests: list[Guest], heard: Container[str | None], calibration: Calibration, rules: Rules
+    guests: list[Guest], heard: Collection[str | None], calibration: Calibration, rules: Rules
 ) -> None:
     """Make one of two guests who are one person; the id of the first that came stays.
 
     Only whoever was heard in this trip may have become alike to another.
     """
     while True:
-        known = [(_voice(guest), sum(guest.speech_s)) for guest in guests]
-        among = {n for n, guest in enumerate(guests) if guest.id in heard}
-        pair = _most_alike(known, calibration, rules.one_llr, among)
+        known = _Voices.of_guests(guests, calibration)
+        among = [n for n, guest in enumerate(guests) if guest.id in heard]
+        pair = known.most_alike(rules.one_llr, among)
         if pair is None:
             return
         elder, younger = sorted((guests[n] for n in pair), key=lambda g: (g.first_day, g.id))
@@ -267,17 +249,54 @@ def _speech_s(group: Sequence[Lesson]) -> float:
     return sum(lesson.speech_s for lesson in group)
 
 
-def _voice(guest: Guest) -> Floats:
-    return pooled(list(guest.voices), list(guest.speech_s))
+class _Voices(NamedTuple):
+    """Voices to compare with, all at once.
 
+    Attributes:
+        centres: relative to the mean voice, shape (n, D).
+        speech_s: seconds of speech of each, (n,).
+        calibration: of the encoder that made them.
+    """
 
-def _llr(
-    one: Floats, one_s: float, other: Floats, other_s: float, calibration: Calibration
-) -> float:
-    """Of two voices, as if one were all the household; by the speech of the shorter."""
-    known = [("", centred(other, calibration))]
-    voice = centred(one, calibration)
-    return compare(voice, min(one_s, other_s), known, calibration)[0].llr
+    centres: Floats
+    speech_s: NDArray[np.float64]
+    calibration: Calibration
+
+    @classmethod
+    def of(
+        cls, voices: Sequence[Floats], speech_s: Sequence[float], calibration: Calibration
+    ) -> _Voices:
+        centres = [centred(voice, calibration) for voice in voices]
+        stacked = np.stack(centres) if centres else np.empty((0, len(calibration.mean)), np.float32)
+        return cls(stacked, np.array(speech_s, np.float64), calibration)
+
+    @classmethod
+    def of_guests(cls, guests: Sequence[Guest], calibration: Calibration) -> _Voices:
+        voices = [pooled(list(guest.voices), guest.speech_s) for guest in guests]
+        return cls.of(voices, [sum(guest.speech_s) for guest in guests], calibration)
+
+    def llrs(self, voice: Floats, speech_s: float) -> NDArray[np.float64]:
+        """Of a voice with each, (n,)."""
+        return one_to_one(
+            centred(voice, self.calibration),
+            speech_s,
+            self.centres,
+            self.speech_s,
+            self.calibration,
+        )
+
+    def most_alike(self, least_llr: float, among: Collection[int]) -> tuple[int, int] | None:
+        """The two that are most likely one voice, one of them `among` these, if any are."""
+        best, found = least_llr, None
+        for n in among:
+            llrs = one_to_one(
+                self.centres[n], self.speech_s[n], self.centres, self.speech_s, self.calibration
+            )
+            llrs[n] = -np.inf
+            m = int(llrs.argmax())
+            if llrs[m] >= best:
+                best, found = float(llrs[m]), (m, n)
+        return found
 
 
 # --- as plain values, for a file ------------------------------------------------------------------
@@ -309,7 +328,8 @@ def unpacked(facts: Sequence[Mapping[str, Any]]) -> tuple[Guest, ...]:
         rows = [np.frombuffer(bytes.fromhex(text), "<f4") for text in said["voices"]]
         voices = np.stack(rows).astype(np.float32)
         speech_s = tuple(float(seconds) for seconds in said["speech_s"])
-        if len(speech_s) != len(voices) or not np.isfinite([*voices.flat, *speech_s]).all():
+        finite = np.isfinite(voices).all() and np.isfinite(speech_s).all()
+        if len(speech_s) != len(voices) or not finite:
             raise ValueError("a guest's voices and their seconds do not match")
         days = int(said["first_day"]), int(said["last_day"])
         book.append(Guest(str(said["id"]), voices, speech_s, int(said["trips"]), *days))

@@ -37,7 +37,8 @@ def unit(vector: Floats) -> Floats:
 
 def pooled(embeddings: Sequence[Floats], weights_s: Sequence[float]) -> Floats:
     """Mean of unit embeddings, each (D,), weighted by its seconds of speech; a unit vector (D,)."""
-    return unit(np.average(np.stack(embeddings), axis=0, weights=weights_s))
+    weights = np.asarray(weights_s, np.float64)
+    return unit((np.stack(embeddings) * weights[:, None]).sum(axis=0) / weights.sum())
 
 
 def centroid(profile: Profile) -> Floats:
@@ -83,20 +84,20 @@ def usual(
 
 
 def log_likelihood_ratio(
-    excess: NDArray[Any] | float, speech_s: float, calibration: Calibration
+    excess: NDArray[Any] | float, speech_s: NDArray[Any] | float, calibration: Calibration
 ) -> NDArray[Any]:
     """Natural-log likelihood ratios, shape (...), of cosines' `excess` (...) over the usual.
 
-    Between two calibrated durations slope and offset are interpolated linearly; outside them the
-    nearest calibrated duration holds.
+    `speech_s` is one for all, or one for each, shape (...). Between two calibrated durations slope
+    and offset are interpolated linearly; outside them the nearest calibrated duration holds.
     """
     slope = _between(calibration, speech_s, [p.slope for p in calibration.points])
     offset = _between(calibration, speech_s, [p.offset for p in calibration.points])
     return np.asarray(slope * excess + offset)
 
 
-def other_cosine(speech_s: float, calibration: Calibration) -> float:
-    """Mean cosine with other people's profiles after so much speech."""
+def other_cosine(speech_s: NDArray[Any] | float, calibration: Calibration) -> NDArray[Any]:
+    """Mean cosine with other people's profiles after so much speech, of the shape of `speech_s`."""
     return _between(calibration, speech_s, [p.other_cosine for p in calibration.points])
 
 
@@ -115,7 +116,7 @@ def accept_llr(
         for p in calibration.points
     ]
     beyond = max(0.0, math.log(max(enrolled, 1)) - float(sizes[-1]))
-    return _between(calibration, speech_s, thresholds) + beyond
+    return float(_between(calibration, speech_s, thresholds)) + beyond
 
 
 def compare(
@@ -153,6 +154,30 @@ def compare(
     return tuple(sorted(matches, key=lambda match: (-match.llr, match.driver)))
 
 
+def one_to_one(
+    voice: Floats,
+    speech_s: float,
+    others: NDArray[Any],
+    others_s: NDArray[Any],
+    calibration: Calibration,
+) -> NDArray[Any]:
+    """Compare a voice with each of others as if that one were all the household.
+
+    Args:
+        voice: relative to the mean voice, (D,).
+        speech_s: seconds of speech that it rests on.
+        others: voices, as `voice` is, shape (n, D).
+        others_s: seconds of speech of each, (n,); the shorter of two tells how far to trust them.
+        calibration: of the encoder that made them.
+
+    Returns:
+        Natural-log likelihood ratios, float64 (n,): what `compare` gives for a household of one.
+    """
+    shorter_s = np.minimum(speech_s, others_s)
+    excess = others.astype(np.float64) @ voice - other_cosine(shorter_s, calibration)
+    return log_likelihood_ratio(excess, shorter_s, calibration)
+
+
 @dataclass(slots=True)
 class RunningVoice:
     """The mean of one person's looks so far, weighted by their seconds of speech."""
@@ -179,7 +204,7 @@ class RunningVoice:
             return True
         likeness = float(centred(embedding, calibration) @ self.centred(calibration))
         least = [p.same_cosine for p in calibration.points]
-        return likeness >= _between(calibration, self.speech_s, least)
+        return bool(likeness >= _between(calibration, self.speech_s, least))
 
     def add(self, embedding: Floats, new_s: float) -> None:
         """Take a look into the mean."""
@@ -192,5 +217,7 @@ def probability(llr: float) -> float:
     return 1.0 / (1.0 + math.exp(-max(-700.0, min(700.0, llr))))
 
 
-def _between(calibration: Calibration, speech_s: float, values: Sequence[float]) -> float:
-    return float(np.interp(speech_s, [p.speech_s for p in calibration.points], values))
+def _between(
+    calibration: Calibration, speech_s: NDArray[Any] | float, values: Sequence[float]
+) -> NDArray[Any]:
+    return np.asarray(np.interp(speech_s, [p.speech_s for p in calibration.points], values))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from whodrives.domain import Calibration, CalibrationPoint, Floats, Profile
@@ -16,6 +16,7 @@ from whodrives.scoring import (
     centroid,
     compare,
     log_likelihood_ratio,
+    one_to_one,
     pooled,
     probability,
     unit,
@@ -129,6 +130,19 @@ def test_the_best_match_comes_first_and_ties_by_id() -> None:
     household = [("c", axis(1)), ("b", axis(0)), ("a", axis(1))]
     ranked = compare(unit(axis(0) + np.float32(0.5) * axis(1)), 1.0, household, calibration())
     assert [match.driver for match in ranked] == ["b", "a", "c"]
+
+
+@given(st.lists(st.tuples(vectors, st.floats(0.1, 20.0)), min_size=2, max_size=6))
+def test_one_to_one_is_a_household_of_one_for_each(voices: list[tuple[Floats, float]]) -> None:
+    """Comparing with many at once gives what comparing with each alone gives."""
+    assume(all(np.linalg.norm(vector) > 0.1 for vector, _ in voices))
+    centres = np.stack([unit(vector) for vector, _ in voices])
+    seconds = np.array([speech_s for _, speech_s in voices])
+    ratios = one_to_one(centres[0], seconds[0], centres[1:], seconds[1:], calibration())
+    for centre, speech_s, ratio in zip(centres[1:], seconds[1:], ratios, strict=True):
+        shorter_s = min(seconds[0], speech_s)
+        (match,) = compare(centres[0], shorter_s, [("d", centre)], calibration())
+        assert ratio == pytest.approx(match.llr, abs=1e-9)
 
 
 @given(st.floats(-1e6, 1e6))
