@@ -61,6 +61,7 @@ from whodrives.domain import (
     LinkState,
     PayloadError,
     Stray,
+    Tick,
 )
 from whodrives.ecosystems import SeatAdjuster, home_assistant
 from whodrives.vss import SEAT_POSITION
@@ -133,12 +134,14 @@ class _Link:
     ) -> None:
         if code.is_failure:
             self.ended = self.ended or _refused(code)
+            self._inbox.wake()
         else:
             client.subscribe([(topic, 1) for topic in self._inbox.topics])
 
     def _on_connect_fail(self, _client: Client, _data: Any) -> None:
         self.ended = self.ended or _unreachable()
         self.over.set()
+        self._inbox.wake()
 
     def _on_subscribe(
         self, _client: Client, _data: Any, _mid: int, codes: list[ReasonCode], _p: Any
@@ -149,12 +152,14 @@ class _Link:
             mend = f"let our user read {', '.join(denied)}"
             log.warning("event=subscription_denied mend=%r", mend)
         self.up = True
+        self._inbox.wake()
 
     def _on_disconnect(
         self, _client: Client, _data: Any, _flags: DisconnectFlags, code: ReasonCode, _p: Any
     ) -> None:
         self.ended = self.ended or _broken(code, greeted=self.up)
         self.over.set()
+        self._inbox.wake()
 
 
 def _refused(code: ReasonCode) -> str:
@@ -295,6 +300,10 @@ class _Inbox:
         self._bad_topics.add(topic)
         log.log(level, "event=payload_refused error=%r", str(error))
 
+    def wake(self) -> None:
+        """Let whoever waits for inputs poll the bus: the connection has changed."""
+        self._put(Tick(time.monotonic()))
+
     def stray(self) -> None:
         """Count a result that spoke of no request of this trip."""
         with self._lock:
@@ -361,7 +370,7 @@ class Bus:
     def poll(self, now_s: float) -> None:
         """Notice what became of the connection, and try again when it is time.
 
-        To be called some ten times a second.
+        To be called about twice a second, and after each input: a connection that changes puts one.
         """
         link = self._link
         if link is None:

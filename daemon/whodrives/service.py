@@ -84,7 +84,7 @@ log = logging.getLogger(__name__)
 TICK_S = 0.25
 """Longest wait of a turn; bounds how late a stop is noticed while a pipe gives nothing."""
 
-QUIET_REST_S = 0.4
+QUIET_REST_S = 0.6
 SPEECH_REST_S = 0.04
 """So long sound gathers before it is heard at one go: while no verdict is near, and while one is.
 
@@ -93,7 +93,7 @@ a decision may come so much later; the longer rest delays none, as an utterance 
 before anything is decided. News of the car ends either.
 """
 
-GATHERED_BLOCKS = 16
+GATHERED_BLOCKS = 24
 """Where so many blocks have come, they are heard without a rest."""
 
 LATE_S = 2.0
@@ -374,7 +374,7 @@ class Daemon:
         self._sound = config.sound
         self._recording = None if config.sound.source == MICROPHONE else self._recorded()
         self._microphone = _Watched(
-            Microphone(self._sound.device, self._from_microphone.put), self._from_microphone.put
+            Microphone(self._sound.device, self._put_sound), self._put_sound
         )
         policy = load_policy(config)
         self._recognizer, self._enrolling = _load_hearing(config, policy)
@@ -415,7 +415,7 @@ class Daemon:
 
     def _work(self) -> str:
         """Start, and go on until something ends it; returns what that was."""
-        self._orders.wake = lambda: self._inbox.put(Tick(time.monotonic()))
+        self._orders.wake = self._wake
         self._bus.start()
         remembered, gone_s = self._journal.recall()
         if remembered is not None:
@@ -431,6 +431,15 @@ class Daemon:
         except _StopError as stop:
             return str(stop)
         return "the recording has ended"
+
+    def _put_sound(self, item: FromMicrophone) -> None:
+        """Take in what comes from the microphone, on whichever thread; its fate ends a rest."""
+        self._from_microphone.put(item)
+        if isinstance(item, SourceState):
+            self._wake()
+
+    def _wake(self) -> None:
+        self._inbox.put(Tick(time.monotonic()))
 
     def _listen(self) -> None:
         """The microphone's loop."""
@@ -505,17 +514,17 @@ class Daemon:
                 return
 
     def _turn(self, wait_s: float) -> None:
-        """Hear what sound has gathered, and care for bus and watchdog.
+        """Hear what sound has gathered, and take one input, or the passing of `wait_s`.
 
-        Then take one input, or the passing of `wait_s`.
+        Then care for bus and watchdog.
         """
         self._hear()
-        self._care()
         try:
             item = self._inbox.get(timeout=wait_s)
         except Empty:
             item = Tick(time.monotonic())
         self._take(item)
+        self._care()
 
     def _care(self) -> None:
         """Keep bus and watchdog going, and do what the process is told."""

@@ -43,6 +43,7 @@ from whodrives.domain import (
     Recognition,
     Save,
     Stray,
+    Tick,
     VehicleReport,
     Verdict,
     Withdraw,
@@ -183,6 +184,18 @@ def _recognition() -> Recognition:
 
 def _iso(age_s: float = 0.0) -> str:
     return datetime.fromtimestamp(time.time() - age_s, UTC).isoformat()
+
+
+def test_a_connection_that_changes_wakes_whoever_waits(bench: Bench, broker: Any) -> None:
+    """Nobody has to poll to know when to: what is ready, or gone, puts an input."""
+    bench.bus.start()
+    assert isinstance(bench.inbox.get(timeout=PATIENCE_S), Tick)
+    bench.until(bench.linked, "the bus is connected")
+    broker.stop()
+    assert isinstance(bench.inbox.get(timeout=PATIENCE_S), Tick)
+    assert bench.linked()
+    bench.bus.poll(time.monotonic())
+    assert isinstance(bench.inbox.get(timeout=PATIENCE_S), LinkState)
 
 
 def test_apply_as_an_ecu_receives_it(bench: Bench) -> None:

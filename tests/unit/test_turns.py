@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,53 @@ def test_no_decision_rests_on_an_older_car_than_is_known(
     assert Daemon(config, lambda: config, orders).run() is None
     expected = [id(item) for item in (*news, *sound)]
     assert [id(item) for item in taken.items if id(item) in expected] == expected
+
+
+def test_what_becomes_of_the_microphone_ends_a_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that opens or goes away is told at once, however long sound may gather."""
+    orders = Orders()
+    lost = SourceState(0.0, SourceHealth.LOST, "gone")
+
+    class Bus:
+        """Stands where the bus stands: the microphone is lost during the rest that follows."""
+
+        def __init__(self, *_: Any) -> None:
+            self.turns = 0
+
+        def start(self) -> None:
+            """Nothing to connect."""
+
+        def stop(self) -> None:
+            """Nothing to leave."""
+
+        def publish(self, _event: Event) -> None:
+            """Nobody hears it."""
+
+        def poll(self, _now_s: float) -> None:
+            self.turns += 1
+            if self.turns == 1:
+                Timer(0.05, microphones[0].put, [lost]).start()
+            else:
+                orders.stop = "the test"
+
+    microphones: list[Silent] = []
+
+    def microphone(name: str, put: Callable[[FromMicrophone], None]) -> Silent:
+        microphones.append(Silent(name, put))
+        put(SourceState(0.0, SourceHealth.OPEN))
+        return microphones[-1]
+
+    monkeypatch.setattr(service, "Recognizer", Taken)
+    monkeypatch.setattr(service, "Microphone", microphone)
+    monkeypatch.setattr(service, "Bus", Bus)
+    monkeypatch.setattr(service, "QUIET_REST_S", 3600.0)
+    config = Config(
+        profiles=ProfileFiles(str(tmp_path / "profiles"), str(tmp_path / "key")),
+        models=ModelFiles(str(ROOT / "models")),
+    )
+    assert Daemon(config, lambda: config, orders).run() is None
 
 
 def test_sound_in_time_is_heard_whole() -> None:
