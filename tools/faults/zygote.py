@@ -64,7 +64,7 @@ def embedding(voice: int) -> Any:
 
 def stand_in() -> None:
     """Put the stand-ins where the models' loaders were."""
-    from whodrives import service  # noqa: PLC0415 - only after the clock
+    from whodrives import cli, service  # noqa: PLC0415 - only after the clock
     from whodrives.domain import Calibration, CalibrationPoint  # noqa: PLC0415
 
     points = [
@@ -74,7 +74,9 @@ def stand_in() -> None:
     calibration = Calibration(FINGERPRINT, np.zeros(VOICES, np.float32), points, 3.0, (3,), 0.5)
     loaders = {"load_calibration": calibration, "load_encoder": OneHot(), "load_gate": Loud()}
     for name, loaded in loaders.items():
-        setattr(service, name, lambda _folder, loaded=loaded: loaded)
+        for module in (cli, service):
+            if hasattr(module, name):
+                setattr(module, name, lambda _folder, loaded=loaded: loaded)
 
 
 def hasten(scale: float) -> None:
