@@ -89,7 +89,7 @@ def _multiply_adds(ran: Mapping[str, Any]) -> int:
         # A weight is (out, in / groups, kernel...); of eight bits it comes fourth.
         weight = shapes[3] if name == "QLinearConv" else shapes[1]
         return math.prod(outputs[0]) * math.prod(weight[1:])
-    if name in {"MatMul", "Gemm"}:
+    if name in {"MatMul", "Gemm", "FusedGemm"}:
         return math.prod(outputs[0]) * shapes[0][-1]
     if name == "LSTM":
         steps, batch, _ = shapes[0]
