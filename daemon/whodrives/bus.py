@@ -84,7 +84,8 @@ RETRY_LAST_S = 60.0
 class _Link:
     """One connection, from its first packet to its end; it is never repaired.
 
-    paho's thread writes `up` and `ended` once each; the main thread reads them.
+    paho's thread writes `up` and `ended` once each, and counts what the broker acknowledged; the
+    main thread reads them.
     """
 
     def __init__(
@@ -94,6 +95,9 @@ class _Link:
         self.ended: str | None = None
         self.over = threading.Event()
         self.started_s = time.monotonic()
+        # Each has one writer, so that no lock is needed.
+        self._sent = 0
+        self._acknowledged = 0
         self._inbox = inbox
         self.client = _client(vehicle, tls)
         self.client.on_socket_open = _bound_unacknowledged
@@ -102,7 +106,7 @@ class _Link:
         self.client.on_subscribe = self._on_subscribe
         self.client.on_disconnect = self._on_disconnect
         self.client.on_message = inbox.take
-        self.client.on_publish = inbox.acknowledged
+        self.client.on_publish = self._on_publish
         self.client.connect_async(*settings.address, KEEPALIVE_S, clean_start=True)
         self.client.loop_start()
 
@@ -113,7 +117,13 @@ class _Link:
         )
         if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
             self.end("the connection takes no more messages")
+        self._sent += 1
         return info
+
+    @property
+    def unacknowledged(self) -> int:
+        """The number of messages that the broker has not acknowledged yet."""
+        return self._sent - self._acknowledged
 
     def end(self, reason: str) -> None:
         """Let go of the connection; the first reason stands."""
@@ -153,6 +163,12 @@ class _Link:
             log.warning("event=subscription_denied mend=%r", mend)
         self.up = True
         self._inbox.wake()
+
+    def _on_publish(
+        self, _client: Client, _data: Any, _mid: int, code: ReasonCode, _p: Any
+    ) -> None:
+        self._acknowledged += 1
+        self._inbox.acknowledged(code)
 
     def _on_disconnect(
         self, _client: Client, _data: Any, _flags: DisconnectFlags, code: ReasonCode, _p: Any
@@ -309,9 +325,7 @@ class _Inbox:
         with self._lock:
             self._counters.refused += 1
 
-    def acknowledged(
-        self, _client: Client, _data: Any, _mid: int, code: ReasonCode, _p: Any
-    ) -> None:
+    def acknowledged(self, code: ReasonCode) -> None:
         """Count and report what the broker does not let us say."""
         if code.is_failure:
             level = logging.DEBUG if self._counters.denied else logging.WARNING
@@ -383,7 +397,7 @@ class Bus:
         elif not link.up and now_s - link.started_s > CONNECT_LIMIT_S:
             link.end("the broker does not answer")
         elif self._connected:
-            self._refuse()
+            self._refuse(link)
             self._measure(now_s)
 
     def publish(self, event: Event) -> bool:
@@ -465,10 +479,11 @@ class Bus:
         self._retry_at_s = now_s + self._retry_s
         self._retry_s = min(2 * self._retry_s, RETRY_LAST_S)
 
-    def _refuse(self) -> None:
-        """Tell what became of commands that were refused."""
+    def _refuse(self, link: _Link) -> None:
+        """Tell what became of commands that were refused, while the broker keeps up."""
         refusals = self._inbox.refusals
-        for _ in range(min(REFUSALS_A_TURN, refusals.qsize())):
+        room = MAX_UNACKNOWLEDGED - link.unacknowledged
+        for _ in range(min(REFUSALS_A_TURN, refusals.qsize(), room)):
             self.publish(refusals.get_nowait())
 
     def _measure(self, now_s: float) -> None:
