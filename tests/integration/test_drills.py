@@ -226,7 +226,7 @@ def test_a_full_disk_costs_what_was_to_be_kept_and_nothing_else(
     """Nothing can be written: the driver is known, the seat moves, the profiles are whole."""
     before = installed.stored()
     daemon = run(installed)
-    car.until(lambda: car.status() == ONLINE, "the daemon is online")
+    car.until(lambda: car.last("driver"), "the trip is open")
     no_bytes = (0, resource.RLIM_INFINITY)
     resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, no_bytes)
     daemon.say(pcm(sentence) + bytes(3200))
