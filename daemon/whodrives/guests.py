@@ -169,8 +169,8 @@ def grouped(
     counted = sorted((le for le in lessons if counts(le, rules)), key=_order)
     groups: list[tuple[Lesson, ...]] = [(lesson,) for lesson in counted]
     while True:
-        voices, seconds = [voice_of(group) for group in groups], map(_speech_s, groups)
-        known = _Voices.of(voices, [*seconds], calibration)
+        voices, seconds = [*map(voice_of, groups)], [*map(_speech_s, groups)]
+        known = _Voices.of(voices, seconds, calibration)
         pair = known.most_alike(rules.together_llr, range(len(groups)))
         if pair is None:
             return [group for group in groups if _speech_s(group) >= rules.group_s]
@@ -277,26 +277,21 @@ class _Voices(NamedTuple):
 
     def llrs(self, voice: Floats, speech_s: float) -> NDArray[np.float64]:
         """Of a voice with each, (n,)."""
-        return one_to_one(
-            centred(voice, self.calibration),
-            speech_s,
-            self.centres,
-            self.speech_s,
-            self.calibration,
-        )
+        return self._ratios(centred(voice, self.calibration), speech_s)
 
     def most_alike(self, least_llr: float, among: Collection[int]) -> tuple[int, int] | None:
         """The two that are most likely one voice, one of them `among` these, if any are."""
         best, found = least_llr, None
         for n in among:
-            llrs = one_to_one(
-                self.centres[n], self.speech_s[n], self.centres, self.speech_s, self.calibration
-            )
+            llrs = self._ratios(self.centres[n], self.speech_s[n])
             llrs[n] = -np.inf
             m = int(llrs.argmax())
             if llrs[m] >= best:
                 best, found = float(llrs[m]), (m, n)
         return found
+
+    def _ratios(self, centre: Floats, speech_s: float) -> NDArray[np.float64]:
+        return one_to_one(centre, speech_s, self.centres, self.speech_s, self.calibration)
 
 
 # --- as plain values, for a file ------------------------------------------------------------------

@@ -90,7 +90,8 @@ SPEECH_REST_S = 0.04
 
 Waking costs more than hearing: 30 ms leave the caches cold (docs/performance.md). The price is that
 a decision may come so much later; the longer rest delays none, as an utterance is a second old
-before anything is decided. News of the car ends either.
+before anything is decided. News of the car ends either, and so does what becomes of microphone and
+broker.
 """
 
 GATHERED_BLOCKS = 24

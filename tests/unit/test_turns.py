@@ -75,6 +75,31 @@ class Silent:
         return False
 
 
+class StillBus:
+    """Stands where the bus stands; nothing comes of itself, and its turns are counted."""
+
+    def __init__(self, _mqtt: Any, _car: Any, put: Callable[[Input], None], _: Any) -> None:
+        self.put = put
+        self.turns = 0
+
+    def start(self) -> None:
+        """Nothing to connect."""
+
+    def stop(self) -> None:
+        """Nothing to leave."""
+
+    def publish(self, _event: Event) -> None:
+        """Nobody hears it."""
+
+
+def configured(folder: Path) -> Config:
+    """A daemon's configuration, with nobody enrolled."""
+    return Config(
+        profiles=ProfileFiles(str(folder / "profiles"), str(folder / "key")),
+        models=ModelFiles(str(ROOT / "models")),
+    )
+
+
 def test_no_decision_rests_on_an_older_car_than_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,21 +116,8 @@ def test_no_decision_rests_on_an_older_car_than_is_known(
     ]
     news: list[Input] = [VehicleReport(now_s, VehicleState()), Cancel(now_s, "c1")]
 
-    class Bus:
-        """Stands where the bus stands: all comes at its first turn, the end at its second."""
-
-        def __init__(self, _mqtt: Any, _car: Any, put: Callable[[Input], None], _: Any) -> None:
-            self.put = put
-            self.turns = 0
-
-        def start(self) -> None:
-            """Nothing to connect."""
-
-        def stop(self) -> None:
-            """Nothing to leave."""
-
-        def publish(self, _event: Event) -> None:
-            """Nobody hears it."""
+    class Bus(StillBus):
+        """All comes at its first turn, the end at its second."""
 
         def poll(self, _now_s: float) -> None:
             self.turns += 1
@@ -126,10 +138,7 @@ def test_no_decision_rests_on_an_older_car_than_is_known(
     monkeypatch.setattr(service, "Recognizer", lambda *_: taken)
     monkeypatch.setattr(service, "Microphone", microphone)
     monkeypatch.setattr(service, "Bus", Bus)
-    config = Config(
-        profiles=ProfileFiles(str(tmp_path / "profiles"), str(tmp_path / "key")),
-        models=ModelFiles(str(ROOT / "models")),
-    )
+    config = configured(tmp_path)
     assert Daemon(config, lambda: config, orders).run() is None
     expected = [id(item) for item in (*news, *sound)]
     assert [id(item) for item in taken.items if id(item) in expected] == expected
@@ -142,20 +151,8 @@ def test_what_becomes_of_the_microphone_ends_a_rest(
     orders = Orders()
     lost = SourceState(0.0, SourceHealth.LOST, "gone")
 
-    class Bus:
-        """Stands where the bus stands: the microphone is lost during the rest that follows."""
-
-        def __init__(self, *_: Any) -> None:
-            self.turns = 0
-
-        def start(self) -> None:
-            """Nothing to connect."""
-
-        def stop(self) -> None:
-            """Nothing to leave."""
-
-        def publish(self, _event: Event) -> None:
-            """Nobody hears it."""
+    class Bus(StillBus):
+        """The microphone is lost during the rest that follows its first turn."""
 
         def poll(self, _now_s: float) -> None:
             self.turns += 1
@@ -175,10 +172,7 @@ def test_what_becomes_of_the_microphone_ends_a_rest(
     monkeypatch.setattr(service, "Microphone", microphone)
     monkeypatch.setattr(service, "Bus", Bus)
     monkeypatch.setattr(service, "QUIET_REST_S", 3600.0)
-    config = Config(
-        profiles=ProfileFiles(str(tmp_path / "profiles"), str(tmp_path / "key")),
-        models=ModelFiles(str(ROOT / "models")),
-    )
+    config = configured(tmp_path)
     assert Daemon(config, lambda: config, orders).run() is None
 
 

@@ -59,8 +59,7 @@ class _Network:
         self._weights = weights
         rows, frames = self._spectrum(), FRAMES
         for number, stride in enumerate(STRIDES):
-            rows = self._convolution(rows, f"encoder.{number}", frames, stride)
-            frames = -(-frames // stride)
+            rows, frames = self._convolution(rows, f"encoder.{number}", frames, stride)
         self._recurrent(rows)
 
     # --- layers, from the front to the back -------------------------------------------------------
@@ -79,10 +78,11 @@ class _Network:
         squares = graph.node("Reshape", squares, graph.ints(-1, 2, BINS))
         return graph.node("Sqrt", graph.node("ReduceSum", squares, graph.ints(1), keepdims=0))
 
-    def _convolution(self, rows: str, name: str, frames: int, stride: int) -> str:
+    def _convolution(self, rows: str, name: str, frames: int, stride: int) -> tuple[str, int]:
         """Three taps over the frames of each window, zeros around them, and a ReLU.
 
-        Rows are frames, (windows * frames, channels), before and after.
+        Rows are frames, (windows * frames, channels), before and after; how many frames a window
+        has after it, is returned with them.
         """
         graph = self.graph
         weight = self._weight(f"{name}.weight")
@@ -98,7 +98,7 @@ class _Network:
             rows = self._windows(image, weight.shape[1], following, taps=3, stride=stride)
         matrix = weight.transpose(2, 1, 0).reshape(-1, len(weight))
         product = graph.node("Gemm", rows, graph.constant(matrix), graph.constant(bias))
-        return graph.node("Relu", product)
+        return graph.node("Relu", product), following
 
     def _recurrent(self, rows: str) -> None:
         """The LSTM over the windows, and the probability of each."""

@@ -134,8 +134,6 @@ def main() -> None:
     # Imported once, by the parent: only what happens after the fork costs a daemon time.
     import mutants  # noqa: PLC0415
 
-    from whodrives import cli, service  # noqa: F401, PLC0415
-
     stand_in()
     hasten(clock.scale)
     slow_disk(clock)
