@@ -494,7 +494,7 @@ class MetricsPayload(_Payload, kw_only=True, frozen=True):
     backlog: Annotated[Count, Meta(description="inputs that wait to be looked at")]
     encoder: Annotated[
         Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None,
-        Meta(description="sha256 of the speaker encoder's file"),
+        Meta(description="fingerprint of the speaker encoder"),
     ]
 
 
@@ -805,7 +805,7 @@ class Vitals:
     Attributes:
         requests: requests that no final answer came for yet.
         backlog: inputs that wait to be looked at.
-        encoder: sha256 of the speaker encoder's file, lower-case hexadecimal.
+        encoder: fingerprint of the speaker encoder, 64 digits, lower-case hexadecimal.
     """
 
     requests: int = 0

@@ -479,7 +479,7 @@ class Profile:
         id: pseudonymous identifier, safe to publish.
         embeddings: float32, shape (RENDITIONS k, D), each of unit length: the k windows of
             enrolment speech as spoken, then all of them in road noise, then in broadband noise.
-        encoder: sha256 of the encoder file that made them; others cannot be compared.
+        encoder: fingerprint of the encoder that made them; others cannot be compared.
         speech_s: seconds of speech they were made from.
         preferences: VSS path to value, in the path's unit.
         key: the key fob that is this driver's, as `VehicleState.key` names it; None for none.
@@ -895,7 +895,10 @@ class Encoder(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the model file, lower-case hexadecimal."""
+        """Names the space of its embeddings: 64 digits, lower-case hexadecimal.
+
+        The embeddings of two files with the same fingerprint are the same.
+        """
 
     def embed(self, samples: Floats) -> Floats:
         """Embed float32 samples of shape (n,), n >= 0.4 s, into a unit vector of shape (D,)."""
@@ -928,10 +931,10 @@ class CalibrationPoint:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was measured of one encoder file: the only source of thresholds.
+    """What was measured of one encoder: the only source of thresholds.
 
     Attributes:
-        encoder: sha256 of the encoder file it was measured on.
+        encoder: fingerprint of the encoder it was measured on.
         mean: float32, shape (D,): the mean embedding of many people in many places, which every
             embedding is compared relative to.
         points: by ascending seconds of speech, at least one.

@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -81,13 +82,13 @@ def _refuse(constant: str) -> None:
 def check_model(manifest: Manifest) -> None:
     """Raise ModelError when the model file's bytes are not the manifest's."""
     try:
-        data = manifest.model.read_bytes()
+        with manifest.model.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         reason = getattr(error, "strerror", error)
         raise ModelError(
             f"{manifest.model} cannot be read ({reason}); build it with: make models"
         ) from error
-    actual = hashlib.sha256(data).hexdigest()
     if actual != manifest.sha256:
         raise ModelError(
             f"{manifest.model} has sha256 {actual}, but {manifest.path.name} pins "
@@ -142,7 +143,7 @@ class OnnxEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the model file, lower-case hexadecimal."""
+        """As `domain.Encoder` says."""
         return self._fingerprint
 
     def embed(self, samples: Floats) -> Floats:
@@ -167,12 +168,23 @@ def load_encoder(models_dir: Path) -> OnnxEncoder:
     """
     manifest = read_manifest(models_dir, "encoder")
     check_model(manifest)
-    return _encoder(manifest.model, manifest.sha256)
+    return _encoder(manifest.model, manifest.sha256, _fingerprint(manifest))
 
 
 @lru_cache(maxsize=1)
-def _encoder(model: Path, fingerprint: str) -> OnnxEncoder:
+def _encoder(model: Path, _sha256: str, fingerprint: str) -> OnnxEncoder:
     return OnnxEncoder(_open_session(model), fingerprint)
+
+
+def _fingerprint(manifest: Manifest) -> str:
+    """What the manifest calls the encoder's embeddings, however its file is laid out."""
+    fingerprint = manifest.facts.get("fingerprint")
+    if not isinstance(fingerprint, str) or not re.fullmatch("[0-9a-f]{64}", fingerprint):
+        raise ModelError(
+            f"{manifest.path}: fingerprint must be 64 hexadecimal digits, not {fingerprint!r}; "
+            "restore the file"
+        )
+    return fingerprint
 
 
 def load_calibration(models_dir: Path) -> Calibration:
@@ -189,10 +201,11 @@ def load_calibration(models_dir: Path) -> Calibration:
         calibration = _calibration(facts)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(f"{manifest.path}: the calibration is malformed: {error!r}") from error
-    if calibration.encoder != manifest.sha256:
+    fingerprint = _fingerprint(manifest)
+    if calibration.encoder != fingerprint:
         raise ModelError(
             f"{manifest.path}: the calibration was measured on encoder {calibration.encoder}, not "
-            f"on {manifest.sha256}; restore the file, or measure again with tools/calibrate"
+            f"on {fingerprint}; restore the file, or measure again with tools/calibrate"
         )
     return calibration
 

@@ -4,11 +4,11 @@ Owns the profile files: names, voices (embeddings), consent and preferences, one
 Hides their format, the key, and how a write survives a power cut. Must never log a name or an
 embedding, and must never know how a voice is compared or what is sent to the car.
 
-A file `d-xxxxxxxx.profile` is: magic, schema (1 byte), key id (8), vehicle id (8), encoder's sha256
-(32), nonce (12), then the AES-256-GCM ciphertext of the payload (NIST SP 800-38D). All that stands
-before the nonce, and the driver's id, are bound to it as associated data. The payload is a JSON
-object, a newline, and the embeddings as little-endian float32: the enrolled voice's, then those of
-the voice before, if there is one.
+A file `d-xxxxxxxx.profile` is: magic, schema (1 byte), key id (8), vehicle id (8), encoder's
+fingerprint (32), nonce (12), then the AES-256-GCM ciphertext of the payload (NIST SP 800-38D). All
+that stands before the nonce, and the driver's id, are bound to it as associated data. The payload
+is a JSON object, a newline, and the embeddings as little-endian float32: the enrolled voice's, then
+those of the voice before, if there is one.
 
 `guests.sealed` holds the guest book in the same way, as JSON alone; there is none without guests.
 
@@ -178,7 +178,7 @@ class ProfileStore:
             directory: where the profiles are; made, for its owner only, when the first is saved.
             key_file: 32 bytes, outside `directory`, readable by its owner only; made when the
                 first profile is saved. The systemd credential `profile-key` goes before it.
-            encoder: sha256 of the encoder file, hexadecimal; other encoders' profiles are problems.
+            encoder: fingerprint of the encoder, hexadecimal; other encoders' profiles are problems.
             limits: what the car's ECUs accept; preferences outside are problems.
             vehicle: the car's id; other cars' profiles are problems.
         """

@@ -108,7 +108,7 @@ class Recognizer:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the encoder's file, lower-case hexadecimal."""
+        """The encoder's, 64 digits, lower-case hexadecimal."""
         return self._encoder.fingerprint
 
     @property

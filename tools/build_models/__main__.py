@@ -3,7 +3,7 @@
     python tools/build_models
     python tools/build_models --float encoder-float.onnx
     python tools/build_models --calibrate SPEECH [--noise NOISE]
-    python tools/build_models --compare SPEECH [--noise NOISE]
+    python tools/build_models --compare SPEECH [--noise NOISE] [--encoder ENCODER]
 
 A manifest (models/NAME.json) pins a wheel, a file in it, and the finished model, each by its
 checksum, and names the recipe that leads from one to the other. The bytes are the same on every
@@ -42,7 +42,7 @@ def _run(options: argparse.Namespace) -> None:
     for path in manifests:
         print(build(path))
     if options.compare:
-        _compare(options.models / "encoder.json", options.compare, options.noise)
+        _compare(options)
 
 
 def _calibrate(path: Path, speech: Path, noise: Path | None) -> None:
@@ -53,7 +53,8 @@ def _calibrate(path: Path, speech: Path, noise: Path | None) -> None:
     manifest = read_manifest(path)
     weights = read_checkpoint(fetch(Source.from_manifest(manifest), CACHE))
     manifest["activation_ranges"] = measure_ranges(weights, speech, noise)
-    manifest["sha256"] = sha256(produce(manifest))
+    # Other ranges, other embeddings.
+    manifest["sha256"] = manifest["fingerprint"] = sha256(produce(manifest))
     write_manifest(path, manifest)
 
 
@@ -61,25 +62,32 @@ def _write_float(path: Path, target: Path) -> None:
     write_atomically(target, _float(read_manifest(path)))
 
 
-def _compare(path: Path, speech: Path, noise: Path | None) -> None:
-    """Print how far the shipped models are from those they were made of.
+def _compare(options: argparse.Namespace) -> None:
+    """Print how far the models are from those they were made of.
 
-    Of the encoder with the shipped weights and with finer; of the gate from the published network.
+    Of the encoder with the weights that are shipped and with finer; of the gate from the published
+    network. An earlier file of the encoder shows whether another layout gives the same bits.
     """
     from quantisation import FULL_WEIGHT  # noqa: PLC0415 - as below
-    from ranges import compare, compare_gates  # noqa: PLC0415 - needs the sound libraries
+    from ranges import compare_gates, embeddings  # noqa: PLC0415 - needs the sound libraries
 
-    manifest = read_manifest(path)
-    for limit in (manifest["quantisation"]["weight_limit"], FULL_WEIGHT):
-        model = produce(manifest | {"quantisation": {"weight_limit": limit}})
-        cosines = compare(_float(manifest), model, speech, noise)
+    sounds = options.compare, options.noise
+    manifest = read_manifest(options.models / "encoder.json")
+    exact = embeddings(_float(manifest), *sounds)
+    shipped = embeddings(produce(manifest), *sounds)
+    finer = manifest | {"quantisation": {"weight_limit": FULL_WEIGHT}}
+    for name, rows in (("shipped", shipped), ("finer", embeddings(produce(finer), *sounds))):
+        cosines = (exact * rows).sum(axis=1)
         print(
-            f"weights up to {limit}: {len(cosines)} excerpts, cosine to float "
+            f"encoder, {name} weights: {len(cosines)} excerpts, cosine to float "
             f"mean {cosines.mean():.4f}, lowest {cosines.min():.4f}"
         )
-    gate = read_manifest(path.parent / "gate.json")
+    if options.encoder:
+        same = (embeddings(options.encoder.read_bytes(), *sounds) == shipped).all(axis=1)
+        print(f"encoder: {same.sum()} of {len(same)} the same to the bit in {options.encoder}")
+    gate = read_manifest(options.models / "gate.json")
     published = fetch(Source.from_manifest(gate), CACHE)
-    apart = compare_gates(published, produce(gate), speech, noise)
+    apart = compare_gates(published, produce(gate), *sounds)
     print(f"gate: {len(apart)} windows, probability to the published at most {apart.max():.1e} off")
 
 
@@ -103,6 +111,7 @@ def _options() -> argparse.Namespace:
         ("--calibrate", "DIR", None, "measure the activation ranges on this speech"),
         ("--compare", "DIR", None, "compare the models with their origins on this speech"),
         ("--noise", "DIR", None, "noise to mix into half of that speech"),
+        ("--encoder", "FILE", None, "an earlier file of the encoder to compare with, too"),
     ):
         parser.add_argument(name, type=Path, metavar=metavar, default=default, help=text)
     return parser.parse_args()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from quantisation import (
     FULL_WEIGHT,
     Activation,
+    Weight,
     quantise_activation,
     quantise_bias,
     quantise_weight,
@@ -70,11 +71,11 @@ def build_int8(weights: Tensors, ranges: Ranges, weight_limit: int) -> bytes:
 
 
 class _Signal(NamedTuple):
-    """A float tensor in the graph that an eight-bit convolution may take.
+    """A tensor in the graph between two layers.
 
     Attributes:
         name: in the graph.
-        form: the eight-bit format it went through; None where the network is float.
+        form: its eight-bit format; None where the network is float, as the tensor then is.
         mean: the value to be expected in each channel, where a normalisation tells it.
     """
 
@@ -134,24 +135,23 @@ class _Network:
             signal = self._residual(signal, f"{layer}.0", stride=2)
             signal = self._residual(signal, f"{layer}.1", stride=1)
         folded = self._folded("head.conv2.weight", "head.bn2")
-        # What it gives is not quantised, so the runtime computes it in float from small weights.
-        image = self._relu(self._conv(signal, *folded, pads=[1] * 4, strides=[2, 1]))
+        image = self._relu(self._conv_to_float(signal, *folded, pads=[1] * 4, strides=[2, 1]))
         shape = self.graph.ints(1, HEAD_CHANNELS * MEL_BANDS // 8, -1)
         return self.graph.node("Reshape", image, shape)
 
     def _residual(self, signal: _Signal, name: str, stride: int) -> _Signal:
         """Two convolutions beside a shortcut."""
-        folded = self._folded(f"{name}.conv1.weight", f"{name}.bn1")
-        inner = self._relu(self._conv(signal, *folded, pads=[1] * 4, strides=[stride, 1]))
-        bounded = self._activation(inner, f"{name}.conv1", f"{name}.bn1")
+        norm, pads = f"{name}.bn1", [1] * 4
+        folded = self._folded(f"{name}.conv1.weight", norm)
+        window = {"pads": pads, "strides": [stride, 1]}
+        inner = self._conv(signal, f"{name}.conv1", *folded, norm=norm, **window)
         folded = self._folded(f"{name}.conv2.weight", f"{name}.bn2")
-        outer = self._conv(bounded, *folded, pads=[1] * 4)
-        outer = self._activation(outer, f"{name}.conv2").name
+        outer = self._conv(inner, f"{name}.conv2", *folded, pads=pads)
         if stride > 1:
             folded = self._folded(f"{name}.shortcut.0.weight", f"{name}.shortcut.1")
-            shortcut = self._conv(signal, *folded, strides=[stride, 1])
-            signal = self._activation(shortcut, f"{name}.shortcut")
-        return self._activation(self._relu(self.graph.node("Add", outer, signal.name)), name)
+            signal = self._conv(signal, f"{name}.shortcut", *folded, strides=[stride, 1])
+        both = self.graph.node("Add", self._float(outer), self._float(signal))
+        return self._activation(self._relu(both), name)
 
     def _tdnn(self, frames: str) -> str:
         """The 1-D convolution that halves the frame rate: (1, 320, T) to (1, 128, T / 2)."""
@@ -164,13 +164,13 @@ class _Network:
         norm = f"{name}.nonlinear1.batchnorm"
         signal = self._activation(self._normalised(frames, norm), f"{name}.in", norm)
         norm = f"{name}.nonlinear2.batchnorm"
-        inner = self._relu(self._conv(signal, *self._folded(f"{name}.linear1.weight", norm)))
-        signal = self._activation(inner, f"{name}.bottleneck", norm)
+        folded = self._folded(f"{name}.linear1.weight", norm)
+        signal = self._conv(signal, f"{name}.bottleneck", *folded, norm=norm)
         weight = self._weight(f"{name}.cam_layer.linear_local.weight")
-        local = self._conv(signal, weight, pads=[dilation] * 2, dilations=[dilation])
-        local = self._activation(local, f"{name}.local").name
-        mask = self._mask(signal.name, f"{name}.cam_layer", segments)
-        return self.graph.node("Mul", local, mask)
+        window = {"pads": [dilation] * 2, "dilations": [dilation]}
+        local = self._conv(signal, f"{name}.local", weight, **window)
+        mask = self._mask(self._float(signal), f"{name}.cam_layer", segments)
+        return self.graph.node("Mul", self._float(local), mask)
 
     def _mask(self, frames: str, name: str, segments: str) -> str:
         """How much each channel matters, from the means of the utterance and of the segment.
@@ -216,18 +216,54 @@ class _Network:
     # --- parts of layers --------------------------------------------------------------------------
 
     def _conv(
-        self, signal: _Signal, weight: Array, bias: Array | None = None, **window: Any
-    ) -> str:
-        """A convolution, in eight bits where its input is."""
+        self,
+        signal: _Signal,
+        name: str,
+        weight: Array,
+        bias: Array | None = None,
+        *,
+        norm: str = "",
+        **window: Any,
+    ) -> _Signal:
+        """A convolution into the format of this name, with a ReLU if there is a `norm`.
+
+        `norm` is as in `_activation`. In eight bits all of it is one step, and the ReLU is that the
+        format begins at 0.
+        """
+        if signal.form is None:
+            frames = self._float_conv(signal.name, weight, bias, **window)
+            return self._activation(self._relu(frames) if norm else frames, name, norm)
+        form = self._form(name)
+        if norm and form.zero != 0:
+            raise BuildError(f"the activation range of {name} begins below 0; calibrate again")
+        small, steps, _ = self._rounded(signal, signal.form, weight, bias)
+        kernel = small.values, small.scale, np.zeros_like(small.scale, np.int8)
+        operands = signal.form.scale, signal.form.zero, *kernel, form.scale, form.zero, steps
+        constants = map(self.graph.constant, operands)
+        value = self.graph.node("QLinearConv", signal.name, *constants, **window)
+        return _Signal(value, form, self._expected(norm))
+
+    def _conv_to_float(self, signal: _Signal, weight: Array, bias: Array, **window: Any) -> str:
+        """A convolution whose result stays in float; eight bits only round its weights.
+
+        They are turned into floats in the graph. Floats in the file the runtime would put into
+        blocks as wide as a processor's registers, and add up in another order on each.
+        """
         if signal.form is None:
             return self._float_conv(signal.name, weight, bias, **window)
+        small, steps, unit = self._rounded(signal, signal.form, weight, bias)
+        operands = self._linear(small.values, small.scale), self._linear(steps, unit)
+        return self.graph.node("Conv", self._float(signal), *operands, **window)
+
+    def _rounded(
+        self, signal: _Signal, form: Activation, weight: Array, bias: Array | None
+    ) -> tuple[Weight, NDArray[np.int32], NDArray[np.float32]]:
+        """Weight and bias in eight and 32 bits, and the units of the bias."""
         small = quantise_weight(weight, self._weight_limit)
+        exact = np.zeros(len(weight)) if bias is None else bias
         if signal.mean is not None:
-            bias = (0 if bias is None else bias) + rounding_loss(weight, small, signal.mean)
-        operands = [self._linear(small.values, small.scale)]
-        if bias is not None:
-            operands.append(self._linear(*quantise_bias(bias, signal.form, small)))
-        return self.graph.node("Conv", signal.name, *operands, **window)
+            exact = exact + rounding_loss(weight, small, signal.mean)
+        return small, *quantise_bias(exact, form, small)
 
     def _float_conv(
         self, frames: str, weight: Array, bias: Array | None = None, **window: Any
@@ -237,36 +273,44 @@ class _Network:
         return self.graph.node("Conv", frames, *operands, **window)
 
     def _stored(self, weight: Array) -> str:
-        """A float weight; eight bits in the file where the network is, unpacked when it is loaded.
-
-        Cast and Mul, because ONNX Runtime folds them and does not fold DequantizeLinear.
-        """
-        if self._ranges is None:
-            return self.graph.constant(weight)
-        small = quantise_weight(weight, FULL_WEIGHT)
-        values = self.graph.node("Cast", self.graph.constant(small.values), to=1)
-        scale = self.graph.constant(small.scale.reshape(-1, *[1] * (weight.ndim - 1)))
-        return self.graph.node("Mul", values, scale)
+        """A float weight, rounded to eight bits where the network is in eight bits."""
+        if self._ranges is not None:
+            weight = quantise_weight(weight, FULL_WEIGHT).floats()
+        return self.graph.constant(weight)
 
     def _activation(self, value: str, name: str, norm: str = "") -> _Signal:
         """Pass a tensor through the eight-bit format of this name; in float, only name it.
 
         `norm` is the normalisation that, with a ReLU behind it, made the tensor.
         """
-        self.activations.append(name)
-        graph = self.graph
         if self._ranges is None:
-            return _Signal(graph.node("Identity", value, name=name), None, None)
-        if name not in self._ranges:
-            raise BuildError(f"the manifest has no activation range for {name}; calibrate again")
-        form = quantise_activation(*self._ranges[name])
-        scale, zero = graph.constant(form.scale), graph.constant(form.zero)
-        value = graph.node("QuantizeLinear", value, scale, zero)
-        value = graph.node("DequantizeLinear", value, scale, zero)
-        return _Signal(value, form, self._expected(norm) if norm else None)
+            self.activations.append(name)
+            return _Signal(self.graph.node("Identity", value, name=name), None, None)
+        form = self._form(name)
+        operands = map(self.graph.constant, (form.scale, form.zero))
+        value = self.graph.node("QuantizeLinear", value, *operands)
+        return _Signal(value, form, self._expected(norm))
 
-    def _expected(self, norm: str) -> NDArray[np.float64]:
+    def _form(self, name: str) -> Activation:
+        """The eight-bit format of an activation."""
+        try:
+            return quantise_activation(*(self._ranges or {})[name])
+        except KeyError:
+            raise BuildError(
+                f"the manifest has no activation range for {name}; calibrate again"
+            ) from None
+
+    def _float(self, signal: _Signal) -> str:
+        """The tensor as floats."""
+        if signal.form is None:
+            return signal.name
+        operands = map(self.graph.constant, (signal.form.scale, signal.form.zero))
+        return self.graph.node("DequantizeLinear", signal.name, *operands)
+
+    def _expected(self, norm: str) -> NDArray[np.float64] | None:
         """What a normalisation and a ReLU give on average, as training left them."""
+        if not norm:
+            return None
         return rectified_mean(self._weight(f"{norm}.bias"), self._weight(f"{norm}.weight"))
 
     def _linear(self, values: Array, scale: NDArray[np.float32]) -> str:
@@ -276,9 +320,13 @@ class _Network:
 
     def _normalised(self, frames: str, norm: str) -> str:
         """Batch normalisation and ReLU, in front of a convolution."""
-        scale, shift = (item.astype(np.float32)[:, None] for item in self._affine(norm))
-        scaled = self.graph.node("Mul", frames, self.graph.constant(scale))
-        return self._relu(self.graph.node("Add", scaled, self.graph.constant(shift)))
+        scale, shift = (item.astype(np.float32) for item in self._affine(norm))
+        # The rest of the operator's statistics says: no mean and a variance of 1.
+        operands = map(
+            self.graph.constant, (scale, shift, np.zeros_like(scale), np.ones_like(scale))
+        )
+        normalised = self.graph.node("BatchNormalization", frames, *operands, epsilon=0.0)
+        return self._relu(normalised)
 
     def _relu(self, value: str) -> str:
         return self.graph.node("Relu", value)

@@ -5,11 +5,12 @@ feature-window.cc and feat/mel-computations.cc): frames of 25 ms every 10 ms tha
 the signal, DC removed, pre-emphasis 0.97, Povey's window, a 512-point power spectrum, 80 triangular
 mel bands from 20 Hz to 8 kHz, natural log with a floor, minus the mean over the utterance.
 
-Everything before the square is linear in the frame, so it is one convolution; its kernel is worked
-out inside the graph from a table of 512 cosines, which ONNX Runtime folds when it loads the model.
-That keeps 0.8 MB out of the file. Constants that come from cos, log and pow are rounded to a grid,
-so that the last digit of a machine's maths library does not reach the file.
+Everything before the square is linear in the frame, so it is one convolution. Constants that come
+from cos, log and pow are rounded to a grid, so that the last digit of a machine's maths library
+does not reach the file; what is made of them is single precision in an order that is written out.
 """
+
+from functools import reduce
 
 import numpy as np
 from graph import Graph
@@ -30,7 +31,7 @@ FLOOR = np.finfo(np.float32).eps
 def add_log_mel(graph: Graph, samples: str) -> str:
     """Add nodes from `samples`, float32 (n,) in [-1, 1], to (1, MEL_BANDS, frames), mean zero."""
     signal = graph.node("Unsqueeze", samples, graph.ints(0, 1))
-    spectrum = graph.node("Conv", signal, _add_basis(graph), strides=[STEP])
+    spectrum = graph.node("Conv", signal, graph.constant(_basis()), strides=[STEP])
     power = graph.node("Mul", spectrum, spectrum)
     # The real and the imaginary half of the spectrum share the bands: adding them is part of it.
     bands = graph.constant(np.concatenate([mel_bands()] * 2, axis=1))
@@ -62,31 +63,35 @@ def _on_grid(values: NDArray[np.float64]) -> NDArray[np.float32]:
     return (np.rint(values * 2**20) / 2**20).astype(np.float32)
 
 
-def _add_basis(graph: Graph) -> str:
-    """Add the kernel (2 BINS, 1, FRAME): DC removal, pre-emphasis, window and DFT in one.
+def _basis() -> NDArray[np.float32]:
+    """The kernel (2 BINS, 1, FRAME): DC removal, pre-emphasis, window and DFT in one.
 
     A product of matrices applied to a frame, so its factors act on the kernel in reverse order:
     the last step of the signal path is the first one here.
     """
-    windowed = graph.node("Mul", _add_dft(graph), graph.constant(povey_window()))
+    windowed = _dft() * povey_window()
     # y[n] = x[n] - 0.97 x[n-1], and Kaldi takes x[-1] = x[0].
-    following = graph.node("Slice", windowed, graph.ints(1), graph.ints(FRAME), graph.ints(1))
-    following = graph.node("Pad", following, graph.ints(0, 0, 0, 1))
-    first = graph.node("Mul", windowed, graph.constant(np.eye(1, FRAME, dtype=np.float32)))
-    echo = graph.node("Add", following, first)
-    damped = graph.node("Mul", echo, graph.constant(np.float32(PREEMPHASIS)))
-    emphasised = graph.node("Sub", windowed, damped)
-    centred = graph.node("Sub", emphasised, graph.node("ReduceMean", emphasised, axes=[1]))
-    return graph.node("Unsqueeze", centred, graph.ints(1))
+    echo = np.pad(windowed[:, 1:], ((0, 0), (0, 1)))
+    echo[:, 0] += windowed[:, 0]
+    emphasised = windowed - echo * np.float32(PREEMPHASIS)
+    kernel: NDArray[np.float32] = emphasised - _mean(emphasised)
+    return kernel[:, None]
 
 
-def _add_dft(graph: Graph) -> str:
-    """Add the DFT's cosines above its sines (their sign is lost in the square): (2 BINS, FRAME)."""
-    table = graph.constant(_on_grid(np.cos(2 * np.pi * np.arange(FFT) / FFT)))
-    bins = graph.constant(np.arange(BINS, dtype=np.int64)[:, None])
-    times = graph.constant(np.arange(FRAME, dtype=np.int64))
-    turn, quarter = graph.constant(np.int64(FFT)), graph.constant(np.int64(FFT // 4))
-    phase = graph.node("Mod", graph.node("Mul", bins, times), turn)
-    shifted = graph.node("Mod", graph.node("Add", phase, quarter), turn)
-    cosines, sines = (graph.node("Gather", table, index) for index in (phase, shifted))
-    return graph.node("Concat", cosines, sines, axis=0)
+def _mean(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of each row, (rows, 1), summed in eight lanes whose halves are then added up.
+
+    A vector unit's order; with another, the last digit of an embedding would be another.
+    """
+    lanes = reduce(np.add, np.split(rows, rows.shape[1] // 8, axis=1))
+    while lanes.shape[1] > 1:
+        lanes = reduce(np.add, np.split(lanes, 2, axis=1))
+    mean: NDArray[np.float32] = lanes / np.float32(rows.shape[1])
+    return mean
+
+
+def _dft() -> NDArray[np.float32]:
+    """The DFT's cosines above its sines (their sign is lost in the square): (2 BINS, FRAME)."""
+    table = _on_grid(np.cos(2 * np.pi * np.arange(FFT) / FFT))
+    phase = np.arange(BINS)[:, None] * np.arange(FRAME)
+    return np.concatenate([table[phase % FFT], table[(phase + FFT // 4) % FFT]])

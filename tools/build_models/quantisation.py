@@ -40,6 +40,11 @@ class Weight:
     values: NDArray[np.int8]
     scale: NDArray[np.float32]
 
+    def floats(self) -> NDArray[np.float32]:
+        """The values that the integers stand for, float32 of their shape."""
+        scale = self.scale.reshape(-1, *[1] * (self.values.ndim - 1))
+        return self.values.astype(np.float32) * scale
+
 
 def quantise_activation(low: float, high: float) -> Activation:
     """The uint8 format that covers [low, high] and 0; raises BuildError for an empty range."""

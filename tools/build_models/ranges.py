@@ -49,14 +49,14 @@ def measure_ranges(weights: Tensors, speech: Path, noise: Path | None) -> dict[s
     }
 
 
-def compare(float_model: bytes, int8_model: bytes, speech: Path, noise: Path | None) -> Floats:
-    """Cosines of the two models' embeddings of the same excerpts, float32 (EXCERPTS,)."""
-    sessions = _session(float_model), _session(int8_model)
-    pairs = (
-        [session.run(["embedding"], {"samples": samples})[0][0] for session in sessions]
+def embeddings(model: bytes, speech: Path, noise: Path | None) -> Floats:
+    """What an encoder makes of the excerpts, float32 (EXCERPTS, dimensions); always the same."""
+    session = _session(model)
+    rows = [
+        session.run(["embedding"], {"samples": samples})[0][0]
         for samples in _excerpts(speech, noise)
-    )
-    return np.array([exact @ rounded for exact, rounded in pairs], np.float32)
+    ]
+    return np.array(rows, np.float32)
 
 
 def compare_gates(published: bytes, built: bytes, speech: Path, noise: Path | None) -> Floats:
