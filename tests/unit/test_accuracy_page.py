@@ -26,4 +26,4 @@ def test_the_figures_are_of_the_encoder_that_ships() -> None:
     """Figures of another encoder would be nobody's."""
     measured = json.loads(RESULT.read_text(encoding="utf-8"))
     manifest = json.loads((ROOT / "models" / "encoder.json").read_text(encoding="utf-8"))
-    assert measured["encoder"] == manifest["sha256"]
+    assert measured["encoder"] == manifest["fingerprint"]
