@@ -128,7 +128,7 @@ class _Network:
         image = self.graph.node("Unsqueeze", log_mel, self.graph.ints(1))
         weight, bias = self._folded("head.conv1.weight", "head.bn1")
         # Even its weights are kept as floats: there are 288 of them.
-        constants = self.graph.constant(weight), self.graph.constant(bias)
+        constants = self.graph.constants(weight, bias)
         image = self._relu(self.graph.node("Conv", image, *constants, pads=[1] * 4))
         signal = self._activation(image, "head.conv1", "head.bn1")
         for layer in ("head.layer1", "head.layer2"):
@@ -143,7 +143,7 @@ class _Network:
         """Two convolutions beside a shortcut."""
         norm, pads = f"{name}.bn1", [1] * 4
         folded = self._folded(f"{name}.conv1.weight", norm)
-        window = {"pads": pads, "strides": [stride, 1]}
+        window: dict[str, Any] = {"pads": pads, "strides": [stride, 1]}
         inner = self._conv(signal, f"{name}.conv1", *folded, norm=norm, **window)
         folded = self._folded(f"{name}.conv2.weight", f"{name}.bn2")
         outer = self._conv(inner, f"{name}.conv2", *folded, pads=pads)
@@ -167,7 +167,7 @@ class _Network:
         folded = self._folded(f"{name}.linear1.weight", norm)
         signal = self._conv(signal, f"{name}.bottleneck", *folded, norm=norm)
         weight = self._weight(f"{name}.cam_layer.linear_local.weight")
-        window = {"pads": [dilation] * 2, "dilations": [dilation]}
+        window: dict[str, Any] = {"pads": [dilation] * 2, "dilations": [dilation]}
         local = self._conv(signal, f"{name}.local", weight, **window)
         mask = self._mask(self._float(signal), f"{name}.cam_layer", segments)
         return self.graph.node("Mul", self._float(local), mask)
@@ -239,7 +239,7 @@ class _Network:
         small, steps, _ = self._rounded(signal, signal.form, weight, bias)
         kernel = small.values, small.scale, np.zeros_like(small.scale, np.int8)
         operands = signal.form.scale, signal.form.zero, *kernel, form.scale, form.zero, steps
-        constants = map(self.graph.constant, operands)
+        constants = self.graph.constants(*operands)
         value = self.graph.node("QLinearConv", signal.name, *constants, **window)
         return _Signal(value, form, self._expected(norm))
 
@@ -287,7 +287,7 @@ class _Network:
             self.activations.append(name)
             return _Signal(self.graph.node("Identity", value, name=name), None, None)
         form = self._form(name)
-        operands = map(self.graph.constant, (form.scale, form.zero))
+        operands = self.graph.constants(form.scale, form.zero)
         value = self.graph.node("QuantizeLinear", value, *operands)
         return _Signal(value, form, self._expected(norm))
 
@@ -304,7 +304,7 @@ class _Network:
         """The tensor as floats."""
         if signal.form is None:
             return signal.name
-        operands = map(self.graph.constant, (signal.form.scale, signal.form.zero))
+        operands = self.graph.constants(signal.form.scale, signal.form.zero)
         return self.graph.node("DequantizeLinear", signal.name, *operands)
 
     def _expected(self, norm: str) -> NDArray[np.float64] | None:
@@ -315,16 +315,14 @@ class _Network:
 
     def _linear(self, values: Array, scale: NDArray[np.float32]) -> str:
         """The floats that eight- or 32-bit integers stand for, one scale per entry of axis 0."""
-        constants = map(self.graph.constant, (values, scale, np.zeros(scale.shape, values.dtype)))
+        constants = self.graph.constants(values, scale, np.zeros(scale.shape, values.dtype))
         return self.graph.node("DequantizeLinear", *constants, axis=0)
 
     def _normalised(self, frames: str, norm: str) -> str:
         """Batch normalisation and ReLU, in front of a convolution."""
         scale, shift = (item.astype(np.float32) for item in self._affine(norm))
-        # The rest of the operator's statistics says: no mean and a variance of 1.
-        operands = map(
-            self.graph.constant, (scale, shift, np.zeros_like(scale), np.ones_like(scale))
-        )
+        no_mean, unit_variance = np.zeros_like(scale), np.ones_like(scale)
+        operands = self.graph.constants(scale, shift, no_mean, unit_variance)
         normalised = self.graph.node("BatchNormalization", frames, *operands, epsilon=0.0)
         return self._relu(normalised)
 

@@ -73,7 +73,7 @@ def _basis() -> NDArray[np.float32]:
     # y[n] = x[n] - 0.97 x[n-1], and Kaldi takes x[-1] = x[0].
     echo = np.pad(windowed[:, 1:], ((0, 0), (0, 1)))
     echo[:, 0] += windowed[:, 0]
-    emphasised = windowed - echo * np.float32(PREEMPHASIS)
+    emphasised = np.subtract(windowed, echo * np.float32(PREEMPHASIS), dtype=np.float32)
     kernel: NDArray[np.float32] = emphasised - _mean(emphasised)
     return kernel[:, None]
 

@@ -46,6 +46,10 @@ class Graph:
             self._initialisers.append(numpy_helper.from_array(array, self._constants[key]))
         return self._constants[key]
 
+    def constants(self, *values: NDArray[Any] | np.generic) -> list[str]:
+        """Add constants and return their names."""
+        return [self.constant(value) for value in values]
+
     def ints(self, *values: int) -> str:
         """Add a constant int64 vector: axes, shapes, bounds."""
         return self.constant(np.array(values, np.int64))
