@@ -105,25 +105,22 @@ def test_no_decision_rests_on_an_older_car_than_is_known(
 ) -> None:
     """What came over the bus goes before the sound that came earlier; neither changes its order."""
     orders, taken = Orders(), Taken()
-    now_s = time.monotonic()
-    lost = SourceState(now_s, SourceHealth.LOST, "gone")
-    sound: list[FromMicrophone] = [
-        block(now_s),
-        block(now_s),
-        lost,
-        replace(block(now_s), gap=True),
-        block(now_s),
-    ]
-    news: list[Input] = [VehicleReport(now_s, VehicleState()), Cancel(now_s, "c1")]
+    sound: list[FromMicrophone] = []
+    news: list[Input] = []
 
     class Bus(StillBus):
         """All comes at its first turn, the end at its second."""
 
-        def poll(self, _now_s: float) -> None:
+        def poll(self, now_s: float) -> None:
             self.turns += 1
             if self.turns > 1:
                 orders.stop = "the test"
                 return
+            # From now, and not from before the daemon was made: old sound is not heard.
+            lost = SourceState(now_s, SourceHealth.LOST, "gone")
+            spliced = replace(block(now_s), gap=True)
+            sound.extend([block(now_s), block(now_s), lost, spliced, block(now_s)])
+            news.extend([VehicleReport(now_s, VehicleState()), Cancel(now_s, "c1")])
             for item in sound:
                 microphones[0].put(item)
             for told in news:
