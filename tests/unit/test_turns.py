@@ -1,6 +1,5 @@
 """In what order the daemon takes what has come, and what it gives up when it cannot keep up."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
