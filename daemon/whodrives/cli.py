@@ -433,8 +433,7 @@ def _add_config(commands: _Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # The encoder before all else: while it is loaded it takes more than it keeps, and that, on top
-    # of what is there by then, is the most that the daemon ever holds.
+    # The encoder before all else: what its loading leaves free, the rest then takes.
     load_encoder(Path(load_config(options.config).models.directory))
     from whodrives.service import serve  # noqa: PLC0415
 

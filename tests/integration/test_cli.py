@@ -78,7 +78,7 @@ def test_help_teaches_by_example(command: str) -> None:
 
 
 def test_the_encoder_comes_into_memory_before_the_daemon() -> None:
-    """Its loading is the peak of the daemon's memory: what is not needed for it comes after it."""
+    """Loading it leaves memory free, which what is imported after it takes."""
     later = ["whodrives.service", "whodrives.commands", "paho", "cryptography", "soundfile", "rich"]
     told = subprocess.run(
         [
