@@ -119,6 +119,7 @@ def test_the_configuration_in_force_can_be_printed_and_used(installed: Installat
 # --- drivers --------------------------------------------------------------------------------------
 
 
+@pytest.mark.much_speech
 def test_a_driver_is_enrolled_looked_after_and_forgotten(
     installed: Installation, voices: Path
 ) -> None:
@@ -135,6 +136,7 @@ def test_a_driver_is_enrolled_looked_after_and_forgotten(
     assert list(installed.stored()) == ["profile-key"]
 
 
+@pytest.mark.much_speech
 def test_preferences_are_set_printed_and_read_back(installed: Installation, voices: Path) -> None:
     """What `preferences` prints is a file that --file takes; --set changes one of them."""
     installed.enrol("Anna", voices / "af_bella", **{POSITION: 120, TILT: -5})
@@ -147,6 +149,7 @@ def test_preferences_are_set_printed_and_read_back(installed: Installation, voic
     assert installed.run("drivers", "preferences", "Anna", "--file", path).stdout == printed
 
 
+@pytest.mark.much_speech
 def test_preferences_and_key_are_changed_and_taken_back(
     installed: Installation, voices: Path
 ) -> None:
@@ -164,6 +167,7 @@ def test_preferences_and_key_are_changed_and_taken_back(
     assert "key: none" in installed.run("drivers", "key", "Anna", "--clear").stdout
 
 
+@pytest.mark.much_speech
 def test_enrolling_anew_keeps_id_and_preferences(installed: Installation, voices: Path) -> None:
     """--replace is another voice for the same driver."""
     driver = installed.enrol("Anna", voices / "af_bella", **{POSITION: 120})
@@ -178,6 +182,7 @@ def test_enrolling_anew_keeps_id_and_preferences(installed: Installation, voices
 # --- replay ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.much_speech
 def test_replay_tells_what_the_daemon_would_have_told(
     enrolled: Installation, voices: Path, tmp_path: Path
 ) -> None:
@@ -194,6 +199,7 @@ def test_replay_tells_what_the_daemon_would_have_told(
     assert "Bella" not in done.stdout
 
 
+@pytest.mark.much_speech
 def test_replay_gives_the_same_bytes_every_time(enrolled: Installation, voices: Path) -> None:
     """A recorded drive is a test: two runs cannot be told apart."""
     recording = voices / "bm_george" / "6.opus"
@@ -266,6 +272,7 @@ def test_a_doctor_hears_whether_the_microphone_is_muted(
 # --- the household --------------------------------------------------------------------------------
 
 
+@pytest.mark.much_speech
 def test_nobody_is_enrolled_who_did_not_agree(installed: Installation, voices: Path) -> None:
     """The text is shown; no answer is a no, an answer is kept with its moment and version."""
     path = voices / "af_bella"
@@ -282,6 +289,7 @@ def test_nobody_is_enrolled_who_did_not_agree(installed: Installation, voices: P
     assert re.search(r"consent: Bella Swan, 20\d\d-.*, text 2026-11", shown)
 
 
+@pytest.mark.much_speech
 def test_one_person_under_two_names_is_refused_unless_accepted(
     installed: Installation, voices: Path
 ) -> None:
@@ -302,6 +310,7 @@ def test_one_person_under_two_names_is_refused_unless_accepted(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.much_speech
 def test_enrolling_anew_can_be_taken_back(installed: Installation, voices: Path) -> None:
     """A worse second recording is no loss until it has settled a trip."""
     installed.enrol("George", voices / "bm_george")
@@ -316,6 +325,7 @@ def test_enrolling_anew_can_be_taken_back(installed: Installation, voices: Path)
     assert "no voice before" in installed.run("drivers", "restore", "George").stderr
 
 
+@pytest.mark.much_speech
 def test_a_household_is_carried_to_another_car(
     enrolled: Installation, tmp_path: Path, voices: Path
 ) -> None:
@@ -334,6 +344,7 @@ def test_a_household_is_carried_to_another_car(
     assert "enrolled here already" in again.stderr
 
 
+@pytest.mark.much_speech
 def test_forgetting_prints_a_receipt(installed: Installation, voices: Path) -> None:
     """What was erased, by kind, with the id and the moment."""
     driver = installed.enrol("George", voices / "bm_george")

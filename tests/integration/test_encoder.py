@@ -286,6 +286,7 @@ def test_network_agrees_with_a_plain_computation(
     assert np.allclose(ours, PlainCampplus(weights).embed(log_mel), atol=1e-4)
 
 
+@pytest.mark.much_speech
 def test_eight_bits_keep_the_embedding(
     float_model: bytes, encoder: OnnxEncoder, utterances: dict[str, list[Floats]]
 ) -> None:
@@ -300,6 +301,7 @@ def test_eight_bits_keep_the_embedding(
     assert np.min(cosines) > 0.97
 
 
+@pytest.mark.much_speech
 def test_a_voice_is_more_like_itself_than_like_any_other(
     encoder: OnnxEncoder, utterances: dict[str, list[Floats]]
 ) -> None:

@@ -128,6 +128,7 @@ def scene(tmp_path: Path, secure: SecureBroker) -> Iterator[Scene]:
     made.close()
 
 
+@pytest.mark.much_speech
 def test_no_sound_embedding_or_name_is_anywhere_but_in_the_sealed_store(
     scene: Scene, voices: Path, tmp_path: Path
 ) -> None:

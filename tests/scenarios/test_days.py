@@ -13,6 +13,8 @@ from whodrives.inference import load_calibration
 from whodrives.learning import Learning
 from whodrives.profiles import ProfileStore
 
+pytestmark = pytest.mark.much_speech
+
 CALIBRATION = load_calibration(MODELS)
 Say = Callable[..., Sound]
 

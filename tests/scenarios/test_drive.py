@@ -28,6 +28,8 @@ from whodrives.domain import (
 from whodrives.picture import LISTEN_AFTER_S
 from whodrives.service import replay
 
+pytestmark = pytest.mark.much_speech
+
 GOLDEN = ROOT / "tests/golden/drive.json"
 
 

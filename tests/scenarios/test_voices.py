@@ -9,6 +9,8 @@ from stage import Prompts, Sound, Stage
 
 from whodrives.domain import Outcome, Verdict
 
+pytestmark = pytest.mark.much_speech
+
 Say = Callable[..., Sound]
 
 HOUSEHOLD = ("hf_alpha", "am_michael", "bf_emma")

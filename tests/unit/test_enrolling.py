@@ -85,6 +85,7 @@ def profile(driver: str, enrolled: Enrolled, encoder: OnnxEncoder) -> Profile:
 # --- the last questions ---------------------------------------------------------------------------
 
 
+@pytest.mark.much_speech
 def test_held_out_seconds_of_a_good_enrolment_are_known(
     people: dict[str, Enrolled], encoder: OnnxEncoder, policy: Policy
 ) -> None:
@@ -97,6 +98,7 @@ def test_held_out_seconds_of_a_good_enrolment_are_known(
     assert found.check.taken_s == 0.0
 
 
+@pytest.mark.much_speech
 def test_the_same_person_under_two_names_is_noticed(
     people: dict[str, Enrolled], encoder: OnnxEncoder, policy: Policy
 ) -> None:
@@ -113,6 +115,7 @@ def test_the_same_person_under_two_names_is_noticed(
     assert again.problems == ()
 
 
+@pytest.mark.much_speech
 def test_another_voice_does_not_replace_a_driver(
     people: dict[str, Enrolled], encoder: OnnxEncoder, policy: Policy
 ) -> None:
@@ -122,6 +125,7 @@ def test_another_voice_does_not_replace_a_driver(
     assert [problem.code for problem in found.problems] == ["not_the_driver"]
 
 
+@pytest.mark.much_speech
 def test_two_voices_that_are_too_alike_are_refused_with_what_it_costs(
     people: dict[str, Enrolled], encoder: OnnxEncoder, policy: Policy
 ) -> None:
@@ -137,6 +141,7 @@ def test_two_voices_that_are_too_alike_are_refused_with_what_it_costs(
     assert found.alike[0].passes_share > 0.1
 
 
+@pytest.mark.much_speech
 def test_a_voice_that_is_no_voice_is_not_recognised(
     people: dict[str, Enrolled], policy: Policy
 ) -> None:
@@ -148,6 +153,7 @@ def test_a_voice_that_is_no_voice_is_not_recognised(
     assert [problem.code for problem in found.problems] == ["not_recognised"]
 
 
+@pytest.mark.much_speech
 def test_the_matrix_is_symmetric_and_one_on_its_diagonal(
     people: dict[str, Enrolled], encoder: OnnxEncoder, policy: Policy
 ) -> None:
@@ -179,6 +185,7 @@ def george_enrols(session: Enrolling, voices: Path, house: Profile) -> list[Outc
     return said
 
 
+@pytest.mark.much_speech
 def test_an_enrolment_from_the_head_unit_ends_with_a_voice_to_keep(
     voices: Path, encoder: OnnxEncoder, policy: Policy, people: dict[str, Enrolled]
 ) -> None:
@@ -199,6 +206,7 @@ ASKED_BY = (ASKED.by, ASKED.text)
 GUEST = replace(ASKED, guest="g-3f2a9c1e")
 
 
+@pytest.mark.much_speech
 def test_a_voice_that_is_there_already_is_refused_to_the_head_unit(
     voices: Path, encoder: OnnxEncoder, policy: Policy, people: dict[str, Enrolled]
 ) -> None:
@@ -240,6 +248,7 @@ def test_a_command_that_cannot_be_meant_is_refused(
     assert session.step(AudioBlock(0.1, np.zeros(BLOCK_SAMPLES, np.float32))) == []
 
 
+@pytest.mark.much_speech
 def test_a_guest_who_agreed_is_enrolled_at_once(
     encoder: OnnxEncoder, policy: Policy, people: dict[str, Enrolled]
 ) -> None:
@@ -254,6 +263,7 @@ def test_a_guest_who_agreed_is_enrolled_at_once(
     assert np.array_equal(adopt.embeddings, people["george"].embeddings)
 
 
+@pytest.mark.much_speech
 def test_a_guest_who_is_a_driver_already_is_refused(
     encoder: OnnxEncoder, policy: Policy, people: dict[str, Enrolled]
 ) -> None:
@@ -266,6 +276,7 @@ def test_a_guest_who_is_a_driver_already_is_refused(
     assert result == CommandResult(0.0, "c1", "same_person")
 
 
+@pytest.mark.much_speech
 def test_a_guest_who_is_gone_or_did_not_agree_is_refused(
     encoder: OnnxEncoder, policy: Policy, people: dict[str, Enrolled]
 ) -> None:

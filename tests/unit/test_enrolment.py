@@ -65,6 +65,7 @@ def codes(sound: Sound, encoder: OnnxEncoder) -> set[str]:
 
 
 @pytest.mark.parametrize("voice", ["af_bella", "am_onyx", "bf_lily", "bm_george", "hf_alpha"])
+@pytest.mark.much_speech
 def test_a_good_recording_is_accepted(voice: str, voices: Path, encoder: OnnxEncoder) -> None:
     """Clean speech of one person gives windows of unit length, and counts speech alone."""
     sound = spoken(voices, voice)
@@ -78,6 +79,7 @@ def test_a_good_recording_is_accepted(voice: str, voices: Path, encoder: OnnxEnc
     assert [m.speech_s for m in progress] == sorted(m.speech_s for m in progress)
 
 
+@pytest.mark.much_speech
 def test_a_quiet_but_clean_recording_is_accepted(voices: Path, encoder: OnnxEncoder) -> None:
     """A microphone with little gain, 20 dB below the usual, is no reason to refuse."""
     assert codes(spoken(voices, "af_bella") / 10, encoder) == set()
@@ -127,6 +129,7 @@ SOMEBODY = {"someone_else", "not_the_voice_that_began"}
 @pytest.mark.parametrize(
     ("first", "second"), [((1, 2, 3), (1, 2, 3)), ((1, 2, 3), (1, 2)), ((1,), (1, 2, 3))]
 )
+@pytest.mark.much_speech
 def test_two_people_are_more_than_one_voice(
     first: tuple[int, ...], second: tuple[int, ...], voices: Path, encoder: OnnxEncoder
 ) -> None:
@@ -143,6 +146,7 @@ def told(progress: Iterable[Progress]) -> list[str]:
     return [code for code, _ in itertools.groupby(codes)]
 
 
+@pytest.mark.much_speech
 def test_another_voice_is_told_while_it_speaks(voices: Path, encoder: OnnxEncoder) -> None:
     """First that someone else speaks too, then that the first voice is gone; none of it counts."""
     alone = spoken(voices, "bm_george", [1, 2, 3])
@@ -154,6 +158,7 @@ def test_another_voice_is_told_while_it_speaks(voices: Path, encoder: OnnxEncode
     assert progress[-1].speech_s == pytest.approx(before[-1].speech_s, abs=2.5)
 
 
+@pytest.mark.much_speech
 def test_a_passengers_word_costs_seconds_and_no_second_attempt(
     voices: Path, encoder: OnnxEncoder
 ) -> None:
@@ -168,6 +173,7 @@ def test_a_passengers_word_costs_seconds_and_no_second_attempt(
     assert float((windows @ other / np.linalg.norm(other)).max()) < 0.4
 
 
+@pytest.mark.much_speech
 def test_one_person_in_two_languages_is_one_voice(voices: Path, encoder: OnnxEncoder) -> None:
     """Speaking Hindi and English makes nobody two people."""
     hindi = [np.concatenate([b.samples for b in read_file(p)]) for p in _hindi(voices)]
@@ -191,6 +197,7 @@ def in_hall(sound: Sound, seconds: float) -> Sound:
     return np.fft.irfft(np.fft.rfft(sound, size) * np.fft.rfft(tail, size))[: len(sound)]
 
 
+@pytest.mark.much_speech
 def test_a_hall_echoes(voices: Path, encoder: OnnxEncoder) -> None:
     """Far walls smear the voice; the enrolment belongs into the car."""
     sound = spoken(voices, "bm_george")
@@ -199,6 +206,7 @@ def test_a_hall_echoes(voices: Path, encoder: OnnxEncoder) -> None:
 
 
 @pytest.mark.parametrize("kind", ["music", "engine"])
+@pytest.mark.much_speech
 def test_music_and_an_engine_are_told_before_anybody_speaks(
     kind: str, voices: Path, encoder: OnnxEncoder
 ) -> None:
@@ -222,6 +230,7 @@ def test_a_fan_is_no_music(voices: Path, encoder: OnnxEncoder) -> None:
     assert "engine_or_music" not in told(progress)
 
 
+@pytest.mark.much_speech
 def test_a_loudspeaker_is_heard_as_one(voices: Path, encoder: OnnxEncoder) -> None:
     """Band limits, compression and a room, as of a telephone's loudspeaker; it is advice."""
     sound = spoken(voices, "bm_george")
@@ -233,6 +242,7 @@ def test_a_loudspeaker_is_heard_as_one(voices: Path, encoder: OnnxEncoder) -> No
     assert "played_back" not in told(progress)
 
 
+@pytest.mark.much_speech
 def test_the_same_words_again_are_one_way_of_speaking(voices: Path, encoder: OnnxEncoder) -> None:
     """It is advice while it is so, and no reason to refuse."""
     sound = np.tile(spoken(voices, "bm_george", [1]), 7)
@@ -255,6 +265,7 @@ def test_one_note_is_one_way_of_speaking() -> None:
     assert np.std(acoustics.pitch_semitones(glide.astype("f4"))) > 2.0
 
 
+@pytest.mark.much_speech
 def test_what_is_wrong_is_told_while_it_is_wrong(voices: Path, encoder: OnnxEncoder) -> None:
     """A loud sentence among good ones is told as it is spoken, and not any more afterwards."""
     loud = np.clip(spoken(voices, "bm_george", [1]) * 20, -1, 1)
@@ -268,6 +279,7 @@ def test_what_is_wrong_is_told_while_it_is_wrong(voices: Path, encoder: OnnxEnco
     assert enrolment.finish(at_s).speech_s > 12.0
 
 
+@pytest.mark.much_speech
 def test_it_says_when_it_has_enough(voices: Path, encoder: OnnxEncoder) -> None:
     """Twenty useful seconds, and nothing against them."""
     _, progress, _ = heard(np.tile(spoken(voices, "bm_george"), 2), encoder)
@@ -277,6 +289,7 @@ def test_it_says_when_it_has_enough(voices: Path, encoder: OnnxEncoder) -> None:
     assert not any(moment.enough for moment in progress if moment.speech_s < 20.0)
 
 
+@pytest.mark.much_speech
 def test_the_noise_of_the_road_is_welcome_on_the_road(voices: Path, encoder: OnnxEncoder) -> None:
     """The second, moving part is there for its noise; parked it would be refused."""
     sound = spoken(voices, "bm_george")
@@ -308,6 +321,7 @@ def test_speech_around_a_gap_is_not_joined(voices: Path, encoder: OnnxEncoder) -
     assert 0 < torn.speech_s < 0.75 * whole.speech_s
 
 
+@pytest.mark.much_speech
 def test_a_profile_holds_each_window_in_quiet_and_in_two_noises(
     voices: Path, encoder: OnnxEncoder
 ) -> None:
@@ -321,6 +335,7 @@ def test_a_profile_holds_each_window_in_quiet_and_in_two_noises(
         assert likeness.max() < 0.99
 
 
+@pytest.mark.much_speech
 def test_the_same_recording_gives_the_same_profile(voices: Path, encoder: OnnxEncoder) -> None:
     """The noise of the copies is no dice: it belongs to the window's number."""
     sound = spoken(voices, "af_bella")
