@@ -116,6 +116,24 @@ def test_embeddings_are_those_that_the_fingerprint_names(
     assert np.mean([old @ new for old, new in zip(kept, now, strict=True)]) > 0.999
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"head.layer1.0.conv1": [-1.0, 47.5]}, "of head.layer1.0.conv1 begins below 0"),
+        ({"head.layer1.0.conv1": None}, "no activation range for head.layer1.0.conv1"),
+    ],
+    ids=["cuts a ReLU", "missing"],
+)
+def test_ranges_that_do_not_fit_the_network_are_refused(
+    change: dict[str, Any], said: str, manifest: dict[str, Any], weights: Mapping[str, NDArray[Any]]
+) -> None:
+    """A format that reaches below 0 would let through what a ReLU is there to cut."""
+    changed = manifest["activation_ranges"] | change
+    ranges = {name: span for name, span in changed.items() if span}
+    with pytest.raises(campplus.BuildError, match=f"{said}; calibrate again"):
+        campplus.build_int8(weights, ranges, 64)
+
+
 @pytest.mark.parametrize("fingerprint", [None, 7, "", "55bd47dc9d74", "X" * 64])
 def test_an_encoder_without_a_fingerprint_is_refused(models: Path, fingerprint: object) -> None:
     """Without a name for its embeddings, nobody could tell whose profiles they can be held to."""
