@@ -27,6 +27,8 @@ from whodrives.profiles import ProfileStore
 from whodrives.service import Daemon, Orders, household, open_store
 from whodrives.settings import load_config
 
+pytestmark = pytest.mark.much_speech
+
 ELSEWHERE = "Vehicle.Chassis.SteeringWheel.Tilt"
 
 
