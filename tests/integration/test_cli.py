@@ -206,6 +206,7 @@ def test_replay_gives_the_same_bytes_every_time(enrolled: Installation, voices: 
     assert enrolled.run("replay", recording).stdout == enrolled.run("replay", recording).stdout
 
 
+@pytest.mark.much_speech
 def test_a_stranger_is_unknown(enrolled: Installation, voices: Path) -> None:
     """Somebody who is not enrolled is nobody, and without a car nothing is applied."""
     done = enrolled.run("replay", voices / "am_onyx" / "1.opus")
@@ -214,6 +215,7 @@ def test_a_stranger_is_unknown(enrolled: Installation, voices: Path) -> None:
     assert "preferences/apply" not in done.stdout
 
 
+@pytest.mark.much_speech
 def test_a_reader_that_leaves_is_no_error_of_ours(enrolled: Installation, voices: Path) -> None:
     """`whodrives replay ... | head` ends without a traceback."""
     command = enrolled.command("replay", voices / "bm_george" / "6.opus")
