@@ -69,25 +69,29 @@ def _compare(options: argparse.Namespace) -> None:
     network. An earlier file of the encoder shows whether another layout gives the same bits.
     """
     from quantisation import FULL_WEIGHT  # noqa: PLC0415 - as below
-    from ranges import compare_gates, embeddings  # noqa: PLC0415 - needs the sound libraries
+    from ranges import (  # noqa: PLC0415 - needs the sound libraries
+        compare_gates,
+        embeddings,
+        excerpts,
+    )
 
-    sounds = options.compare, options.noise
+    sounds = excerpts(options.compare, options.noise)
     manifest = read_manifest(options.models / "encoder.json")
-    exact = embeddings(_float(manifest), *sounds)
-    shipped = embeddings(produce(manifest), *sounds)
+    exact = embeddings(_float(manifest), sounds)
+    shipped = embeddings(produce(manifest), sounds)
     finer = manifest | {"quantisation": {"weight_limit": FULL_WEIGHT}}
-    for name, rows in (("shipped", shipped), ("finer", embeddings(produce(finer), *sounds))):
+    for name, rows in (("shipped", shipped), ("finer", embeddings(produce(finer), sounds))):
         cosines = (exact * rows).sum(axis=1)
         print(
             f"encoder, {name} weights: {len(cosines)} excerpts, cosine to float "
             f"mean {cosines.mean():.4f}, lowest {cosines.min():.4f}"
         )
     if options.encoder:
-        same = (embeddings(options.encoder.read_bytes(), *sounds) == shipped).all(axis=1)
+        same = (embeddings(options.encoder.read_bytes(), sounds) == shipped).all(axis=1)
         print(f"encoder: {same.sum()} of {len(same)} the same to the bit in {options.encoder}")
     gate = read_manifest(options.models / "gate.json")
     published = fetch(Source.from_manifest(gate), CACHE)
-    apart = compare_gates(published, produce(gate), *sounds)
+    apart = compare_gates(published, produce(gate), sounds)
     print(f"gate: {len(apart)} windows, probability to the published at most {apart.max():.1e} off")
 
 

@@ -39,7 +39,7 @@ def measure_ranges(weights: Tensors, speech: Path, noise: Path | None) -> dict[s
     model, names = build_probe(weights)
     session = _session(model)
     results = [
-        session.run(["low", "high"], {"samples": samples}) for samples in _excerpts(speech, noise)
+        session.run(["low", "high"], {"samples": samples}) for samples in excerpts(speech, noise)
     ]
     low, high = (np.stack(side) for side in zip(*results, strict=True))
     extremes = np.quantile(low, 1 - QUANTILE, axis=0), np.quantile(high, QUANTILE, axis=0)
@@ -49,24 +49,21 @@ def measure_ranges(weights: Tensors, speech: Path, noise: Path | None) -> dict[s
     }
 
 
-def embeddings(model: bytes, speech: Path, noise: Path | None) -> Floats:
-    """What an encoder makes of the excerpts, float32 (EXCERPTS, dimensions); always the same."""
+def embeddings(model: bytes, sounds: Sequence[Floats]) -> Floats:
+    """What an encoder makes of sounds, float32 (len(sounds), dimensions)."""
     session = _session(model)
-    rows = [
-        session.run(["embedding"], {"samples": samples})[0][0]
-        for samples in _excerpts(speech, noise)
-    ]
+    rows = [session.run(["embedding"], {"samples": samples})[0][0] for samples in sounds]
     return np.array(rows, np.float32)
 
 
-def compare_gates(published: bytes, built: bytes, speech: Path, noise: Path | None) -> Floats:
-    """How far the two gates' probabilities are apart in the windows of the excerpts, float32 (n,).
+def compare_gates(published: bytes, built: bytes, sounds: Sequence[Floats]) -> Floats:
+    """How far the two gates' probabilities are apart in the windows of the sounds, float32 (n,).
 
-    Each excerpt begins with a fresh state.
+    Each sound begins with a fresh state.
     """
     sessions = _session(published), _session(built)
     apart: list[Floats] = []
-    for samples in _excerpts(speech, noise):
+    for samples in sounds:
         heard = np.pad(samples, (WINDOW - NEW, 0))
         feed = {name: np.zeros(shape, np.float32) for name, shape in STATE.items()}
         feed["input"] = np.ascontiguousarray(sliding_window_view(heard, WINDOW)[::NEW])
@@ -79,20 +76,21 @@ def _session(model: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
 
-def _excerpts(speech: Path, noise: Path | None) -> list[Floats]:
+def excerpts(speech: Path, noise: Path | None) -> list[Floats]:
+    """EXCERPTS of the speech, always the same; the arguments are those of `measure_ranges`."""
     random = np.random.default_rng(SEED)
     corpora = [_sounds(folder) for folder in sorted(speech.glob("*")) if folder.is_dir()]
     corpora = [corpus for corpus in corpora if corpus] or [_sounds(speech)]
     if not corpora[0]:
         raise BuildError(f"{speech} holds no {', '.join(sorted(SUFFIXES))} to calibrate with")
     noises = _sounds(noise) if noise else []
-    excerpts: list[Floats] = []
-    while len(excerpts) < EXCERPTS:
-        samples = _excerpt(random, corpora[len(excerpts) % len(corpora)])
-        if noises and len(excerpts) // len(corpora) % 2:
+    chosen: list[Floats] = []
+    while len(chosen) < EXCERPTS:
+        samples = _excerpt(random, corpora[len(chosen) % len(corpora)])
+        if noises and len(chosen) // len(corpora) % 2:
             samples = _with_noise(random, samples, noises)
-        excerpts.append(samples)
-    return excerpts
+        chosen.append(samples)
+    return chosen
 
 
 def _sounds(folder: Path) -> list[Path]:
