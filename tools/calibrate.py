@@ -53,6 +53,7 @@ import conditions
 from corpus import blocks, pieces, rows
 from scene import mix
 
+from whodrives.decision import passes
 from whodrives.domain import (
     BLOCK_S,
     BLOCK_SAMPLES,
@@ -64,7 +65,7 @@ from whodrives.domain import (
 )
 from whodrives.enrolment import Enrolment
 from whodrives.inference import load_calibration, load_encoder, load_gate
-from whodrives.scoring import RunningVoice, unit, usual
+from whodrives.scoring import RunningVoice, centred, pooled, relative, unit, usual
 from whodrives.speech import GateSettings, SpeechGate
 
 HOUSEHOLDS = (1, 2, 3, 5)
@@ -268,12 +269,6 @@ def mean_voice(people: Sequence[Heard]) -> np.ndarray:
     return np.asarray(np.mean(means, axis=0))
 
 
-def relative(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Unit vectors (n, D) centred as `scoring.centred` does it."""
-    moved = vectors - mean
-    return np.asarray(moved / np.linalg.norm(moved, axis=1, keepdims=True))
-
-
 def same_cosines(people: Sequence[Heard], mean: np.ndarray) -> np.ndarray:
     """For each number of looks (LOOKS,), the cosine below which the next look is another voice's.
 
@@ -284,9 +279,9 @@ def same_cosines(people: Sequence[Heard], mean: np.ndarray) -> np.ndarray:
     for person in people:
         for _, looks, weights in person.said:
             for k in range(1, len(looks)):
-                so_far = np.average(looks[:k], axis=0, weights=weights[:k])
-                pair = relative(np.stack([so_far, looks[k]]), mean)
-                found[k - 1].append((person.corpus, float(pair[0] @ pair[1])))
+                so_far = relative(pooled(list(looks[:k]), weights[:k].tolist()), mean)
+                cosine = float(relative(looks[k], mean) @ so_far)
+                found[k - 1].append((person.corpus, cosine))
     found[-1] = found[-2]
     least = []
     for pairs in found:
@@ -305,10 +300,10 @@ def utterances(people: Sequence[Heard], known: Calibration) -> list[Utterance]:
             voice = RunningVoice()
             means: list[np.ndarray] = []
             for embedding, new_s in zip(looks, weights, strict=True):
-                if not voice.goes_on(embedding, float(new_s), known):
+                if not voice.take(embedding, float(new_s), known):
                     found.append(Utterance(person.corpus, person.group, condition, np.stack(means)))
                     voice, means = RunningVoice(), []
-                voice.add(embedding, float(new_s))
+                    voice.take(embedding, float(new_s), known)
                 means.append(voice.centred(known))
             found.append(Utterance(person.corpus, person.group, condition, np.stack(means)))
     return found
@@ -344,7 +339,7 @@ def trials(people: Sequence[Heard], known: Calibration) -> list[Trials]:
             ]
             if len(mine) < LEAST_PEOPLE or not here:
                 continue
-            centres = relative(np.stack([p.centres[enrolment] for p in mine]), known.mean)
+            centres = np.stack([centred(p.centres[enrolment], known) for p in mine])
             cosines = np.full((len(here), LOOKS, len(mine)), np.nan)
             for i, utterance in enumerate(here):
                 cosines[i, : len(utterance.voices)] = utterance.voices @ centres.T
@@ -493,11 +488,8 @@ def spend(strangers: Runs, budget: float, points: Sequence[tuple[float, float]])
 
 def accepted(llr: np.ndarray, thresholds: np.ndarray, ambiguity: float) -> tuple[np.ndarray, ...]:
     """For each run the member that is called known, or -1, and the look at which (K if never)."""
-    ranked = np.sort(llr, axis=2)
-    passes = ranked[:, :, -1] >= thresholds[None]
-    if llr.shape[2] > 1:
-        passes &= ranked[:, :, -1] - ranked[:, :, -2] >= ambiguity
-    look = np.where(passes.any(axis=1), passes.argmax(axis=1), LOOKS)
+    passed = passes(llr, thresholds[None], ambiguity)
+    look = np.where(passed.any(axis=1), passed.argmax(axis=1), LOOKS)
     at = np.minimum(look, LOOKS - 1)
     member = np.nan_to_num(llr, nan=-np.inf)[np.arange(len(look)), at].argmax(axis=1)
     return np.where(look < LOOKS, member, -1), look

@@ -96,7 +96,7 @@ def teaches(
     if lesson.speech_s < rules.speech_s or not lesson.matches:
         return False
     best = lesson.matches[0].llr
-    threshold = accept_llr(lesson.speech_s, enrolled, calibration, operating_point)
+    threshold = float(accept_llr(lesson.speech_s, enrolled, calibration, operating_point))
     clear = len(lesson.matches) == 1 or best - lesson.matches[1].llr >= rules.clear_llr
     return clear and best >= threshold + rules.wide_llr
 

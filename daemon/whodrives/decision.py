@@ -9,11 +9,14 @@ of an utterance (Pocock, "Group sequential methods in the design and analysis of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from whodrives.domain import (
     Calibration,
     Evidence,
-    Match,
     OperatingPoint,
     Outcome,
     Sound,
@@ -41,6 +44,57 @@ class Policy:
     operating_point: OperatingPoint
 
 
+def passes(
+    llrs: NDArray[Any], thresholds: NDArray[Any] | float, ambiguity_llr: float
+) -> NDArray[np.bool_]:
+    """Whether the best match is accepted and stands clear of the runner-up: the acceptance rule.
+
+    Args:
+        llrs: log-likelihood ratios with H drivers, shape (..., H); NaN never passes.
+        thresholds: `scoring.accept_llr` for the speech that they rest on, broadcast to (...).
+        ambiguity_llr: `Calibration.ambiguity_llr`.
+
+    Returns:
+        Shape (...).
+    """
+    if llrs.shape[-1] == 0:
+        return np.zeros(llrs.shape[:-1], np.bool_)
+    ranked = np.sort(llrs, axis=-1)  # NaN last
+    accepted: NDArray[np.bool_] = ranked[..., -1] >= thresholds
+    if llrs.shape[-1] > 1:
+        accepted &= ranked[..., -1] - ranked[..., -2] >= ambiguity_llr
+    return accepted
+
+
+def first_known(
+    passed: NDArray[np.bool_], voice: NDArray[Any], utterance: NDArray[Any]
+) -> NDArray[np.intp]:
+    """Which segment decides each voice of a recording, as the recognizer decides while it listens.
+
+    A voice is known at its first segment that passes. Once one voice of an utterance is known, the
+    rest of that utterance is not judged: a later voice in it is never known.
+
+    Args:
+        passed: `passes` for each of K segments, in each of N households, shape (K, N).
+        voice: the number of the voice of each segment, ascending, shape (K,).
+        utterance: the number of the utterance of each segment, ascending, shape (K,).
+
+    Returns:
+        For each of the V voices in each household the deciding segment; K for none. Shape (V, N).
+    """
+    count = len(passed)
+    starts = np.flatnonzero(np.diff(voice, prepend=-1))
+    when = np.where(passed, np.arange(count)[:, None], count)
+    first = np.minimum.reduceat(when, starts, axis=0)
+    known = np.zeros(first.shape[1:], np.bool_)
+    for place, start in enumerate(starts):
+        if place and utterance[start] != utterance[starts[place - 1]]:
+            known[:] = False
+        first[place] = np.where(known, count, first[place])
+        known |= first[place] < count
+    return first
+
+
 def judge(evidence: Evidence, enrolled: int, policy: Policy, *, final: bool) -> Verdict | None:
     """Conclude from the evidence so far; None while more speech may decide.
 
@@ -60,14 +114,15 @@ def judge(evidence: Evidence, enrolled: int, policy: Policy, *, final: bool) -> 
     """
     if evidence.speech_s < LEAST_SPEECH_S:
         return _verdict(Outcome.INSUFFICIENT_SPEECH, evidence) if final else None
-    threshold = accept_llr(evidence.speech_s, enrolled, policy.calibration, policy.operating_point)
+    known = policy.calibration
+    threshold = accept_llr(evidence.speech_s, enrolled, known, policy.operating_point)
+    llrs = np.array([match.llr for match in evidence.matches])
     judged = evidence.sound is None or not is_telephone(evidence.sound)
-    accepted = judged and bool(evidence.matches) and evidence.matches[0].llr >= threshold
-    if accepted and _stands_clear(evidence.matches, policy.calibration):
+    if judged and passes(llrs, threshold, known.ambiguity_llr):
         return _verdict(Outcome.KNOWN, evidence)
     if not final:
         return None
-    if accepted:
+    if judged and passes(llrs, threshold, ambiguity_llr=0.0):
         return _verdict(Outcome.AMBIGUOUS, evidence)
     poor = _poor_sound(evidence)
     if poor:
@@ -89,10 +144,6 @@ def _poor_sound(evidence: Evidence) -> str | None:
     if evidence.snr_db is not None and evidence.snr_db < NOISE_DB:
         return "noise"
     return None
-
-
-def _stands_clear(matches: tuple[Match, ...], calibration: Calibration) -> bool:
-    return len(matches) == 1 or matches[0].llr - matches[1].llr >= calibration.ambiguity_llr
 
 
 def _without_acceptance(evidence: Evidence, calibration: Calibration) -> Outcome:

@@ -35,7 +35,7 @@ from whodrives.domain import (
     VoiceActivity,
 )
 from whodrives.lessons import Lessons
-from whodrives.scoring import RunningVoice, compare, pooled
+from whodrives.scoring import RunningVoice, compare
 from whodrives.speech import SpeechGate
 from whodrives.trip import Trip
 
@@ -66,8 +66,7 @@ class _Utterance:
         evidence = self.evidence
         if evidence is None or not self.voice.embeddings:
             return None
-        voice = pooled(self.voice.embeddings, self.voice.weights_s)
-        return Lesson(voice, evidence.speech_s, evidence.snr_db, evidence.matches)
+        return Lesson(self.voice.pooled(), evidence.speech_s, evidence.snr_db, evidence.matches)
 
 
 class Recognizer:
@@ -216,13 +215,13 @@ class Recognizer:
         calibration = self._policy.calibration
         embedding = self._encoder.embed(look.samples)
         events: list[Event] = []
-        if not utterance.voice.goes_on(embedding, look.new_s, calibration):
+        if not utterance.voice.take(embedding, look.new_s, calibration):
             if verdict:
                 utterance.left = True
                 return []
             events = self._over()
+            self._utterance.voice.take(embedding, look.new_s, calibration)
         voice, quality = self._utterance.voice, self._utterance.quality
-        voice.add(embedding, look.new_s)
         quality.add(look.samples)
         heard = voice.centred(calibration)
         matches = compare(heard, voice.speech_s, self._voices, calibration, self._anchors)

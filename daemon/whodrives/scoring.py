@@ -51,7 +51,16 @@ def centred(voice: Floats, calibration: Calibration) -> Floats:
 
     What all voices share says nothing about who speaks, and takes up room on the cosine's scale.
     """
-    return unit(voice - calibration.mean)
+    return relative(voice, calibration.mean)
+
+
+def relative(voice: Floats, mean: Floats) -> Floats:
+    """A unit vector (D,) relative to the global mean embedding `mean` (D,), again of unit length.
+
+    Raises:
+        ValueError: the voice is the mean.
+    """
+    return unit(voice - mean)
 
 
 def usual(
@@ -102,13 +111,16 @@ def other_cosine(speech_s: NDArray[Any] | float, calibration: Calibration) -> ND
 
 
 def accept_llr(
-    speech_s: float, enrolled: int, calibration: Calibration, operating_point: OperatingPoint
-) -> float:
-    """The llr from which a voice may be called known, natural log.
+    speech_s: NDArray[Any] | float,
+    enrolled: int,
+    calibration: Calibration,
+    operating_point: OperatingPoint,
+) -> NDArray[Any]:
+    """Thresholds: the llr from which a voice may be called known, natural log, as `speech_s`.
 
-    Between two measured numbers of drivers the threshold is interpolated over their logarithm. A
-    stranger has a chance against each of them, so beyond the largest it moves by the log of the
-    ratio (union bound).
+    Between two measured household sizes the threshold is interpolated over their logarithm. A
+    stranger has a chance against each driver, so beyond the largest size the threshold grows by the
+    log of the ratio (union bound).
     """
     sizes = np.log(calibration.households)
     thresholds = [
@@ -116,7 +128,7 @@ def accept_llr(
         for p in calibration.points
     ]
     beyond = max(0.0, math.log(max(enrolled, 1)) - float(sizes[-1]))
-    return float(_between(calibration, speech_s, thresholds)) + beyond
+    return _between(calibration, speech_s, thresholds) + beyond
 
 
 def compare(
@@ -192,24 +204,34 @@ class RunningVoice:
 
     def centred(self, calibration: Calibration) -> Floats:
         """The voice (D,) relative to the mean voice; raises ValueError before the first look."""
-        return centred(pooled(self.embeddings, self.weights_s), calibration)
+        return centred(self.pooled(), calibration)
 
-    def goes_on(self, embedding: Floats, new_s: float, calibration: Calibration) -> bool:
-        """Whether a look of `new_s` seconds may be of the person who spoke so far.
+    def take(self, embedding: Floats, new_s: float, calibration: Calibration) -> bool:
+        """Add a segment, unless somebody else speaks in it.
 
-        What is less alike than nearly all seconds of one person is somebody else: the driver has
-        finished, and a passenger or the radio goes on.
+        A segment that is less similar to the speech so far than nearly all seconds of one person
+        are is somebody else: the driver has finished, and a passenger or the radio speaks on.
+
+        Args:
+            embedding: of the segment, (D,), unit length.
+            new_s: seconds of speech in the segment; fewer than LEAST_NEW_S are always taken.
+            calibration: of the encoder that made the embedding.
+
+        Returns:
+            Whether it was added. If not, a new `RunningVoice` begins with this segment.
         """
-        if not self.embeddings or new_s < LEAST_NEW_S:
-            return True
-        likeness = float(centred(embedding, calibration) @ self.centred(calibration))
-        least = [p.same_cosine for p in calibration.points]
-        return bool(likeness >= _between(calibration, self.speech_s, least))
-
-    def add(self, embedding: Floats, new_s: float) -> None:
-        """Take a look into the mean."""
+        if self.embeddings and new_s >= LEAST_NEW_S:
+            cosine = float(centred(embedding, calibration) @ self.centred(calibration))
+            least = [p.same_cosine for p in calibration.points]
+            if cosine < _between(calibration, self.speech_s, least):
+                return False
         self.embeddings.append(embedding)
         self.weights_s.append(new_s)
+        return True
+
+    def pooled(self) -> Floats:
+        """The mean embedding so far, (D,), unit length; raises ValueError before the first one."""
+        return pooled(self.embeddings, self.weights_s)
 
 
 def probability(llr: float) -> float:

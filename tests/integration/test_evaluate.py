@@ -59,12 +59,6 @@ def test_an_enrolled_driver_is_recognised_soon(small: tuple[Path, dict[str, Any]
     assert daemon["speech_until_decision_s"]["median"] <= 1.2
 
 
-def test_the_trials_conclude_what_the_daemon_does(small: tuple[Path, dict[str, Any]]) -> None:
-    """Sounds played through the daemon's own replay end as the evaluation says they do."""
-    assert small[1]["replayed"]["asked"] >= 6
-    assert small[1]["replayed"]["agreed"] == small[1]["replayed"]["asked"]
-
-
 def test_the_page_shows_the_promise_first(small: tuple[Path, dict[str, Any]]) -> None:
     """All pictures are there, the calibration's before the others, and the figures are finite."""
     page = (small[0] / "page.html").read_text()

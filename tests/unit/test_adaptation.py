@@ -94,7 +94,7 @@ def test_only_clear_and_long_speech_teaches(
     above: float, runner_up: float, speech_s: float, *, wanted: bool
 ) -> None:
     """The margin is far above acceptance and far from everybody else."""
-    threshold = accept_llr(speech_s, 2, CALIBRATION, "1/100")
+    threshold = float(accept_llr(speech_s, 2, CALIBRATION, "1/100"))
     said = lesson(direction(1), speech_s, *matches(threshold + above, runner_up))
     assert teaches(said, 2, CALIBRATION, "1/100") is wanted
 

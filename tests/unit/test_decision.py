@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives.decision import LEAST_SPEECH_S, Policy, judge
+from whodrives.decision import LEAST_SPEECH_S, Policy, first_known, judge, passes
 from whodrives.domain import Calibration, CalibrationPoint, Evidence, Match, Outcome, Sound
 
 THRESHOLDS = {1.0: 4.0, 2.0: 3.0, 6.0: 2.0}
@@ -156,3 +156,52 @@ def test_more_evidence_for_the_best_never_unmakes_it(
     best, *rest = (match.llr for match in found.matches)
     if outcome(found) is Outcome.KNOWN:
         assert outcome(evidence(best + more, *rest, speech_s=speech_s)) is Outcome.KNOWN
+
+
+# --- the rule over arrays -------------------------------------------------------------------------
+
+RATIOS = st.floats(-20, 20, allow_nan=False)
+
+
+@given(st.lists(RATIOS, min_size=1, max_size=4), st.sampled_from([1.0, 1.4, 2.0, 6.0]))
+def test_the_vectorised_rule_accepts_exactly_what_is_judged_known(
+    llrs: list[float], speech_s: float
+) -> None:
+    """`passes` and `judge` are one rule."""
+    threshold = float(np.interp(speech_s, list(THRESHOLDS), list(THRESHOLDS.values())))
+    # Beyond the largest household that was measured the threshold grows.
+    threshold += max(0.0, float(np.log(len(llrs) / 3)))
+    accepted = bool(passes(np.array(llrs), threshold, AMBIGUITY))
+    verdict = judge(evidence(*llrs, speech_s=speech_s), len(llrs), POLICY, final=False)
+    assert accepted == (verdict is not None and verdict.outcome is Outcome.KNOWN)
+
+
+def test_a_ratio_that_is_no_number_is_never_accepted() -> None:
+    """A missing score accepts nobody, whatever the other scores are."""
+    assert not passes(np.array([9.0, np.nan]), 4.0, AMBIGUITY)
+    assert not passes(np.zeros((2, 0)), 4.0, AMBIGUITY).any()
+
+
+SEGMENTS = st.lists(
+    st.tuples(st.integers(0, 2), st.booleans(), st.booleans()), min_size=1, max_size=12
+)
+
+
+@given(SEGMENTS)
+def test_the_sequence_rule_decides_as_a_listener_would(
+    drawn: list[tuple[int, bool, bool]],
+) -> None:
+    """Segment by segment: the first that passes decides, and ends the judging of its utterance."""
+    voice = np.cumsum([step > 0 for step, _, _ in drawn])
+    utterance = np.cumsum([step > 1 for step, _, _ in drawn])
+    passed = np.array([[one, other] for _, one, other in drawn])
+    found = first_known(passed, voice, utterance)
+    for household in range(2):
+        expected: dict[int, int] = {}
+        known_in: set[int] = set()
+        for k in range(len(drawn)):
+            expected.setdefault(int(voice[k]), len(drawn))
+            if passed[k, household] and int(utterance[k]) not in known_in:
+                known_in.add(int(utterance[k]))
+                expected[int(voice[k])] = k
+        assert found[:, household].tolist() == list(expected.values())

@@ -237,20 +237,29 @@ def test_a_stranger_who_is_like_everybody_scores_less_than_a_driver_like_one() -
 # --- one voice, or two ----------------------------------------------------------------------------
 
 
-def test_a_voice_goes_on_until_a_second_is_unlike_it() -> None:
-    """What is less alike than nearly all seconds of one person is somebody else."""
+def test_a_segment_that_is_unlike_the_voice_so_far_is_not_added_to_it() -> None:
+    """A segment less similar than nearly all seconds of one person is somebody else's."""
     voice = RunningVoice()
-    assert voice.goes_on(axis(0), 1.0, calibration())
-    voice.add(axis(0), 1.0)
-    assert voice.goes_on(unit(axis(0) + axis(1)), 1.0, calibration())
-    assert not voice.goes_on(axis(1), 1.0, calibration())
+    assert voice.take(axis(0), 1.0, calibration())
+    assert not voice.take(axis(1), 1.0, calibration())
+    assert voice.speech_s == 1.0
+    assert voice.take(unit(axis(0) + axis(1)), 1.0, calibration())
+    assert voice.speech_s == 2.0
 
 
-def test_half_a_word_does_not_end_a_voice() -> None:
-    """Less than a second is too little to tell."""
+def test_a_segment_too_short_to_compare_is_added() -> None:
+    """Half a word is too little to tell that somebody else speaks."""
     voice = RunningVoice()
-    voice.add(axis(0), 1.0)
-    assert voice.goes_on(axis(1), 0.5, calibration())
+    assert voice.take(axis(0), 1.0, calibration())
+    assert voice.take(axis(1), 0.5, calibration())
+
+
+def test_a_threshold_for_many_durations_is_each_one_s_threshold() -> None:
+    """The vectorised threshold is the one of each duration alone."""
+    durations = np.array([0.5, 1.0, 1.7, 3.0, 9.0])
+    together = accept_llr(durations, 4, calibration(), "1/100")
+    alone = [float(accept_llr(float(s), 4, calibration(), "1/100")) for s in durations]
+    assert together.tolist() == alone
 
 
 @pytest.mark.parametrize("households", [(), (2, 1), (0, 1)])

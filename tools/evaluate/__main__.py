@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import repeat
 from pathlib import Path
@@ -42,7 +42,6 @@ import conditions
 import report
 import shortcuts
 from corpora import Person, read_people, read_trials
-from drill import drill
 from hearing import DURATIONS, Plan, Subject, ear, hear_person
 from lists import verified
 from metrics import resampled
@@ -69,7 +68,6 @@ ACROSS = ("clean", "car 5 dB", "cabin", "cheap microphone")
 """Test conditions that the other enrolments are judged under."""
 
 SMALL_TESTS = ("clean", "car 5 dB", "cabin")
-REPLAYED = 40
 PROGRESS = 10
 SOUNDS_OF_ALL = 60
 """Test sounds of a corpus, about; but 4 to 10 of a person."""
@@ -86,16 +84,14 @@ class Effort:
     tests: tuple[str, ...]
     enrolments: tuple[str, ...]
     baselines: bool
-    replayed: int
 
 
-FULL = Effort(tuple(conditions.TESTS), tuple(conditions.ENROLMENTS), True, REPLAYED)  # noqa: FBT003
-SMALL = Effort(SMALL_TESTS, ("clean",), False, 6)  # noqa: FBT003
+FULL = Effort(tuple(conditions.TESTS), tuple(conditions.ENROLMENTS), True)  # noqa: FBT003
+SMALL = Effort(SMALL_TESTS, ("clean",), False)  # noqa: FBT003
 NUISANCES = Effort(
     tuple(dict.fromkeys(c for n in shortcuts.NUISANCES for c in (n.shared, n.differing))),
     tuple(dict.fromkeys(n.enrolment for n in shortcuts.NUISANCES)),
     False,  # noqa: FBT003
-    0,
 )
 
 
@@ -171,7 +167,6 @@ def _people_measured(
     seen = views(subjects)
     if not options.shortcuts:
         result["results"] = _judged(seen, effort, calibration, pool)
-        result["replayed"] = asdict(drill(subjects, plans[0], calibration, effort.replayed))
         for line in report.table(result["results"]):
             print(line)
     if effort.baselines and not options.no_baselines:

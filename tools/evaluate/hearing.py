@@ -136,21 +136,21 @@ def summed(
     speech_s, parts, telephone, voices = [], [], [], []
     for k, ((number, look), embedding) in enumerate(zip(looks, embedded, strict=True)):
         begins = not k or number != looks[k - 1][0]
-        if begins or not voice.goes_on(embedding, look.new_s, calibration):
+        if begins or not voice.take(embedding, look.new_s, calibration):
             voice, quality, part = RunningVoice(), Quality(), part + 1
-        voice.add(embedding, look.new_s)
+            voice.take(embedding, look.new_s, calibration)
         quality.add(look.samples)
         speech_s.append(voice.speech_s)
         parts.append(part)
         telephone.append(is_telephone(quality.sound()))
-        voices.append(pooled(voice.embeddings, voice.weights_s))
+        voices.append(voice.pooled())
     whole = [k for k, (_, look) in enumerate(looks) if look.new_s >= WHOLE_LOOK_S]
-    first, sound = RunningVoice(), Quality()
+    sound = Quality()
     seconds, refused = [], []
-    for k in whole[: DURATIONS[-1]]:
-        first.add(embedded[k], looks[k][1].new_s)
+    for n, k in enumerate(whole[: DURATIONS[-1]], start=1):
         sound.add(looks[k][1].samples)
-        seconds.append(pooled(first.embeddings, first.weights_s))
+        weights_s = [looks[i][1].new_s for i in whole[:n]]
+        seconds.append(pooled([embedded[i] for i in whole[:n]], weights_s))
         refused.append(is_telephone(sound.sound()))
     return Heard(
         np.array(speech_s, np.float64),

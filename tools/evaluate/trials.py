@@ -32,7 +32,7 @@ from metrics import (
 )
 from numpy.typing import NDArray
 
-from whodrives.decision import LEAST_SPEECH_S
+from whodrives.decision import LEAST_SPEECH_S, first_known, passes
 from whodrives.domain import Calibration, Floats, OperatingPoint
 from whodrives.scoring import accept_llr, centred, log_likelihood_ratio, other_cosine, usual
 
@@ -360,7 +360,7 @@ def excess(scored: Scores, cosines: Doubles, members: Indices, speech_s: Doubles
     if known is None:
         return cosines
     likeness = scored.likeness[members[..., :, None], members[..., None, :]]
-    other = np.array([other_cosine(float(s), known) for s in speech_s])[:, None, None]
+    other = other_cosine(speech_s[:, None, None], known)
     over: Doubles = cosines - usual(cosines, likeness, other, known.alike_cosine)
     return over
 
@@ -390,27 +390,19 @@ class Decisions:
 def decide(
     scored: Scores, members: Indices, calibration: Calibration, promise: OperatingPoint
 ) -> Decisions:
-    """Apply `decision.judge` to every look of every utterance in every household.
-
-    The same rule over arrays; `__main__` compares a sample with the recognizer itself.
-    """
+    """Apply the daemon's rule to every segment of every utterance in every household."""
     size = members.shape[2]
     households = members[scored.look_sound]
     cosines = np.take_along_axis(scored.looks[:, None], households, axis=2)
     over = excess(scored, cosines, households, scored.look_speech_s)
-    llr, threshold = _as_llr(over, scored.look_speech_s, size, calibration, promise)
-    passes = llr.max(axis=2) >= threshold[:, None]
-    if size > 1:
-        ranked = np.sort(llr, axis=2)
-        passes &= ranked[:, :, -1] - ranked[:, :, -2] >= calibration.ambiguity_llr
+    llr = log_likelihood_ratio(over, scored.look_speech_s[:, None, None], calibration)
+    threshold = accept_llr(scored.look_speech_s, size, calibration, promise)
+    passed = passes(llr, threshold[:, None], calibration.ambiguity_llr)
     enough = scored.look_speech_s >= LEAST_SPEECH_S
-    passes &= (enough & ~scored.look_telephone)[:, None]
+    passed &= (enough & ~scored.look_telephone)[:, None]
     starts = np.flatnonzero(np.diff(scored.look_part, prepend=-1))
     ends = np.append(starts[1:], len(scored.looks)) - 1
-    never = len(scored.looks)
-    when = np.where(passes, np.arange(never)[:, None], never)
-    first = np.minimum.reduceat(when, starts, axis=0)
-    _end_with_known(first, scored.look_utterance[starts], never)
+    first = first_known(passed, scored.look_part, scored.look_utterance)
     best = np.append(np.nan_to_num(llr, nan=-np.inf).argmax(axis=2), np.full((1, DRAWS), -1), 0)
     total_s = np.append(scored.look_total_s, np.inf)
     return Decisions(
@@ -420,31 +412,6 @@ def decide(
         member=np.take_along_axis(best, first, axis=0),
         total_s=total_s[first],
     )
-
-
-def _end_with_known(first: Indices, utterance: Indices, never: int) -> None:
-    """Once somebody was known in an utterance, no later voice in it is heard."""
-    for k in range(1, len(first)):
-        if utterance[k] == utterance[k - 1]:
-            heard_out = (first[k - 1] < never) | (first[k - 1] == -1)
-            first[k] = np.where(heard_out, -1, first[k])
-    first[first == -1] = never
-
-
-def _as_llr(
-    over: Doubles,
-    speech_s: Doubles,
-    size: int,
-    calibration: Calibration,
-    promise: OperatingPoint,
-) -> tuple[Doubles, Doubles]:
-    """Excesses (L, ...) as llr, and the threshold (L,), through `scoring`'s own functions."""
-    at = [log_likelihood_ratio(0.0, float(s), calibration) for s in speech_s]
-    slope = [log_likelihood_ratio(1.0, float(s), calibration) for s in speech_s]
-    offset = np.array(at)[:, None, None]
-    llr = over * (np.array(slope)[:, None, None] - offset) + offset
-    threshold = [accept_llr(float(s), size, calibration, promise) for s in speech_s]
-    return llr, np.array(threshold)
 
 
 def promised(
