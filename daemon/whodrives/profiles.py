@@ -46,8 +46,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from whodrives import adaptation, guests, vss
+from whodrives import adaptation, guests, names, vss
 from whodrives.domain import RENDITIONS, Adaptation, Floats, Profile, ProfileError
+from whodrives.names import folded
 
 _MAGIC = b"whodrives profile"
 _SCHEMA = 2
@@ -65,11 +66,10 @@ LEAST_PASSPHRASE_CHARACTERS = 12
 REJECTED = ".rejected"
 _KEY_BYTES = 32
 _MOST_BYTES = 4 * 1024 * 1024  # hundreds of times a usual profile
-_MOST_NAME_CHARACTERS = 64
+_TRIAL_BYTES = 256 * 1024  # more than a profile has after years
 _MOST_FOB_CHARACTERS = 128
 _UNIT_LENGTH_TOLERANCE = 1e-3
 _ID = re.compile(r"d-[0-9a-f]{8}")
-_JOINERS = {ord("\u200c"): None, ord("\u200d"): None}  # invisible, but spelling in some scripts
 _GUESTS = "guests"
 _CREDENTIAL = "profile-key"
 
@@ -242,7 +242,7 @@ class ProfileStore:
             consent: that the driver agreed to this voice being kept.
             replace: whether a driver of this name may exist.
         """
-        name = _checked_name(name)
+        name = names.checked(name)
         with self._writing():
             key = self._key_for_first() or self._key()
             old = self._find(name)
@@ -311,7 +311,7 @@ class ProfileStore:
 
     def rename(self, who: str, name: str) -> StoredProfile:
         """Call the driver `name`; the id stays."""
-        name = _checked_name(name)
+        name = names.checked(name)
         with self._writing():
             old = self._require(who)
             namesake = self._find(name)
@@ -366,6 +366,20 @@ class ProfileStore:
             old = self._require(who)
             new = dataclasses.replace(old, profile=change(old.profile))
             return self._write(new, self._key())
+
+    def rehearse(self) -> None:
+        """Try whether a profile can be saved now: the folder, the key, room on the disk.
+
+        To be called before anybody speaks. It may make the folders, and leaves nothing else.
+        """
+        with self._writing():
+            if _credential() or self._key_file.exists() or self._paths():
+                self._key()
+            else:
+                self._refuse_key_among_profiles()
+                self._key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _try_writing(self._key_file.parent)
+            _try_writing(self._directory)
 
     def load_guests(self) -> tuple[guests.Guest, ...]:
         """The guest book; empty when there is none."""
@@ -680,6 +694,7 @@ class ProfileStore:
             return None
         self._refuse_key_among_profiles()
         key = secrets.token_bytes(_KEY_BYTES)
+        self._key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write_whole(self._key_file, key, os.link)
         return key
 
@@ -694,21 +709,12 @@ class ProfileStore:
 # --- names ----------------------------------------------------------------------------------------
 
 
-def _checked_name(name: str) -> str:
-    """The name in NFC, without surrounding blanks; ProfileError if nobody can be called so."""
-    name = unicodedata.normalize("NFC", name).strip()
-    if not name.translate(_JOINERS).isprintable() or not name.translate(_JOINERS):
-        raise ProfileError("a name needs letters, and no control characters; give another")
-    if len(name) > _MOST_NAME_CHARACTERS:
-        raise ProfileError(f"a name has at most {_MOST_NAME_CHARACTERS} characters; shorten it")
-    if _ID.fullmatch(name.casefold()):
-        raise ProfileError(f"{name} looks like a driver's id; give another name")
-    return name
-
-
-def folded(name: str) -> str:
-    """The same for names that differ in case, surrounding blanks or Unicode form only."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).strip().casefold())
+def _stored_name(name: str) -> str:
+    """A name out of a file; one that an older rule took stays a name."""
+    if not isinstance(name, str) or not (text := names.readable(name)):
+        raise ProfileError("a profile without a name")
+    names.refuse_id(text)
+    return text[: names.MOST_CHARACTERS]
 
 
 def _checked_fob(fob: str) -> str:
@@ -884,7 +890,7 @@ def _stored(driver: str, encoder: str, payload: bytes) -> StoredProfile:
     if not all(map(vss.is_number, (*seconds, *wanted))):
         raise ValueError("a number that is not finite")
     return StoredProfile(
-        _checked_name(facts["name"]),
+        _stored_name(facts["name"]),
         profile,
         _day(facts["enrolled_at"]),
         previous,
@@ -907,7 +913,7 @@ def _consent(facts: Mapping[str, Any] | None) -> Consent | None:
     if facts is None:
         return None
     when = datetime.fromisoformat(facts["at"]).isoformat(timespec="seconds")
-    return Consent(str(facts["by"]), when, str(facts["text"]))
+    return Consent(names.readable(str(facts["by"])), when, str(facts["text"]))
 
 
 def _numbers(facts: Mapping[str, float]) -> Mapping[str, float]:
@@ -1057,6 +1063,20 @@ def _write_whole(path: Path, data: bytes, publish: Callable[[Path, Path], None])
     finally:
         temporary.unlink(missing_ok=True)
     _sync_directory(path.parent)
+
+
+def _try_writing(folder: Path) -> None:
+    """Raise OSError unless a profile's worth of bytes can be written into the folder."""
+    trial = folder / f".trial.{secrets.token_hex(4)}.tmp"
+    try:
+        descriptor = os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, _TRIAL_BYTES)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    finally:
+        trial.unlink(missing_ok=True)
 
 
 def _free(path: Path) -> Path:

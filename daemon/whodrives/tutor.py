@@ -7,11 +7,13 @@ picture. What is good enough is decided elsewhere.
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -38,7 +40,8 @@ from whodrives.enrolling import Findings, examined
 from whodrives.enrolment import ENOUGH_S, Enrolled, Enrolment, Progress
 from whodrives.inference import load_encoder, load_gate
 from whodrives.likeness import SAME_PERSON_COSINE, alike, matrix
-from whodrives.profiles import Consent, ProfileStore, StoredProfile, folded, now
+from whodrives.names import checked, checked_text, folded
+from whodrives.profiles import Consent, ProfileStore, StoredProfile, now
 from whodrives.service import load_policy
 
 ROAD_S = 10.0
@@ -52,6 +55,10 @@ _ADVICE = frozenset({"not_the_driver"})
 the same voice another."""
 
 _ACCEPTABLE = frozenset({"alike", "same_person"})
+
+_LONGEST_LINE = 4096
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,28 +85,42 @@ class Wish:
 def enrol(wish: Wish, settings: Config, store: ProfileStore, console: Console) -> StoredProfile:
     """Enrol somebody, from the question of consent to the sealed file.
 
+    All that can be known to fail is found out before anybody is asked or speaks: the name, who
+    agreed, the store, the models, the recordings, the microphone.
+
     Raises:
-        ProfileError: nobody agreed, the name is taken, or the voice is too like another's.
+        ProfileError: nobody agreed, the name is taken or none, or the voice is too like another's.
+        ModelError: a model cannot be used.
         EnrolmentError: the recording is not good enough.
         SourceError: there is no sound.
     """
+    name = checked(wish.name)
+    if wish.consent is not None and not wish.consent.strip():
+        raise ProfileError(_NOBODY_AGREED)
+    agreed = None if wish.consent is None else checked_text(wish.consent, "who agreed")
     household = store.load().profiles
-    old = [stored for stored in household if folded(stored.name) == folded(wish.name)]
+    old = [stored for stored in household if folded(stored.name) == folded(name)]
     if old and not wish.replace:
-        raise ProfileError(f"{wish.name} is enrolled already; take another name, or give --replace")
+        raise ProfileError(f"{name} is enrolled already; take another name, or give --replace")
+    store.rehearse()
     models = Path(settings.models.directory)
+    policy = load_policy(settings)
     enrolment = Enrolment(load_gate(models), load_encoder(models))
-    consent = _agreed(wish.consent, console)
+    for path in wish.files:
+        read_file(path)
+    if not wish.files:
+        with contextlib.closing(_microphone(settings.sound.device)) as blocks:
+            next(blocks)
+    consent = Consent(agreed or _agreed(console), now(), CONSENT_VERSION)
     if wish.files:
         enrolled = enrol_files(enrolment, wish.files)
     else:
         enrolled = _enrol_live(enrolment, settings.sound.device, console, road=wish.road)
     driver = old[0].profile.id if old else None
-    profiles = [stored.profile for stored in household]
-    found = examined(enrolled, driver, profiles, load_policy(settings))
+    found = examined(enrolled, driver, [stored.profile for stored in household], policy)
     _judge(found, household, console, accept_alike=wish.accept_alike)
     return store.save(
-        wish.name,
+        name,
         enrolled.embeddings,
         enrolled.speech_s,
         consent=consent,
@@ -107,26 +128,50 @@ def enrol(wish: Wish, settings: Config, store: ProfileStore, console: Console) -
     )
 
 
+def ask(prompt: str, read: Callable[[str], T], console: Console, *, unanswered: str) -> T:
+    """What `read` makes of the answer of whoever sits at the terminal, or of a line that is piped.
+
+    At a terminal, a mistake is told and the question asked again.
+
+    Raises:
+        ProfileError: what was piped is a mistake; or, with the text `unanswered`, nobody answers.
+    """
+    while True:
+        console.print(Text(prompt), end="")
+        line = sys.stdin.readline(_LONGEST_LINE) if sys.stdin else ""
+        if not line:
+            console.print()
+            raise ProfileError(unanswered)
+        try:
+            return read(line.rstrip("\r\n"))
+        except ProfileError as error:
+            if not sys.stdin.isatty():
+                raise
+            console.print(Text(f"{error}"))
+
+
 # --- consent --------------------------------------------------------------------------------------
 
 
-def _agreed(name: str | None, console: Console) -> Consent:
-    """The consent of whoever is to be enrolled: given with the command, or asked for here."""
-    if name is None:
-        console.print(Text(CONSENT[CONSENT_VERSION]), soft_wrap=False)
-        console.print(
-            "If you agree, type the name of the person whose voice it is (nothing: no): ", end=""
-        )
-        try:
-            name = console.input("")
-        except EOFError:
-            name = ""
-    if not name.strip():
-        raise ProfileError(
-            "nobody agreed, so nobody is enrolled; the person answers the question on the "
-            "terminal, or give --consent NAME once they have agreed"
-        )
-    return Consent(name.strip(), now(), CONSENT_VERSION)
+def _agreed(console: Console) -> str:
+    """Who agreed to what is shown."""
+    console.print(Text(CONSENT[CONSENT_VERSION]), soft_wrap=False)
+    prompt = "If you agree, type the name of the person whose voice it is (nothing: no): "
+    answered = ask(
+        prompt,
+        lambda line: checked_text(line, "who agreed") if line.strip() else "",
+        console,
+        unanswered=_NOBODY_AGREED,
+    )
+    if not answered:
+        raise ProfileError(_NOBODY_AGREED)
+    return answered
+
+
+_NOBODY_AGREED = (
+    "nobody agreed, so nobody is enrolled; the person answers the question on the terminal, or "
+    "give --consent NAME once they have agreed"
+)
 
 
 # --- sound ----------------------------------------------------------------------------------------
@@ -165,8 +210,9 @@ def _enrol_live(
         enrolment.pause(at_s)
         enrolment.take_to_the_road()
         console.print(Text(ON_THE_ROAD))
-        with contextlib.suppress(EOFError):
-            console.input("Press Enter when the car drives. ")
+        console.print("Press Enter when the car drives. ", end="")
+        if sys.stdin:
+            sys.stdin.readline(_LONGEST_LINE)
         at_s = _heard(enrolment, device, console, at_s, enrolment.speech_s + ROAD_S)
     return enrolment.finish(at_s)
 
@@ -194,7 +240,7 @@ def _heard(
     return at_s
 
 
-def _microphone(device: str | int | None) -> Iterator[AudioBlock]:
+def _microphone(device: str | int | None) -> Generator[AudioBlock, None, None]:
     """The microphone's blocks; SourceError when it is lost or gives nothing."""
     inbox: SimpleQueue[AudioBlock | SourceState] = SimpleQueue()
     microphone = Microphone(device, inbox.put)
@@ -297,7 +343,8 @@ def likeness_picture(household: Sequence[StoredProfile], settings: Config, path:
         from matplotlib.figure import Figure  # noqa: PLC0415 (an extra that most do without)
     except ImportError as error:
         raise ProfileError(
-            "a picture needs matplotlib; install it with: pip install 'whodrives[picture]'"
+            "a picture needs matplotlib; install it with: "
+            f"{sys.executable} -m pip install matplotlib"
         ) from error
     names = [stored.name for stored in household]
     cosines = matrix([stored.profile for stored in household], load_policy(settings).calibration)

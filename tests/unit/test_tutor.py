@@ -50,5 +50,5 @@ def test_a_picture_without_matplotlib_says_what_to_install(
         return real(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ProfileError, match=r"whodrives\[picture\]"):
+    with pytest.raises(ProfileError, match=r"-m pip install matplotlib"):
         likeness_picture([], Config(), tmp_path / "a.png")
