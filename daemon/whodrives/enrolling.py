@@ -28,6 +28,7 @@ from whodrives.domain import (
     Profile,
     SourceHealth,
     SourceState,
+    Tick,
     VoiceActivity,
 )
 from whodrives.enrolment import Enrolled, Enrolment
@@ -35,6 +36,9 @@ from whodrives.likeness import Alike, Check, alike, self_check
 
 LONGEST_S = 180.0
 """An enrolment from the head unit that has not come to an end by then is given up."""
+
+_GRACE_S = 5.0
+"""Without any sound it is given up so much later."""
 
 SAY_S = 1.0
 """A head unit is told this often how far it is, and at once when something else is wrong."""
@@ -151,6 +155,7 @@ class Enrolling:
         self._policy = policy
         self._household: tuple[Profile, ...] = ()
         self._asked: _Asked | None = None
+        self._deaf = False
         self._told_s = float("-inf")
         self._told: tuple[str, ...] = ()
 
@@ -159,19 +164,25 @@ class Enrolling:
 
         Whoever keeps it says so: `EnrolmentStage.DONE` and the command's result are not ours.
         """
+        if isinstance(news, SourceState):
+            self._deaf = news.health is not SourceHealth.OPEN
+        if isinstance(news, Household):
+            self._household = news.profiles
+        if isinstance(news, Enrol):
+            return self._begin(news)
+        return [] if self._asked is None else self._go_on(self._asked, news)
+
+    def _go_on(self, asked: _Asked, news: Input) -> list[Outcome]:
+        """Take one input during an enrolment."""
         match news:
-            case Household():
-                self._household = news.profiles
-            case Enrol():
-                return self._begin(news)
-            case _ if self._asked is None:
-                return []
             case AudioBlock():
-                return self._hear(self._asked, news)
+                return self._hear(asked, news)
             case Cancel():
-                return self._give_up(self._asked, news.at_s, (_CANCELLED,))
-            case SourceState() if news.health is not SourceHealth.OPEN:
-                return self._give_up(self._asked, news.at_s, (_NO_SOUND,))
+                return self._give_up(asked, news.at_s, (_CANCELLED,))
+            case SourceState() if self._deaf:
+                return self._give_up(asked, news.at_s, (_NO_SOUND,))
+            case Tick() if news.at_s - asked.since_s > LONGEST_S + _GRACE_S:
+                return self._give_up(asked, news.at_s, (_TOO_LONG,))
         return []
 
     def enrol_guest(self, command: Enrol, voice: Enrolled | None) -> list[Outcome]:
@@ -194,7 +205,7 @@ class Enrolling:
         return "unknown_driver" if command.driver not in {None, *known} else ""
 
     def _begin(self, command: Enrol) -> list[Outcome]:
-        if reason := self._refusal(command):
+        if reason := self._refusal(command) or ("no_sound" if self._deaf else ""):
             return [CommandResult(command.at_s, command.command, reason)]
         enrolment = Enrolment(self._activity(), self._encoder)
         self._asked = _Asked(command, enrolment, command.at_s)

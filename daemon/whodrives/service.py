@@ -576,6 +576,13 @@ class Daemon:
 
     def _enrolled(self, news: Input) -> list[Outcome]:
         """What follows for the enrolment that the head unit asks for."""
+        if isinstance(news, Enrol):
+            try:
+                # Nobody is to speak for a voice that cannot be kept.
+                self._store.rehearse()
+            except ProfileError as error:
+                log.warning("event=not_enrolled reason=%r", str(error))
+                return [CommandResult(news.at_s, news.command, "not_stored")]
         if isinstance(news, Enrol) and news.guest is not None:
             return self._enrolling.enrol_guest(news, self._learning.guest(news.guest))
         return self._enrolling.step(news)

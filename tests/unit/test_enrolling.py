@@ -27,6 +27,7 @@ from whodrives.domain import (
     Profile,
     SourceHealth,
     SourceState,
+    Tick,
 )
 from whodrives.enrolling import LONGEST_S, Enrolling, Outcome, examined
 from whodrives.enrolment import Enrolled, Enrolment
@@ -246,6 +247,29 @@ def test_a_command_that_cannot_be_meant_is_refused(
     session = enrolling(encoder, policy)
     assert session.step(command) == [CommandResult(0.0, "c1", reason)]
     assert session.step(AudioBlock(0.1, np.zeros(BLOCK_SAMPLES, np.float32))) == []
+
+
+def test_nobody_is_asked_to_speak_to_a_microphone_that_is_away(
+    encoder: OnnxEncoder, policy: Policy
+) -> None:
+    """The head unit is told at once, not after three minutes; and it may try again."""
+    session = enrolling(encoder, policy)
+    session.step(SourceState(0.0, SourceHealth.LOST, "unplugged"))
+    assert session.step(ASKED) == [CommandResult(0.0, "c1", "no_sound")]
+    session.step(SourceState(1.0, SourceHealth.OPEN))
+    (state,) = session.step(replace(ASKED, at_s=2.0))
+    assert isinstance(state, EnrolmentState)
+    assert state.stage is EnrolmentStage.LISTENING
+
+
+def test_an_enrolment_without_any_sound_ends_too(encoder: OnnxEncoder, policy: Policy) -> None:
+    """Time passes without blocks when a source stops giving them."""
+    session = enrolling(encoder, policy)
+    session.step(ASKED)
+    assert session.step(Tick(LONGEST_S)) == []
+    said = session.step(Tick(LONGEST_S + 6.0))
+    assert said[-1] == CommandResult(LONGEST_S + 6.0, "c1", "too_long")
+    assert session.step(Tick(LONGEST_S + 7.0)) == []
 
 
 @pytest.mark.much_speech
