@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import io
 import logging
 import os
 import resource
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -23,7 +25,7 @@ from whodrives import __version__
 from whodrives.domain import BusError, ConfigError, ModelError, WhodrivesError
 from whodrives.enrolment import ENOUGH_S, LEAST_S
 from whodrives.inference import load_encoder
-from whodrives.settings import SYSTEM_CONFIG, load_config
+from whodrives.settings import SYSTEM_CONFIG, load_config, spelled
 
 EX_CONFIG = 78
 _PR_SET_DUMPABLE = 4
@@ -32,23 +34,95 @@ _NOT_CURED_BY_RETRYING = (ConfigError, ModelError, BusError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    options = _parser().parse_args(arguments)
-    _leave_no_core()
-    logging.basicConfig(level=logging.INFO, format="level=%(levelname)s from=%(name)s %(message)s")
+    """Run one command; returns the exit code.
+
+    Whatever happens, a person reads one clear line and no traceback. The daemon's log gets both.
+    """
+    _take_any_stream()
+    options = argparse.Namespace(config=None, command=None)
     try:
+        try:
+            _parse(arguments, options)
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+        _leave_no_core()
+        logging.basicConfig(
+            level=logging.INFO, format="level=%(levelname)s from=%(name)s %(message)s"
+        )
         code: int = options.command(options)
         sys.stdout.flush()
     except WhodrivesError as error:
-        print(f"whodrives: {error}", file=sys.stderr)
+        _tell(spelled(str(error), options.config))
         return EX_CONFIG if isinstance(error, _NOT_CURED_BY_RETRYING) else 1
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Who read our output has left, as in `| head`; Python would complain at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Who read our output has left, as in `| head`.
+        _drop_output()
+        return 1
+    except Exception as error:
+        if options.command is _run:
+            logging.getLogger(__name__).critical("event=died", exc_info=error)
+        _tell(_unexpected(error))
+        _drop_output()
         return 1
     return code
+
+
+def _parse(arguments: Sequence[str] | None, options: argparse.Namespace) -> None:
+    """Fill the options in; argparse alone takes no recordings behind an option."""
+    parser = _parser()
+    _, left = parser.parse_known_args(arguments, options)
+    if left and (not hasattr(options, "files") or any(each.startswith("-") for each in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        options.files += map(Path, left)
+
+
+def _take_any_stream() -> None:
+    """Make the standard streams such that any text can be written, and any bytes be read.
+
+    A stream that was closed before we began is replaced by one that leads nowhere: otherwise the
+    next file that is opened would get its number, and what is printed.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (for the life of the process)
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (for the life of the process)
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
+def _tell(text: str) -> None:
+    """Print an error; if nobody can read it, so be it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"whodrives: {text}", file=sys.stderr, flush=True)
+
+
+def _unexpected(error: Exception) -> str:
+    """What nobody foresaw, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else "reading or writing failed: "
+        return f"{place}{error.strerror}"
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"a fault of whodrives itself ({said[:200]}{where}); please report it"
+
+
+def _drop_output() -> None:
+    """Let nothing be written any more: Python would try it once more at its exit, and complain."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _leave_no_core() -> None:
@@ -139,10 +213,18 @@ def _add_enrol(commands: _Commands) -> None:
         "and language: from the microphone, or from recordings of this one person.",
         "whodrives enrol Anna",
         "whodrives enrol Anna monday.wav tuesday.flac",
-        "whodrives enrol Anna --road          in the parked car, and once more while driving",
+        "whodrives enrol                      the name is asked for, and not in the process list",
+        "whodrives enrol --road               in the parked car, and once more while driving",
         "whodrives enrol Anna --replace       with a new microphone, or after years",
     )
-    parser.add_argument("name", help="what the driver is called; stays in the sealed store")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        default="-",
+        help="what the driver is called; stays in the sealed store (without, or -: it is asked "
+        "for on the terminal, or read from standard input; every user of this machine can read "
+        "what is given here in the process list)",
+    )
     parser.add_argument("files", nargs="*", type=Path, help="recordings; none: the microphone")
     parser.add_argument("--replace", action="store_true", help="enrol this driver anew")
     parser.add_argument(
@@ -151,7 +233,8 @@ def _add_enrol(commands: _Commands) -> None:
     parser.add_argument(
         "--consent",
         metavar="NAME",
-        help="who has agreed to be enrolled (without: it is asked, with the text)",
+        help="who has agreed to be enrolled (without: it is asked, with the text, or read from "
+        "standard input)",
     )
     parser.add_argument(
         "--accept-alike",
@@ -166,7 +249,8 @@ def _add_drivers(commands: _Commands) -> None:
         commands,
         "drivers",
         "list, show, rename, forget; preferences, key; history, undo",
-        "Look after the enrolled drivers; without an action, list them. WHO is a name or an id.",
+        "Look after the enrolled drivers; without an action, list them. WHO is a name or an id; - "
+        "asks for it, or reads a line of standard input, so that no name is in the process list.",
         "whodrives drivers",
         "whodrives drivers show Anna",
         "whodrives drivers forget d-0123abcd",

@@ -9,7 +9,6 @@ import argparse
 import getpass
 import json
 import math
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from whodrives import adaptation, config, contract, service
+from whodrives import adaptation, config, contract, service, vss
 from whodrives.capture import read_file, read_pipe
 from whodrives.config import Config
 from whodrives.domain import (
@@ -31,20 +30,50 @@ from whodrives.domain import (
     PayloadError,
     Profile,
     ProfileError,
+    SourceError,
     VehicleReport,
 )
 from whodrives.enrolment import ENOUGH_S
 from whodrives.inference import load_calibration
 from whodrives.learning import forget
+from whodrives.names import checked
 from whodrives.profiles import ProfileStore, StoredProfile, unused
 from whodrives.service import household, load_recognizer, open_store
-from whodrives.settings import load_config, read_text
-from whodrives.tutor import Wish, enrol, likeness_picture, likeness_table
+from whodrives.settings import SYSTEM_CONFIG, load_config, read_text, spelled
+from whodrives.tutor import Wish, ask, enrol, likeness_picture, likeness_table
+
+ASKED = "-"
+"""What stands for a name that is asked for instead."""
 
 
 def perform(command: str, options: argparse.Namespace) -> int:
     """Do one command with the options that the command line gave it; returns the exit code."""
+    for field, asked in _ASKED.items():
+        if getattr(options, field, None) == ASKED:
+            unanswered = (
+                f"nobody said {asked}; give it, or answer on the terminal or standard input"
+            )
+            read = checked if field == "name" else str
+            answer = ask(f"{asked}: ", read, Console(stderr=True), unanswered=unanswered)
+            setattr(options, field, answer)
     return _COMMANDS[command](options)
+
+
+_ASKED = {"who": "which driver (name or id)", "name": "the driver's name", "fob": "the key's id"}
+"""What may be asked for, in this order, so that it is not in the process list."""
+
+
+def _next(options: argparse.Namespace, *lines: str) -> None:
+    """Print what may be typed now."""
+    for line in lines:
+        print(spelled(line, options.config))
+
+
+def _reload(options: argparse.Namespace) -> None:
+    """Say when a running daemon takes in what has changed."""
+    service = options.config in (None, SYSTEM_CONFIG) and SYSTEM_CONFIG.exists()
+    how = "sudo systemctl reload whodrives" if service else "it is sent SIGHUP, or started again"
+    print(f"A running daemon knows after: {how}")
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -56,7 +85,10 @@ def _demo(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from whodrives.doctor import examine  # noqa: PLC0415 (only the doctor needs it)
 
-    return 0 if examine(load_config(options.config), Console()) else 1
+    def say(text: str) -> str:
+        return spelled(text, options.config)
+
+    return 0 if examine(load_config(options.config), Console(), say) else 1
 
 
 def _config(options: argparse.Namespace) -> int:
@@ -80,16 +112,16 @@ def _enrol(options: argparse.Namespace) -> int:
     stored = enrol(wish, settings, store, Console(stderr=True))
     heard = f"{stored.profile.speech_s:.1f} s of speech"
     print(f"{stored.name} is enrolled as {stored.profile.id} from {heard}.")
+    driver = stored.profile.id
     if stored.profile.speech_s < ENOUGH_S:
         print(f"{ENOUGH_S:.0f} s would make a stronger profile: enrol again with --replace.")
     if stored.before:
-        who = shlex.quote(stored.name)
         print("The voice before is kept until the new one has settled a trip; to go back to it:")
-        print(f"  whodrives drivers restore {who}")
+        _next(options, f"  whodrives drivers restore {driver}")
     if not stored.profile.preferences:
-        who = shlex.quote(stored.name)
-        print(f"Next: whodrives drivers preferences {who} --set PATH=VALUE")
-    print("A running daemon takes it in after: systemctl reload whodrives (or SIGHUP)")
+        print("Nothing moves yet. Say where the seat goes, for example (mm from the front):")
+        _next(options, f"  whodrives drivers preferences {driver} --set {vss.SEAT_POSITION}=120")
+    _reload(options)
     return 0
 
 
@@ -110,15 +142,14 @@ def _list(options: argparse.Namespace) -> int:
             )
         Console().print(table)
     else:
-        print("Nobody is enrolled. Begin with: whodrives enrol NAME")
+        _next(options, "Nobody is enrolled. Begin with: whodrives enrol")
     for stored, days in unused(loaded.profiles, settings.profiles.retention_days):
-        who = shlex.quote(stored.name)
         print(
             f"{stored.name} was not recognised for {days} days. If this driver is not coming back:"
         )
-        print(f"  whodrives drivers forget {who}")
+        _next(options, f"  whodrives drivers forget {stored.profile.id}")
     for problem in loaded.problems:
-        print(f"whodrives: {problem}", file=sys.stderr)
+        print(f"whodrives: {spelled(problem, options.config)}", file=sys.stderr)
     return 1 if loaded.problems else 0
 
 
@@ -154,7 +185,7 @@ def _rename(options: argparse.Namespace) -> int:
 def _restore(options: argparse.Namespace) -> int:
     stored = open_store(load_config(options.config)).restore(options.who)
     print(f"{stored.name} has the voice of {stored.enrolled_at} again.")
-    print("A running daemon knows after: systemctl reload whodrives (or SIGHUP)")
+    _reload(options)
     return 0
 
 
@@ -165,7 +196,7 @@ def _forget(options: argparse.Namespace) -> int:
     print(f"{options.who} is forgotten. Receipt of {receipt.at} for {receipt.driver}; erased:")
     for thing in receipt.erased:
         print(f"  - {thing}")
-    print("A running daemon forgets after: systemctl reload whodrives (or SIGHUP)")
+    _reload(options)
     return 0
 
 
@@ -213,7 +244,7 @@ def _undo(options: argparse.Namespace) -> int:
         print(f"{name}'s profile has learned nothing yet; the quarantine is empty now.")
         return 0
     print(f"Taken back: {count} step{'s' if count > 1 else ''}; the quarantine is empty.")
-    print("A running daemon knows after: systemctl reload whodrives (or SIGHUP)")
+    _reload(options)
     return 0
 
 
@@ -238,7 +269,7 @@ def _import(options: argparse.Namespace) -> int:
     arrived = store.import_household(options.file, _passphrase(options.passphrase_file))
     for stored in arrived:
         print(f"{stored.name} is here as {stored.profile.id}.")
-    print("A running daemon takes them in after: systemctl reload whodrives (or SIGHUP)")
+    _reload(options)
     return 0
 
 
@@ -246,11 +277,18 @@ def _passphrase(path: Path | None, *, again: bool = False) -> str:
     """The passphrase of a file's first line, or of whoever sits at the terminal."""
     if path:
         return read_text(path, ProfileError).partition("\n")[0].rstrip("\r")
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise ProfileError("there is no terminal to ask for a passphrase; give --passphrase-file")
-    given = getpass.getpass("Passphrase: ")
-    if again and getpass.getpass("Once more: ") != given:
-        raise ProfileError("the two passphrases differ; begin again")
+    try:
+        given = getpass.getpass("Passphrase: ")
+        if again and getpass.getpass("Once more: ") != given:
+            raise ProfileError("the two passphrases differ; begin again")
+        given.encode()
+    except EOFError:
+        raise ProfileError("no passphrase was typed; begin again") from None
+    except UnicodeError:
+        said = "the passphrase is no text in UTF-8; type it in a terminal whose encoding is UTF-8"
+        raise ProfileError(said) from None
     return given
 
 
@@ -280,7 +318,7 @@ def _key(options: argparse.Namespace) -> int:
     stored = _find(store, options.who)
     if options.clear or options.fob is not None:
         stored = store.set_key(options.who, options.fob)
-        print("A running daemon knows after: systemctl reload whodrives (or SIGHUP)")
+        _reload(options)
     print(f"key: {stored.profile.key or 'none'}")
     return 0
 
@@ -325,6 +363,8 @@ def _recording(name: str, settings: Config) -> Iterator[AudioBlock]:
     """The blocks of a file, or of raw PCM on standard input."""
     if name == config.PIPE:
         sound = settings.sound
+        if sys.stdin is None or sys.stdin.isatty():
+            raise SourceError("nothing is piped in; give raw PCM, or the name of a file")
         stream = FileIO(sys.stdin.fileno(), closefd=False)
         return read_pipe(stream, sound.rate_hz, sound.channels)
     return read_file(Path(name))

@@ -45,12 +45,18 @@ class Finding:
     found: str
 
 
-def examine(config: Config, console: Console) -> bool:
-    """Print every finding; returns whether all is well."""
+def examine(config: Config, console: Console, spelled: Callable[[str], str]) -> bool:
+    """Print every finding; returns whether all is well.
+
+    Args:
+        config: of the installation that is examined.
+        console: where to print.
+        spelled: writes the commands in a text as they must be typed for this configuration.
+    """
     well = True
     for finding in findings(config):
         sign = Text("✓", "bold green") if finding.well else Text("✗", "bold red")
-        said = (sign, Text(f"{finding.what}:", "bold"), Text(finding.found))
+        said = (sign, Text(f"{finding.what}:", "bold"), Text(spelled(finding.found)))
         console.print(*said, soft_wrap=True)
         well = well and finding.well
     console.print("All is well." if well else "Mend what is marked ✗, from the top.")
@@ -89,9 +95,7 @@ def _profiles(config: Config) -> Iterator[Finding]:
     for problem in loaded.problems:
         yield Finding("profiles", well=False, found=problem)
     if not loaded.profiles:
-        mend = (
-            f"nobody is enrolled in {config.profiles.directory}; begin with: whodrives enrol NAME"
-        )
+        mend = f"nobody is enrolled in {config.profiles.directory}; begin with: whodrives enrol"
         yield Finding("profiles", well=False, found=mend)
     for stored in loaded.profiles:
         without = "" if stored.profile.preferences else "; no preferences yet, so nothing will move"

@@ -6,6 +6,9 @@ Owns the places of the configuration file. What is in it is `config`'s.
 from __future__ import annotations
 
 import os
+import re
+import shlex
+from contextlib import suppress
 from pathlib import Path
 
 from whodrives import config
@@ -15,6 +18,9 @@ from whodrives.domain import ConfigError, WhodrivesError
 CHECKOUT = Path(__file__).parents[2]
 SYSTEM_CONFIG = Path("/etc/whodrives/whodrives.yaml")
 
+MOST_BYTES = 1024 * 1024
+"""No text that people write is larger."""
+
 
 def load_config(path: Path | None) -> Config:
     """The configuration of `path`, of the system, or a laptop's.
@@ -22,14 +28,36 @@ def load_config(path: Path | None) -> Config:
     Raises:
         ConfigError: the file cannot be read or has mistakes.
     """
-    path = path or (SYSTEM_CONFIG if SYSTEM_CONFIG.exists() else None)
+    path = path or (SYSTEM_CONFIG if _is_there(SYSTEM_CONFIG) else None)
     return config.parse(read_text(path, ConfigError), str(path)) if path else _laptop()
+
+
+def spelled(text: str, path: Path | None) -> str:
+    """The text with each whodrives command in it as it must be typed for this configuration."""
+    if path is None:
+        return text
+    typed = f"whodrives --config {shlex.quote(str(path))} "
+    return _COMMAND.sub(lambda _: typed, text)
+
+
+_COMMAND = re.compile(r"(?<![\w/.-])whodrives (?=(?:enrol|drivers|run|doctor|replay|config)\b)")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something is there; also what this user must not look at, so that it is told."""
+    try:
+        path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _laptop() -> Config:
     """The defaults for somebody who tries whodrives in a checkout, without an installation."""
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
-    settings = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    data = _base("XDG_DATA_HOME", ".local/share")
+    settings = _base("XDG_CONFIG_HOME", ".config")
     files = config.ProfileFiles(
         directory=str(data / "whodrives/profiles"),
         key_file=str(settings / "whodrives/profile-key"),
@@ -37,11 +65,39 @@ def _laptop() -> Config:
     return Config(profiles=files, models=config.ModelFiles(directory=str(CHECKOUT / "models")))
 
 
+def _base(variable: str, below_home: str) -> Path:
+    """A base directory of the XDG specification, which says that relative ones are ignored."""
+    given = Path(os.environ.get(variable, ""))
+    if given.is_absolute():
+        return given
+    said = "HOME is not set, and this user has no entry in the password database"
+    home = Path(os.environ.get("HOME", ""))
+    if "HOME" in os.environ:
+        said = f"HOME is {os.environ['HOME']!r}"
+    else:
+        with suppress(RuntimeError):
+            home = Path.home()
+    if not home.is_absolute():
+        raise ConfigError(
+            f"the home folder cannot be determined: {said}; set HOME to a folder, or give "
+            "--config FILE"
+        )
+    return home / below_home
+
+
 def read_text(path: Path, mistake: type[WhodrivesError]) -> str:
-    """The file's text; raises `mistake` if it cannot be read."""
+    """The file's text, at most MOST_BYTES of it; raises `mistake` if it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise mistake(f"{path}: {error.strerror}; give a file that can be read") from error
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise mistake(f"{path}: is larger than {MOST_BYTES // 1024} KiB; give the right file")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise mistake(f"{path}: is not text in UTF-8; save it as UTF-8") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        if isinstance(error, PermissionError):
+            mend = "run this as a user who may read it; the service's: sudo -u whodrives whodrives"
+        else:
+            mend = "give a file that can be read"
+        raise mistake(f"{path}: {getattr(error, 'strerror', error)}; {mend}") from error

@@ -192,7 +192,7 @@ def test_a_driver_nobody_knows_is_named(action: str, refused: Refused) -> None:
     """The text says who was meant and how to see who there is."""
     text = refused("drivers", action, "Nemo", *(["Anna"] if action == "rename" else []))
     assert text.startswith("whodrives: no driver is called Nemo; ")
-    assert "enrolled: Bella" in text or "`whodrives drivers list`" in text
+    assert "enrolled: Bella" in text or " drivers list` says who is enrolled" in text
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_a_household_of_nobody(tmp_path: Path, voices: Path) -> None:
     """Nobody is enrolled: list, replay and doctor say so and how to begin."""
     installed = Installation(tmp_path)
     assert installed.run("drivers").stdout == (
-        "Nobody is enrolled. Begin with: whodrives enrol NAME\n"
+        f"Nobody is enrolled. Begin with: whodrives --config {installed.config} enrol\n"
     )
     done = installed.run("replay", voices / "af_bella" / "5.opus")
     assert done.returncode == 0
