@@ -14,13 +14,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import queue
 import socket
 import ssl
+import stat
 import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from paho.mqtt.client import (
@@ -77,8 +81,28 @@ MAX_UNACKNOWLEDGED = 20
 REFUSALS_A_TURN = 4
 """So many refused commands are answered at a turn: a flood of them must not fill the line."""
 METRICS_S = 10.0
+CREDENTIAL = "mqtt-password"
+MAX_PASSWORD_BYTES = 65_535
+"""The longest that MQTT can carry."""
 RETRY_FIRST_S = 1.0
 RETRY_LAST_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """How the broker and we prove to each other who we are.
+
+    Attributes:
+        tls: the TLS of the connection; None for plain MQTT.
+        username: the user to log in as, if any.
+        password: that user's password; never shown.
+        advice: what to check when the broker refuses us.
+    """
+
+    tls: ssl.SSLContext | None
+    username: str | None
+    password: str | None = field(repr=False)
+    advice: str
 
 
 class _Link:
@@ -88,9 +112,7 @@ class _Link:
     main thread reads them.
     """
 
-    def __init__(
-        self, settings: Mqtt, vehicle: str, tls: ssl.SSLContext | None, inbox: _Inbox
-    ) -> None:
+    def __init__(self, settings: Mqtt, vehicle: str, access: _Access, inbox: _Inbox) -> None:
         self.up = False
         self.ended: str | None = None
         self.over = threading.Event()
@@ -99,7 +121,8 @@ class _Link:
         self._sent = 0
         self._acknowledged = 0
         self._inbox = inbox
-        self.client = _client(vehicle, tls)
+        self._advice = access.advice
+        self.client = _client(vehicle, access)
         self.client.on_socket_open = _bound_unacknowledged
         self.client.on_connect = self._on_connect
         self.client.on_connect_fail = self._on_connect_fail
@@ -143,7 +166,7 @@ class _Link:
         self, client: Client, _data: Any, _flags: ConnectFlags, code: ReasonCode, _p: Any
     ) -> None:
         if code.is_failure:
-            self.ended = self.ended or _refused(code)
+            self.ended = self.ended or _refused(code, self._advice)
             self._inbox.wake()
         else:
             client.subscribe([(topic, 1) for topic in self._inbox.topics])
@@ -178,8 +201,8 @@ class _Link:
         self._inbox.wake()
 
 
-def _refused(code: ReasonCode) -> str:
-    return f"the broker refuses us: {code}"
+def _refused(code: ReasonCode, advice: str) -> str:
+    return f"the broker refuses us: {code}; {advice}"
 
 
 def _unreachable() -> str:
@@ -192,10 +215,10 @@ def _broken(code: ReasonCode, *, greeted: bool) -> str:
     return f"the connection ended: {code}{mend}"
 
 
-def _client(vehicle: str, tls: ssl.SSLContext | None) -> Client:
+def _client(vehicle: str, access: _Access) -> Client:
     # The identity is the same each time: the broker then ends a half-open predecessor, and sends
     # its last will, before it greets us. Otherwise that will would follow, and say we are gone.
-    client = _bare_client(f"whodrives-{vehicle}", tls)
+    client = _bare_client(f"whodrives-{vehicle}", access)
     client.max_inflight_messages_set(MAX_UNACKNOWLEDGED)
     client.max_queued_messages_set(MAX_UNACKNOWLEDGED)
     will = encode_offline(vehicle, "the connection was lost")
@@ -203,15 +226,17 @@ def _client(vehicle: str, tls: ssl.SSLContext | None) -> Client:
     return client
 
 
-def _bare_client(identity: str, tls: ssl.SSLContext | None) -> Client:
+def _bare_client(identity: str, access: _Access) -> Client:
     client = Client(
         CallbackAPIVersion.VERSION2,
         client_id=identity,
         protocol=MQTTv5,
         reconnect_on_failure=False,
     )
-    if tls is not None:
-        client.tls_set_context(tls)
+    if access.tls is not None:
+        client.tls_set_context(access.tls)
+    if access.username is not None:
+        client.username_pw_set(access.username, access.password)
     return client
 
 
@@ -357,7 +382,7 @@ class Bus:
     ) -> None:
         self.counters = Counters()
         self._settings = settings
-        self._tls = _security(settings)
+        _access(settings)
         self._vehicle = vehicle
         self._put = put
         self._vitals = vitals
@@ -377,7 +402,7 @@ class Bus:
 
     def start(self) -> None:
         """Begin to connect; a broker that is away is tried again for ever, by `poll`."""
-        if self._tls is None:
+        if self._settings.tls is None:
             log.warning("event=plain_mqtt host=%s port=%d", *self._settings.address)
         self._open()
 
@@ -449,7 +474,13 @@ class Bus:
         link.release()
 
     def _open(self) -> None:
-        self._link = _Link(self._settings, self._vehicle.id, self._tls, self._inbox)
+        # Read anew each time: a password or certificate that was replaced is then the right one.
+        try:
+            access = _access(self._settings)
+        except BusError as error:
+            self._gone(str(error), time.monotonic())
+        else:
+            self._link = _Link(self._settings, self._vehicle.id, access, self._inbox)
 
     def _arrived(self, now_s: float) -> None:
         self._connected, self._retry_s = True, RETRY_FIRST_S
@@ -510,12 +541,13 @@ def probe(settings: Mqtt, limit_s: float) -> str | None:
     It comes under another identity, says nothing, and so disturbs no running daemon.
     """
     try:
-        client = _bare_client("", _security(settings))
+        access = _access(settings)
     except BusError as error:
         return str(error)
+    client = _bare_client("", access)
     answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     client.on_connect = lambda _c, _d, _f, code, _p: answers.put(
-        _refused(code) if code.is_failure else None
+        _refused(code, access.advice) if code.is_failure else None
     )
     client.on_connect_fail = lambda _c, _d: answers.put(_unreachable())
     client.on_disconnect = lambda _c, _d, _f, code, _p: answers.put(_broken(code, greeted=False))
@@ -538,18 +570,72 @@ def _epoch_s() -> float:
     return time.time() - time.monotonic()
 
 
-def _security(settings: Mqtt) -> ssl.SSLContext | None:
-    """The TLS of these settings, or None for plain MQTT, which only this machine may hear."""
+def _access(settings: Mqtt) -> _Access:
+    """How to log in with these settings; plain MQTT is for a broker on this machine only.
+
+    Raises:
+        BusError: a file is missing, wrong or readable by others; names the field and the fix.
+    """
     try:
         settings.host.encode("idna")
     except UnicodeError:
         raise BusError(f"mqtt.host: {settings.host!r} is no host name; mend it") from None
-    if settings.tls is not None:
-        return _context(settings.tls)
-    if not settings.is_loopback:
+    if settings.tls is None and not settings.is_loopback:
         said = f"plain MQTT to {settings.host} can be read and forged on the way"
         raise BusError(f"mqtt.tls: {said}; give tls, or host 127.0.0.1")
-    return None
+    tls = _context(settings.tls) if settings.tls is not None else None
+    if settings.username is None:
+        certified = settings.tls is not None
+        advice = "is mqtt.tls.certificate a certificate of a user of this broker?"
+        without = "it may want a user: give mqtt.username and mqtt.password_file"
+        return _Access(tls, None, None, advice if certified else without)
+    source, password = _password(settings)
+    advice = f"check mqtt.username ({settings.username}) and the password in {source}"
+    return _Access(tls, settings.username, password, advice)
+
+
+def _password(settings: Mqtt) -> tuple[Path, str]:
+    """Where the password is, and the password; the service manager's credential goes first."""
+    given = Path(os.environ.get("CREDENTIALS_DIRECTORY", os.devnull)) / CREDENTIAL
+    if given.exists():
+        path = given
+    elif settings.password_file is not None:
+        path = Path(settings.password_file)
+    else:
+        said = "is missing for mqtt.username"
+        fix = f"give a file, or a systemd credential named {CREDENTIAL}"
+        raise BusError(f"mqtt.password_file: {said}; {fix}")
+    try:
+        raw = _read_private(path, "mqtt.password_file")
+        password = raw.decode().removesuffix("\n").removesuffix("\r")
+    except OSError as error:
+        said = error.strerror or "cannot be read"
+        raise BusError(
+            f"mqtt.password_file: {path}: {said}; give a file that can be read"
+        ) from error
+    except UnicodeDecodeError:
+        raise BusError(f"mqtt.password_file: {path}: is not text in UTF-8; save it so") from None
+    if not password or "\n" in password or len(raw) > MAX_PASSWORD_BYTES:
+        said = "does not hold one line with a password"
+        raise BusError(f"mqtt.password_file: {path}: {said}; write the password alone into it")
+    return path, password
+
+
+def _read_private(path: Path, setting: str) -> bytes:
+    """A regular file's first bytes; BusError if others may read or change it.
+
+    The group may read it: an administrator's file is given to the service by its group.
+    """
+    # Not blocking: nobody may ever write into a named pipe.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise BusError(f"{setting}: {path}: is no regular file; give one")
+        if mode & (stat.S_IRWXO | stat.S_IWGRP):
+            raise BusError(
+                f"{setting}: {path}: others may read or write it; run: chmod g-w,o= {path}"
+            )
+        return file.read(MAX_PASSWORD_BYTES + 1)
 
 
 def _context(tls: Tls) -> ssl.SSLContext:
@@ -557,8 +643,12 @@ def _context(tls: Tls) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=tls.ca)
     except (OSError, ValueError) as error:
         raise BusError(f"mqtt.tls.ca: {tls.ca}: {error}; give a PEM file of the CA") from error
+    if tls.certificate is None or tls.key is None:
+        return context
     try:
-        context.load_cert_chain(tls.certificate, tls.key)
+        _read_private(Path(tls.key), "mqtt.tls.key")
+        # An encrypted key would be asked for on the terminal; nobody is there.
+        context.load_cert_chain(tls.certificate, tls.key, lambda: b"")
     except (OSError, ValueError) as error:
         files = f"{tls.certificate} with {tls.key}"
         raise BusError(

@@ -170,6 +170,14 @@ def _path(want: str, *but: str) -> _Leaf:
     return _Leaf(want, _is_text, lambda value: value not in but)
 
 
+def _optional_path() -> _Leaf:
+    return _Leaf(
+        "a path, or null for none",
+        lambda value: value is None or _is_text(value),
+        lambda value: value is not None,
+    )
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and value != "" and value.isprintable()
 
@@ -403,8 +411,13 @@ class Tls:
     """Files that prove the broker's identity and our own."""
 
     ca: str = field(metadata=_knob(_path("a path"), "the certificate authority's PEM file"))
-    certificate: str = field(metadata=_knob(_path("a path"), "this client's certificate, PEM"))
-    key: str = field(metadata=_knob(_path("a path"), "its private key, PEM"))
+    certificate: str | None = field(
+        default=None,
+        metadata=_knob(
+            _optional_path(), "this client's certificate, PEM; needed without mqtt.username"
+        ),
+    )
+    key: str | None = field(default=None, metadata=_knob(_optional_path(), "its private key, PEM"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,6 +444,24 @@ class Mqtt:
     tls: Tls | None = field(
         default=None,
         metadata=_knob(_Section(Tls, nullable=True), "Encryption, and who is who."),
+    )
+    username: str | None = field(
+        default=None,
+        metadata=_knob(
+            _Leaf(
+                "a user's name, or null for none", lambda value: value is None or _is_text(value)
+            ),
+            "The user to log in as, where the broker asks for a password.",
+        ),
+    )
+    password_file: str | None = field(
+        default=None,
+        metadata=_knob(
+            _optional_path(),
+            "The file that holds that user's password and nothing else, readable by the user and "
+            "the group of whodrives only. A systemd credential named mqtt-password takes "
+            "precedence.",
+        ),
     )
     home_assistant: bool = field(
         default=False,
@@ -554,9 +585,8 @@ def parse(text: str, name: str) -> Config:
     sheet = _Sheet(name)
     root = sheet.compose(text)
     config = _Section(Config).read(sheet, root, "")
-    if config is not _BAD and config.mqtt.tls is None and not config.mqtt.is_loopback:
-        said = f"plain MQTT to {config.mqtt.host} can be read and forged on the way"
-        sheet.wrong(None, "mqtt.tls", f"{said}; give tls, or host 127.0.0.1")
+    if config is not _BAD:
+        _check_login(sheet, config.mqtt)
     if (
         config is not _BAD
         and config.mqtt.velocitas
@@ -567,6 +597,23 @@ def parse(text: str, name: str) -> Config:
     sheet.raise_mistakes(ConfigError)
     finished: Config = config
     return finished
+
+
+def _check_login(sheet: _Sheet, mqtt: Mqtt) -> None:
+    """Note what does not fit together in how whodrives and the broker know each other."""
+    if mqtt.tls is None and not mqtt.is_loopback:
+        said = f"plain MQTT to {mqtt.host} can be read and forged on the way"
+        sheet.wrong(None, "mqtt.tls", f"{said}; give tls, or host 127.0.0.1")
+    if mqtt.tls is not None and (mqtt.tls.certificate is None) != (mqtt.tls.key is None):
+        missing = "certificate" if mqtt.tls.certificate is None else "key"
+        sheet.wrong(None, f"mqtt.tls.{missing}", "is missing; give certificate and key together")
+    elif mqtt.tls is not None and mqtt.tls.certificate is None and mqtt.username is None:
+        said = "the broker cannot know who we are"
+        sheet.wrong(
+            None, "mqtt.tls", f"{said}; give certificate and key, or mqtt.username and its password"
+        )
+    if mqtt.password_file is not None and mqtt.username is None:
+        sheet.wrong(None, "mqtt.username", "is missing; give the user whose password that is")
 
 
 def render(config: Config) -> str:

@@ -204,7 +204,9 @@ paths = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.isprintable
             Mqtt,
             st.sampled_from(["broker", "10.0.0.1"]),
             st.none() | st.integers(1, 65_535),
-            st.builds(Tls, paths, paths, paths),
+            st.builds(Tls, paths, paths, paths) | st.builds(Tls, paths),
+            paths,
+            st.none() | paths,
         ),
         models=st.builds(config.ModelFiles, paths),
     )
@@ -268,3 +270,30 @@ def test_velocitas_without_a_seat_position_is_a_mistake() -> None:
     text = "vehicle: {signals: {}}\nmqtt: {velocitas: true}"
     with pytest.raises(ConfigError, match=r"mqtt.velocitas.*add Vehicle.Cabin.Seat"):
         config.parse(text, NAME)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mqtt: {tls: {ca: a}}", "mqtt.tls: the broker cannot know who we are; give certificate"),
+        ("mqtt: {tls: {ca: a, key: b}}", "mqtt.tls.certificate: is missing; give certificate and"),
+        ("mqtt: {tls: {ca: a, certificate: b}, username: u}", "mqtt.tls.key: is missing; give"),
+        ("mqtt: {password_file: a}", "mqtt.username: is missing; give the user whose password"),
+        ("mqtt: {host: broker, username: u, password_file: p}", f"mqtt.tls: .*{FORGED}"),
+        ("mqtt: {username: u, password: secret}", "mqtt.password: is not a key .*password_file"),
+    ],
+)
+def test_a_login_that_cannot_work_is_a_mistake(text: str, said: str) -> None:
+    """Each names the field that is missing; a password in the open is none of the fields."""
+    with pytest.raises(ConfigError, match=said) as refused:
+        config.parse(text, NAME)
+    assert "secret" not in str(refused.value)
+
+
+def test_user_and_password_need_no_certificate() -> None:
+    """On this machine without TLS, elsewhere with the broker's authority alone."""
+    here = config.parse("mqtt: {username: u, password_file: p}", NAME).mqtt
+    assert (here.username, here.password_file) == ("u", "/etc/whodrives/p")
+    away = config.parse("mqtt: {host: broker, username: u, tls: {ca: a}}", NAME).mqtt
+    assert away.tls == Tls("/etc/whodrives/a")
+    assert away.address == ("broker", 8883)
