@@ -314,9 +314,9 @@ class _Inbox:
         if retained and ("/command/" in topic or topic.endswith(_ANSWERS)):
             self._counters.ignored += 1
             return
-        now_s = time.monotonic()
+        now_s, wall_s = time.monotonic(), time.time()
         try:
-            news = self._decoded(topic, payload, now_s)
+            news = self._decoded(topic, payload, now_s, wall_s)
         except PayloadError as error:
             self._refuse(topic, error, now_s)
             return
@@ -327,10 +327,12 @@ class _Inbox:
         if news is not None:
             self._put(news)
 
-    def _decoded(self, topic: str, payload: bytes, now_s: float) -> Incoming | Answer | None:
+    def _decoded(
+        self, topic: str, payload: bytes, now_s: float, wall_s: float
+    ) -> Incoming | Answer | None:
         if self._adjuster and topic in self._adjuster.topics:
             return self._adjuster.decode(topic, payload, now_s)
-        return self._decoder.decode(topic, payload, now_s, time.time())
+        return self._decoder.decode(topic, payload, now_s, wall_s)
 
     def _refuse(self, topic: str, error: PayloadError, now_s: float) -> None:
         self._counters.refused += 1

@@ -62,6 +62,10 @@ SCHEMA: Literal[1] = 1
 MAX_PAYLOAD_BYTES = 65_536
 MAX_AHEAD_S = 1.0
 """Two clocks may disagree by this much; a time further in the future is refused."""
+CLOCK_STEP_S = 0.02
+"""Calendar and monotonic clock are read one after the other, and a thread may be interrupted
+between the two. A change of their difference below this is that interruption, above it a clock was
+set."""
 APPLY_EXPIRY_S = 3
 COMMAND_EXPIRY_S = 5
 ANSWER_EXPIRY_S = 10
@@ -1034,9 +1038,15 @@ _Command: TypeAlias = ListenPayload | CommandPayload
 class Decoder:
     """Turns what the car, the ECUs and the head unit say into inputs.
 
-    It remembers the last reading of each signal that it understands, because two of them may speak
-    of one fact and arrive apart, and the names of the last seconds' commands, because none is
-    obeyed twice. Both are bounded. One mistake refuses a whole message, and it leaves no trace.
+    It is the one place where readings of the car are merged: it remembers the last reading of each
+    signal that it understands, because two of them may speak of one fact and arrive apart, and each
+    `VehicleReport` holds the state that follows from all of them. It remembers the names of the
+    last seconds' commands, because none is obeyed twice. Both are bounded. One mistake refuses a
+    whole message, and it leaves no trace.
+
+    An older reading does not replace a newer one of the same signal, unless it is the dangerous one
+    of the two: a car that moves, an open door, an empty seat, a pressed switch, a car that is not
+    held, an ignition that is off. A reading from the future counts as made when it arrived.
 
     Args:
         vehicle: the car's name in the topics.
@@ -1051,6 +1061,8 @@ class Decoder:
         self._root = root(vehicle) + "/"
         self._secure = secure
         self._latest: dict[str, Reading[Any]] = {}
+        self._newest_s: dict[str, float] = {}
+        self._epoch_s = math.inf
         self._position_s = -math.inf
         self._obeyed: dict[str, float] = {}
 
@@ -1075,7 +1087,10 @@ class Decoder:
             CommandError: a command is refused whose name could be read.
             PayloadError: names the topic, the field and the mend; nothing else is raised.
         """
-        now = _Now(topic, received_at_s, wall_now_s)
+        epoch_s = wall_now_s - received_at_s
+        if not abs(epoch_s - self._epoch_s) <= CLOCK_STEP_S:
+            self._epoch_s = epoch_s
+        now = _Now(topic, received_at_s, wall_now_s, self._epoch_s)
         name = topic.removeprefix(self._root)
         if name == topic:
             raise PayloadError(f"{topic}: no such topic is read; see docs/mqtt.md")
@@ -1089,10 +1104,20 @@ class Decoder:
 
     def _vehicle(self, name: str, payload: bytes, now: _Now) -> VehicleReport:
         said = dict(_readings(name, payload, now))
-        old = [p for p, r in said.items() if p in self._latest and r.at_s < self._latest[p].at_s]
+        old = [path for path, reading in said.items() if self._is_replayed(path, reading)]
         self.replayed += bool(old)
-        self._latest |= {path: reading for path, reading in said.items() if path not in old}
+        for path in said.keys() - old:
+            self._latest[path] = said[path]
+            self._newest_s[path] = max(said[path].at_s, self._newest_s.get(path, -math.inf))
         return VehicleReport(now.at_s, self._state())
+
+    def _is_replayed(self, path: str, reading: Reading[Any]) -> bool:
+        """Whether the reading is older than the newest of its signal, and not the dangerous one."""
+        if reading.at_s >= self._newest_s.get(path, -math.inf):
+            return False
+        latest = self._latest[path]
+        known_anyway = _is_dangerous(path, latest) and reading.at_s < latest.at_s
+        return known_anyway or not _is_dangerous(path, reading)
 
     def _state(self) -> VehicleState:
         get = self._get
@@ -1112,14 +1137,14 @@ class Decoder:
         return None if reading is None or reading.value is None else reading
 
     def _switched(self) -> Reading[bool] | None:
-        """Whether any switch is worked; the newest of those that are, else of all."""
+        """Whether any switch is pressed; the newest of those that are, else of all."""
         known = [reading for path in vss.SEAT_SWITCHES if (reading := self._get(path))]
-        worked = [reading for reading in known if reading.value]
-        return max(worked or known, key=lambda reading: reading.at_s, default=None)
+        pressed = [reading for reading in known if reading.value]
+        return max(pressed or known, key=lambda reading: reading.at_s, default=None)
 
     def _position(self, payload: bytes, now: _Now) -> Position | None:
         body = read(now.topic, payload, PositionPayload)
-        true_s = now.at_s - now.age_s("time", body.time)
+        true_s = now.true_s("time", body.time)
         if true_s < self._position_s:
             self.replayed += 1
             return None
@@ -1203,7 +1228,26 @@ def _readings(name: str, payload: bytes, now: _Now) -> Iterator[tuple[str, Readi
 def _reading(field: str, said: Any, now: _Now) -> Reading[Any]:
     meaning = _MEANING[type(said)]
     value = None if said.value is None else meaning(said.value)
-    return Reading(value, now.at_s - now.age_s(field, said.time))
+    return Reading(value, now.true_s(field, said.time))
+
+
+_DANGEROUS: Mapping[str, bool] = {
+    GEAR: False,
+    PARK_LOCK: False,
+    PARKING_BRAKE: False,
+    DOOR: True,
+    OCCUPANCY: False,
+    OCCUPIED: False,
+    IGNITION: False,
+    **dict.fromkeys(vss.SEAT_SWITCHES, True),
+}
+"""Of the two values that a signal's reading may mean, the one that forbids, stops or ends."""
+
+
+def _is_dangerous(path: str, reading: Reading[Any]) -> bool:
+    if reading.value is None:
+        return False
+    return bool(reading.value) if path == SPEED else reading.value is _DANGEROUS.get(path)
 
 
 def _both(one: Reading[T] | None, other: Reading[T] | None, *, disagreeing: Any) -> Any:
@@ -1224,11 +1268,25 @@ def _whole(path: str, value: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Now:
-    """The moment at which a message came, on both clocks."""
+    """The moment at which a message came, on both clocks.
+
+    Attributes:
+        topic: it came on.
+        at_s: on the monotonic clock.
+        wall_s: seconds from 1970-01-01 UTC.
+        epoch_s: seconds from 1970-01-01 UTC to `at_s` 0, the same for all messages until a clock
+            is set: two messages that tell one time get one `at_s`.
+    """
 
     topic: str
     at_s: float
     wall_s: float
+    epoch_s: float
+
+    def true_s(self, field: str, when: datetime) -> float:
+        """The same time on the monotonic clock; no later than the message's arrival."""
+        self.age_s(field, when)
+        return min(when.timestamp() - self.epoch_s, self.at_s)
 
     def age_s(self, field: str, when: datetime) -> float:
         """Seconds since then; up to MAX_AHEAD_S below zero."""

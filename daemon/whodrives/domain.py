@@ -7,7 +7,7 @@ a time in here is always a parameter, in seconds of one monotonic clock (`at_s`)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
 
@@ -91,16 +91,17 @@ class Reading(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class VehicleState:
-    """What the car said of itself; None means *not known*.
+    """What is known of the car; None means *not known*, also where two signals disagree.
 
     Attributes:
         speed_kmh: Vehicle.Speed, km/h; its magnitude, so backing up is moving.
         in_park: SelectedGear is Park (126) or the park lock is engaged.
         parking_brake: Vehicle.Chassis.ParkingBrake.IsEngaged.
         door_open: Vehicle.Cabin.Door.Row1.DriverSide.IsOpen.
-        seat_occupied: the driver's seat, from OccupancyStatus.
+        seat_occupied: the driver's seat, from OccupancyStatus and IsOccupied.
         ignition_on: LowVoltageSystemState is ACC, ON or START.
-        seat_switch: somebody works one of the driver's seat's switches (`vss.SEAT_SWITCHES`).
+        seat_switch: somebody presses one of the driver's seat's switches (`vss.SEAT_SWITCHES`): the
+            newest press, else the newest release.
         key: Vehicle.Occupant.Row1.DriverSide.Identifier.Subject: which key opened the car.
     """
 
@@ -113,19 +114,16 @@ class VehicleState:
     seat_switch: Reading[bool] | None = None
     key: Reading[str] | None = None
 
-    def updated(self, news: VehicleState) -> VehicleState:
-        """This state with every reading that `news` brings and that is not older than ours."""
-        changes = {}
-        for item in fields(self):
-            old, new = getattr(self, item.name), getattr(news, item.name)
-            if new is not None and (old is None or new.at_s >= old.at_s):
-                changes[item.name] = new
-        return replace(self, **changes)
-
 
 @dataclass(frozen=True, slots=True)
 class VehicleReport:
-    """The car spoke: what it said, and when that reached us."""
+    """The car spoke.
+
+    Attributes:
+        at_s: when that reached us.
+        state: everything that is known of the car now. It replaces the state before it: what is
+            None here is not known any more.
+    """
 
     at_s: float
     state: VehicleState

@@ -20,15 +20,16 @@ from whodrives.vss import Group
 MAX_AGE_S = 2.0
 """A reading older than this says nothing about now."""
 
-MAX_AHEAD_S = 0.5
-"""A reading further in the future than this comes from a wrong clock and says nothing either."""
-
 T = TypeVar("T")
 
 
 def fresh(reading: Reading[T] | None, now_s: float) -> T | None:
-    """What the reading says of now; None when it is missing, too old or from the future."""
-    if reading is None or not -MAX_AHEAD_S <= now_s - reading.at_s <= MAX_AGE_S:
+    """What the reading says of now; None when it is missing, too old or from the future.
+
+    A car's clock may be slightly ahead of ours. The decoder dates such a reading to its arrival, so
+    that it is fresh for no longer than one that was dated correctly.
+    """
+    if reading is None or not 0.0 <= now_s - reading.at_s <= MAX_AGE_S:
         return None
     return reading.value
 

@@ -47,7 +47,7 @@ from whodrives.domain import (
     Verdict,
     Withdraw,
 )
-from whodrives.interlock import MAX_AGE_S, MAX_AHEAD_S, RULES, fresh, refusals
+from whodrives.interlock import MAX_AGE_S, RULES, fresh, refusals
 from whodrives.outbox import MOST_REQUESTS, Outbox
 
 LISTEN_S = 10.0
@@ -251,7 +251,7 @@ class Trip:
             case Begin():
                 self._begin(news)
             case VehicleReport():
-                self._vehicle = self._vehicle.updated(news.state)
+                self._vehicle = news.state
             case LinkState():
                 self._linked = news.connected
             case Household():
@@ -364,12 +364,22 @@ class Trip:
 
     def _known_position(self) -> Position | None:
         told = self._position
-        known = told is not None and -MAX_AHEAD_S <= self._now_s - told.true_s <= MAX_AGE_S
+        known = told is not None and 0.0 <= self._now_s - told.true_s <= MAX_AGE_S
         return told if known else None
 
     def _start(self, _row: Row, _cause: _Cause) -> None:
-        self._held = TripMemory(opened_s=self._now_s)
+        self._held = TripMemory(opened_s=self._true_since_s())
         self._outbox.clear()
+
+    def _true_since_s(self) -> float:
+        """The time of the oldest of the readings that open a trip.
+
+        Not the time of their arrival: a press that the car dates to the same moment is of this trip
+        even if it arrived before them.
+        """
+        car = self._vehicle
+        readings = (car.seat_occupied, car.door_open, car.ignition_on)
+        return min([self._now_s, *(reading.at_s for reading in readings if reading)])
 
     def _end(self, row: Row, _cause: _Cause) -> None:
         self._events += self._outbox.cancel(self._now_s, row.reason)

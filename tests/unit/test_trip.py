@@ -1,5 +1,5 @@
 import itertools
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,16 @@ def _household(*names: str) -> Household:
     )
 
 
+def _merged(old: VehicleState, new: VehicleState) -> VehicleState:
+    """The old state with every reading of the new one that is not older, as a decoder would say."""
+    changes = {}
+    for item in fields(VehicleState):
+        before, reading = getattr(old, item.name), getattr(new, item.name)
+        if reading is not None and (before is None or reading.at_s >= before.at_s):
+            changes[item.name] = reading
+    return replace(old, **changes)
+
+
 class Drive:
     """One car, told second by second: it repeats all it knows with every step of time.
 
@@ -110,7 +120,8 @@ class Drive:
         if isinstance(news, Household):
             self.enrolled = tuple(profile.id for profile in news.profiles)
         if isinstance(news, VehicleReport):
-            self.vehicle = self.vehicle.updated(news.state)
+            self.vehicle = _merged(self.vehicle, news.state)
+            news = replace(news, state=self.vehicle)
         self._note(self.trip.step(news))
 
     def says(self, driver: str | None, outcome: Outcome = Outcome.KNOWN) -> None:
