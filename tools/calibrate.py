@@ -133,8 +133,8 @@ class Ear:
     """Gate, enrolment and encoder of the models folder, as the daemon uses them."""
 
     def __init__(self, models: Path) -> None:
-        self.encoder = load_encoder(models)
-        self._activity = load_gate(models)
+        self.encoder = load_encoder(models, pinned=False)
+        self._activity = load_gate(models, pinned=False)
 
     def utterance(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Embeddings (n, D) and speech seconds (n,) of the first whole looks, pauses or not."""
@@ -680,7 +680,7 @@ def main() -> int:
     role = "eval" if options.check else "train"
     people = gather(options.corpus, role, options.models, options.processes)
     if options.check:
-        show(realised(people, load_calibration(options.models)))
+        show(realised(people, load_calibration(options.models, pinned=False)))
         return 0
     calibration = manifest_part(people, ear(options.models).encoder.fingerprint, options.date)
     show(calibration["measured"]["realised_percent"])

@@ -354,11 +354,11 @@ class Readers:
 
     def _calibration(self, data: bytes) -> None:
         self._put("models/encoder.json", data)
-        load_calibration(self._folder / "models")
+        load_calibration(self._folder / "models", pinned=False)
 
     def _model(self, data: bytes) -> None:
         self._put("models/gate.json", data)
-        load_gate(self._folder / "models")
+        load_gate(self._folder / "models", pinned=False)
 
 
 def _mutated_message(golden: Sequence[bytes], seed: int) -> bytes:

@@ -85,9 +85,8 @@ def _models(config: Config) -> Iterator[Finding]:
     encoder = load_encoder(models)
     load_gate(models)
     load_calibration(models)
-    yield Finding(
-        "models", well=True, found=f"{models}: checksums right, encoder {encoder.fingerprint[:12]}"
-    )
+    found = f"{models}: manifests and models are this package's, encoder {encoder.fingerprint[:12]}"
+    yield Finding("models", well=True, found=found)
 
 
 def _profiles(config: Config) -> Iterator[Finding]:

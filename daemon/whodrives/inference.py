@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from whodrives.domain import (
     CalibrationPoint,
     Floats,
     ModelError,
+    OperatingPoint,
     VoiceActivity,
 )
 
@@ -60,18 +61,47 @@ class Manifest:
     facts: Mapping[str, Any]
 
 
-def read_manifest(models_dir: Path, name: str) -> Manifest:
-    """Read `models_dir`/`name`.json; raises ModelError when it is missing or malformed."""
+def read_manifest(models_dir: Path, name: str, *, pinned: bool = True) -> Manifest:
+    """Read `models_dir`/`name`.json.
+
+    Args:
+        models_dir: where the models are.
+        name: of the model.
+        pinned: whether the manifest must be the one that this package was made with; only tools
+            that make or compare models take another.
+
+    Raises:
+        ModelError: it is missing, malformed, or not the one of this package.
+    """
     path = models_dir / f"{name}.json"
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-        return Manifest(path, models_dir / facts["file"], str(facts["sha256"]), facts)
+        with path.open("rb") as file:
+            data = file.read(_MOST_MANIFEST_BYTES + 1)
+        facts = json.loads(data[:_MOST_MANIFEST_BYTES].decode("utf-8"), parse_constant=_refuse)
+        manifest = Manifest(path, models_dir / facts["file"], str(facts["sha256"]), facts)
     except FileNotFoundError:
         raise ModelError(f"{path} is missing; is {models_dir} the folder of the models?") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     except (KeyError, TypeError) as error:
         raise ModelError(f"{path} is no manifest: it lacks {error}; restore the file") from error
+    if pinned and hashlib.sha256(data).hexdigest() != _pins().get(path.name):
+        raise ModelError(
+            f"{path} is not the manifest that this whodrives was made with: it was changed, or is "
+            "of another version; install the package again, or in a checkout restore the file "
+            "with git"
+        )
+    return manifest
+
+
+_MOST_MANIFEST_BYTES = 4 * 1024 * 1024
+_MOST_MODEL_BYTES = 256 * 1024 * 1024
+
+
+def _pins() -> Mapping[str, str]:
+    """The SHA-256 of each manifest by file name, as `sha256sum` wrote it into this package."""
+    lines = Path(__file__).with_name("models.sha256").read_text(encoding="ascii").splitlines()
+    return {name: digest for digest, name in (line.split() for line in lines)}
 
 
 def _refuse(constant: str) -> None:
@@ -79,34 +109,58 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not a number that was measured")
 
 
-def check_model(manifest: Manifest) -> None:
-    """Raise ModelError when the model file's bytes are not the manifest's."""
+@contextlib.contextmanager
+def _verified(manifest: Manifest) -> Iterator[Path]:
+    """A path whose bytes are the manifest's and cannot change while the block runs.
+
+    It is a sealed copy in memory (memfd_create(2)), so that the bytes that are hashed are the bytes
+    that are loaded, whatever becomes of the file meanwhile. ONNX Runtime takes bytes as well, but
+    keeps them beside what it makes of them.
+
+    Raises:
+        ModelError: the file cannot be read, or its bytes are others.
+    """
+    copy = os.memfd_create(manifest.path.stem, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        with manifest.model.open("rb") as file:
+        try:
+            with manifest.model.open("rb") as file:
+                left = _MOST_MODEL_BYTES
+                while left and (sent := os.sendfile(copy, file.fileno(), None, left)):
+                    left -= sent
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            reason = getattr(error, "strerror", error)
+            raise ModelError(f"{manifest.model} cannot be read ({reason}); {_REBUILD}") from error
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(copy, fcntl.F_ADD_SEALS, seals)
+        path = Path(f"/proc/self/fd/{copy}")
+        with path.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        reason = getattr(error, "strerror", error)
-        raise ModelError(
-            f"{manifest.model} cannot be read ({reason}); build it with: make models"
-        ) from error
-    if actual != manifest.sha256:
-        raise ModelError(
-            f"{manifest.model} has sha256 {actual}, but {manifest.path.name} pins "
-            f"{manifest.sha256}; delete it and build it again with: make models"
-        )
+        if actual != manifest.sha256:
+            raise ModelError(
+                f"{manifest.model} has sha256 {actual}, but {manifest.path.name} pins "
+                f"{manifest.sha256}; {_REBUILD}"
+            )
+        yield path
+    finally:
+        os.close(copy)
+
+
+_REBUILD = (
+    "install the package again, or in a checkout delete the file and build it again with: make "
+    "models"
+)
 
 
 def open_session(manifest: Manifest) -> onnxruntime.InferenceSession:
     """Check and load a model for one thread; raises ModelError when it is no good."""
-    check_model(manifest)
-    return _open_session(manifest.model)
+    with _verified(manifest) as path:
+        return _open_session(path, manifest.model)
 
 
-def _open_session(model: Path) -> onnxruntime.InferenceSession:
+def _open_session(path: Path, model: Path) -> onnxruntime.InferenceSession:
     try:
-        # By its path: given bytes, the runtime keeps them beside what it made of them.
         session = onnxruntime.InferenceSession(
-            str(model), _session_options(), providers=["CPUExecutionProvider"]
+            str(path), _session_options(), providers=["CPUExecutionProvider"]
         )
     except Exception as error:
         raise ModelError(f"ONNX Runtime cannot load {model}: {error}") from error
@@ -160,20 +214,28 @@ class OnnxEncoder:
         return embedding
 
 
-def load_encoder(models_dir: Path) -> OnnxEncoder:
+def load_encoder(models_dir: Path, *, pinned: bool = True) -> OnnxEncoder:
     """Load the encoder; the one that was loaded last is given again while its file is the same.
+
+    Args:
+        models_dir: where the models are.
+        pinned: as for `read_manifest`.
 
     Raises:
         ModelError: it is missing, changed or unusable.
     """
-    manifest = read_manifest(models_dir, "encoder")
-    check_model(manifest)
-    return _encoder(manifest.model, manifest.sha256, _fingerprint(manifest))
+    manifest = read_manifest(models_dir, "encoder", pinned=pinned)
+    with _verified(manifest) as path:
+        fingerprint = _fingerprint(manifest)
+        known = (manifest.model, manifest.sha256, fingerprint)
+        if known not in _encoders:
+            _encoders.clear()
+            _encoders[known] = OnnxEncoder(_open_session(path, manifest.model), fingerprint)
+    return _encoders[known]
 
 
-@lru_cache(maxsize=1)
-def _encoder(model: Path, _sha256: str, fingerprint: str) -> OnnxEncoder:
-    return OnnxEncoder(_open_session(model), fingerprint)
+_encoders: dict[tuple[Path, str, str], OnnxEncoder] = {}
+"""The encoder that was loaded last."""
 
 
 def _fingerprint(manifest: Manifest) -> str:
@@ -187,20 +249,26 @@ def _fingerprint(manifest: Manifest) -> str:
     return fingerprint
 
 
-def load_calibration(models_dir: Path) -> Calibration:
+def load_calibration(models_dir: Path, *, pinned: bool = True) -> Calibration:
     """Read what was measured of the encoder.
+
+    Args:
+        models_dir: where the models are.
+        pinned: as for `read_manifest`.
 
     Raises:
         ModelError: there is no calibration, it is malformed, or it is another encoder's.
     """
-    manifest = read_manifest(models_dir, "encoder")
+    manifest = read_manifest(models_dir, "encoder", pinned=pinned)
     facts = manifest.facts.get("calibration")
     if not facts:
         raise ModelError(f"{manifest.path} has no calibration; restore the file")
     try:
         calibration = _calibration(facts)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ModelError(f"{manifest.path}: the calibration is malformed: {error!r}") from error
+        raise ModelError(
+            f"{manifest.path}: the calibration is malformed: {error!r}; restore the file"
+        ) from error
     fingerprint = _fingerprint(manifest)
     if calibration.encoder != fingerprint:
         raise ModelError(
@@ -225,17 +293,69 @@ def _calibration(facts: Mapping[str, Any]) -> Calibration:
         )
         for point in facts["points"]
     ]
-    mean = np.array(facts["mean"], np.float32)
+    mean = np.array(facts["mean"], np.float64)
     if mean.shape != (EMBEDDING,):
         raise ValueError(f"mean has the shape {mean.shape}, not ({EMBEDDING},)")
-    return Calibration(
+    if not np.all(np.abs(mean) <= 1.0):
+        raise ValueError("mean has a number beyond -1 to 1")
+    calibration = Calibration(
         encoder=str(facts["encoder"]),
-        mean=mean,
+        mean=mean.astype(np.float32),
         points=tuple(sorted(points, key=lambda point: point.speech_s)),
         ambiguity_llr=float(facts["ambiguity_llr"]),
         households=tuple(int(size) for size in facts["households"]),
         alike_cosine=float(facts["alike_cosine"]),
     )
+    _refuse_absurd(calibration)
+    return calibration
+
+
+_BOUNDS = {
+    "speech_s": (0.1, 60.0),
+    "slope": (1.0, 200.0),
+    "offset": (-100.0, 0.0),
+    "other_cosine": (-0.2, 0.5),
+    "same_cosine": (-0.5, 0.9),
+    "accept_llr": (0.5, 50.0),
+    "ambiguity_llr": (0.5, 50.0),
+    "households": (1, 32),
+    "alike_cosine": (0.2, 0.95),
+    "length of mean": (0.0, 1.0),
+}
+"""Beyond these nothing was ever measured, and a stranger could be known.
+
+The logit of a person who is like everybody else is `offset`; who is accepted is more likely that
+driver than not, so the least `accept_llr` is above 0. The mean of unit vectors is not longer than
+they are.
+"""
+
+
+def _refuse_absurd(calibration: Calibration) -> None:
+    """Raise ValueError unless every number is one that can have been measured."""
+    found: list[tuple[str, float]] = [
+        ("ambiguity_llr", calibration.ambiguity_llr),
+        ("alike_cosine", calibration.alike_cosine),
+        ("length of mean", float(np.linalg.norm(calibration.mean))),
+        *(("households", size) for size in calibration.households),
+    ]
+    for point in calibration.points:
+        names = ("speech_s", "slope", "offset", "other_cosine", "same_cosine")
+        found += [(name, getattr(point, name)) for name in names]
+        found += [("accept_llr", llr) for row in point.accept_llr.values() for llr in row]
+        if set(point.accept_llr) != set(get_args(OperatingPoint)):
+            raise ValueError(f"accept_llr needs {' and '.join(get_args(OperatingPoint))}")
+        if any(
+            strict < loose
+            for strict, loose in zip(
+                point.accept_llr["1/1000"], point.accept_llr["1/100"], strict=True
+            )
+        ):
+            raise ValueError("accept_llr lets more strangers pass at 1/1000 than at 1/100")
+    for name, value in found:
+        low, high = _BOUNDS[name]
+        # NaN is in no bounds.
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}, not {low} to {high}")
 
 
 _GATE_STEP = 512
@@ -321,6 +441,6 @@ class OnnxVoiceActivity:
         return found
 
 
-def load_gate(models_dir: Path) -> VoiceActivity:
+def load_gate(models_dir: Path, *, pinned: bool = True) -> VoiceActivity:
     """Load the voice-activity detector; raises ModelError when it is missing or unusable."""
-    return OnnxVoiceActivity(open_session(read_manifest(models_dir, "gate")))
+    return OnnxVoiceActivity(open_session(read_manifest(models_dir, "gate", pinned=pinned)))

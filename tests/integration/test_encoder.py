@@ -21,6 +21,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from onnx.utils import Extractor
 
+from whodrives import inference
 from whodrives.domain import ModelError
 from whodrives.inference import OnnxEncoder, load_calibration, load_encoder
 
@@ -139,7 +140,7 @@ def test_an_encoder_without_a_fingerprint_is_refused(models: Path, fingerprint: 
     """Without a name for its embeddings, nobody could tell whose profiles they can be held to."""
     spoil(models, fingerprint=fingerprint)
     with pytest.raises(ModelError, match=r"encoder\.json: fingerprint must be 64 .* restore"):
-        load_encoder(models)
+        load_encoder(models, pinned=False)
 
 
 def test_an_encoder_is_in_memory_once(encoder: OnnxEncoder) -> None:
@@ -176,7 +177,7 @@ def test_file_that_is_no_model_is_refused(models: Path) -> None:
     (models / "encoder.onnx").write_bytes(b"no model")
     spoil(models, sha256=hashlib.sha256(b"no model").hexdigest())
     with pytest.raises(ModelError, match=r"cannot load .*encoder\.onnx"):
-        load_encoder(models)
+        load_encoder(models, pinned=False)
 
 
 def test_missing_manifest_is_refused(tmp_path: Path) -> None:
@@ -191,6 +192,64 @@ def test_malformed_manifest_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "encoder.json").write_text(text)
     with pytest.raises(ModelError, match=r"encoder\.json"):
         load_encoder(tmp_path)
+
+
+def test_a_manifest_that_was_changed_is_refused(models: Path) -> None:
+    """Lower thresholds would make strangers known, and every checksum in the folder be right."""
+    manifest = json.loads((models / "encoder.json").read_text())
+    for point in manifest["calibration"]["points"]:
+        point["accept_llr"]["1/100"] = [0.6, 0.6, 0.6, 0.6]
+    spoil(models, **manifest)
+    for load in (load_encoder, load_calibration):
+        with pytest.raises(ModelError, match=r"encoder\.json is not the manifest .* install"):
+            load(models)
+
+
+def test_a_manifest_of_another_model_is_refused(models: Path) -> None:
+    """A whole model of somebody else's, with its own manifest, is none of this package's."""
+    (models / "encoder.onnx").write_bytes(b"another")
+    spoil(models, sha256=hashlib.sha256(b"another").hexdigest())
+    with pytest.raises(ModelError, match="is not the manifest"):
+        load_encoder(models)
+
+
+def test_the_package_pins_the_manifests_of_this_checkout() -> None:
+    """Whoever changes one writes its checksum into the package, as models/README.md says."""
+    pins = (MODELS.parent / "daemon" / "whodrives" / "models.sha256").read_text().splitlines()
+    manifests = sorted(MODELS.glob("*.json"))
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in manifests]
+    assert pins == [f"{each}  {path.name}" for each, path in zip(hashes, manifests, strict=True)]
+
+
+def test_the_bytes_that_were_hashed_are_the_bytes_that_are_loaded(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is swapped between the two, or written into, is not what is loaded."""
+    loaded: list[bytes] = []
+    file_digest = hashlib.file_digest
+
+    def swapped(file: Any, name: str) -> Any:
+        found = file_digest(file, name)
+        (models / "encoder.onnx").write_bytes(b"swapped")
+        return found
+
+    def open_session(path: Path, _model: Path) -> None:
+        loaded.append(path.read_bytes())
+        with pytest.raises(PermissionError), path.open("r+b") as file:
+            file.write(b"written")
+
+    monkeypatch.setattr(hashlib, "file_digest", swapped)
+    monkeypatch.setattr(inference, "_open_session", open_session)
+    inference.open_session(inference.read_manifest(models, "encoder"))
+    assert loaded == [(MODELS / "encoder.onnx").read_bytes()]
+
+
+def test_a_model_without_end_is_refused(models: Path) -> None:
+    """A device in the file's place takes no more memory than a model may."""
+    (models / "encoder.onnx").unlink()
+    (models / "encoder.onnx").symlink_to("/dev/zero")
+    with pytest.raises(ModelError, match=r"encoder\.onnx"):
+        load_encoder(models)
 
 
 # --- the calibration ------------------------------------------------------------------------------
@@ -209,7 +268,7 @@ def calibration(manifest: dict[str, Any]) -> dict[str, Any]:
     point = {"speech_s": 1, **line, "accept_llr": accept}
     return {
         "encoder": manifest["fingerprint"],
-        "mean": [0.125] * 192,
+        "mean": [0.0625] * 192,
         "households": [1, 3],
         "ambiguity_llr": 2,
         "alike_cosine": 0.5,
@@ -220,20 +279,20 @@ def calibration(manifest: dict[str, Any]) -> dict[str, Any]:
 def test_calibration_is_read(models: Path, manifest: dict[str, Any]) -> None:
     """What the manifest says about scores reaches the core unchanged."""
     spoil(models, calibration=calibration(manifest))
-    loaded = load_calibration(models)
+    loaded = load_calibration(models, pinned=False)
     assert loaded.encoder == manifest["fingerprint"]
     assert [(point.speech_s, point.slope) for point in loaded.points] == [(1.0, 20.0), (3.0, 20.0)]
     assert loaded.points[0].accept_llr == {"1/100": (2.0, 3.0), "1/1000": (4.0, 5.0)}
     assert (loaded.points[0].other_cosine, loaded.points[0].same_cosine) == (0.1, 0.05)
     assert (loaded.households, loaded.ambiguity_llr, loaded.alike_cosine) == ((1, 3), 2.0, 0.5)
-    assert loaded.mean.tolist() == [0.125] * 192
+    assert loaded.mean.tolist() == [0.0625] * 192
 
 
 def test_calibration_of_another_encoder_is_refused(models: Path, manifest: dict[str, Any]) -> None:
     """Thresholds measured on one encoder mean nothing to another."""
     spoil(models, calibration=calibration(manifest) | {"encoder": "0" * 64})
     with pytest.raises(ModelError, match="measured on encoder 000"):
-        load_calibration(models)
+        load_calibration(models, pinned=False)
 
 
 @pytest.mark.parametrize(
@@ -253,21 +312,65 @@ def test_malformed_calibration_is_refused(
     """A calibration with a hole is no calibration."""
     spoil(models, calibration=calibration(manifest) | change)
     with pytest.raises(ModelError, match="malformed"):
-        load_calibration(models)
+        load_calibration(models, pinned=False)
 
 
 def test_threshold_that_is_no_number_is_refused(models: Path, manifest: dict[str, Any]) -> None:
     """Python's JSON knows NaN; compared with it, everybody would be neither known nor unknown."""
     spoil(models, calibration=calibration(manifest) | {"ambiguity_llr": float("nan")})
     with pytest.raises(ModelError, match="NaN is not a number"):
-        load_calibration(models)
+        load_calibration(models, pinned=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"accept_llr": {"1/100": [0.0, 0.0], "1/1000": [4.0, 5.0]}}, "accept_llr is 0.0, not 0.5"),
+        ({"accept_llr": {"1/100": [2, -1e9], "1/1000": [4, 5]}}, "accept_llr is -1"),
+        ({"accept_llr": {"1/100": [5, 6], "1/1000": [4, 5]}}, "lets more strangers pass"),
+        ({"accept_llr": {"1/100": [2, 3]}}, "accept_llr needs 1/100 and 1/1000"),
+        ({"slope": 1e6}, "slope is"),
+        ({"slope": -20}, "slope is"),
+        ({"offset": 9}, "offset is"),
+        ({"other_cosine": -1}, "other_cosine is"),
+        ({"same_cosine": -1}, "same_cosine is"),
+    ],
+)
+def test_thresholds_that_nobody_can_have_measured_are_refused(
+    models: Path, manifest: dict[str, Any], change: dict[str, Any], said: str
+) -> None:
+    """Each of them would let strangers pass, or two voices be one."""
+    absurd = calibration(manifest)
+    absurd["points"][1] |= change
+    spoil(models, calibration=absurd)
+    with pytest.raises(ModelError, match=said):
+        load_calibration(models, pinned=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ambiguity_llr": 0},
+        {"alike_cosine": 1},
+        {"mean": [1.0] * 192},
+        {"mean": [float("1e39")] * 192},
+        {"households": [1, 1000]},
+    ],
+)
+def test_a_calibration_that_nobody_can_have_measured_is_refused(
+    models: Path, manifest: dict[str, Any], change: dict[str, Any]
+) -> None:
+    """What holds for the points holds for the rest."""
+    spoil(models, calibration=calibration(manifest) | change)
+    with pytest.raises(ModelError, match="malformed"):
+        load_calibration(models, pinned=False)
 
 
 def test_missing_calibration_is_refused(models: Path) -> None:
     """Without measurements there are no thresholds, and nobody is recognised."""
     spoil(models, calibration=None)
     with pytest.raises(ModelError, match="no calibration"):
-        load_calibration(models)
+        load_calibration(models, pinned=False)
 
 
 # --- the numbers ----------------------------------------------------------------------------------
@@ -461,9 +564,9 @@ TOO_LARGE = '{"file": "encoder.onnx", "sha256": "", "calibration": {"points": [{
     ids=["deep", "no name", "too large"],
 )
 def test_a_hostile_manifest_is_named(
-    text: str, load: Callable[[Path], object], said: str, tmp_path: Path
+    text: str, load: Callable[..., object], said: str, tmp_path: Path
 ) -> None:
     """What JSON allows and no manifest holds is told with the file, as every other mistake."""
     (tmp_path / "encoder.json").write_text(text, encoding="utf-8")
     with pytest.raises(ModelError, match=f"(?s)^{tmp_path}.*{said}"):
-        load(tmp_path)
+        load(tmp_path, pinned=False)

@@ -132,7 +132,7 @@ def _options() -> argparse.Namespace:
 
 def _measured(options: argparse.Namespace) -> Result:
     started_s = time.monotonic()
-    calibration = load_calibration(options.models)
+    calibration = load_calibration(options.models, pinned=False)
     result: Result = {
         "date": datetime.now(UTC).date().isoformat(),
         "command": "python tools/evaluate " + shlex.join(_anonymous(sys.argv[1:])),

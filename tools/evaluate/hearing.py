@@ -98,9 +98,9 @@ class Ear:
     """
 
     def __init__(self, models: Path) -> None:
-        self.activity = load_gate(models)
-        self.encoder = load_encoder(models)
-        self.calibration = load_calibration(models)
+        self.activity = load_gate(models, pinned=False)
+        self.encoder = load_encoder(models, pinned=False)
+        self.calibration = load_calibration(models, pinned=False)
 
     def looks(self, samples: Floats) -> list[tuple[int, Look]]:
         """Return every look in a sound, with the number of its utterance."""
