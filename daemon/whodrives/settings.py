@@ -29,7 +29,32 @@ def load_config(path: Path | None) -> Config:
         ConfigError: the file cannot be read or has mistakes.
     """
     path = path or (SYSTEM_CONFIG if _is_there(SYSTEM_CONFIG) else None)
-    return config.parse(read_text(path, ConfigError), str(path)) if path else _laptop()
+    loaded = config.parse(read_text(path, ConfigError), str(path)) if path else _laptop()
+    if loaded.mqtt.tls is not None:
+        _refuse_shared(loaded.mqtt.tls)
+    return loaded
+
+
+def _refuse_shared(tls: config.Tls) -> None:
+    """Raise ConfigError for a key that others may use, or a certificate that others may replace.
+
+    What systemd gives as a credential is guarded by it, and has an access list that looks like the
+    rights of a group. A file that cannot be examined is the bus's to complain of.
+    """
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    for name, refused, what, rights in (
+        ("key", 0o077, "others may use the key", "600"),
+        ("certificate", 0o002, "others may replace the certificate", "o-w"),
+        ("ca", 0o002, "others may replace the authority's certificate", "o-w"),
+    ):
+        path = Path(getattr(tls, name))
+        with suppress(OSError):
+            if path.stat().st_mode & refused and not (
+                credentials and path.resolve().is_relative_to(Path(credentials).resolve())
+            ):
+                raise ConfigError(
+                    f"mqtt.tls.{name}: {what} {path}; run `chmod {rights} {shlex.quote(str(path))}`"
+                )
 
 
 def spelled(text: str, path: Path | None) -> str:

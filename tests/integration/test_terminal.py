@@ -424,6 +424,34 @@ def test_what_nobody_foresaw_is_one_line_and_in_the_log_of_the_daemon(
     assert ("Traceback" in done.stderr) == (command == ["run"])
 
 
+@pytest.mark.parametrize(
+    ("name", "mode", "reason"),
+    [
+        ("key", 0o666, "others may use the key"),
+        ("key", 0o640, "others may use the key"),
+        ("key", 0o604, "others may use the key"),
+        ("certificate", 0o646, "others may replace the certificate"),
+        ("ca", 0o666, "others may replace the authority's certificate"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "doctor", "drivers", "config"])
+def test_a_tls_key_that_others_may_use_is_refused_by_every_command(
+    installed: Installation, name: str, mode: int, reason: str, command: str
+) -> None:
+    """As the profiles' key is; and the command that the text names is all that is needed."""
+    tls = {each: f"my {each}.pem" for each in ("ca", "certificate", "key")}
+    for path in tls.values():
+        (installed.folder / path).write_text("")
+        (installed.folder / path).chmod(0o600)
+    installed.configure(mqtt={"host": "broker.car", "tls": tls})
+    (installed.folder / tls[name]).chmod(mode)
+    done = installed.run(command)
+    assert done.returncode == 78
+    assert f"mqtt.tls.{name}: {reason}" in done.stderr
+    subprocess.run(done.stderr.split("`")[1], shell=True, check=True)  # noqa: S602 (as a person types it)
+    assert "mqtt.tls" not in installed.run("config").stderr
+
+
 # --- what a message names can be typed ------------------------------------------------------------
 
 
