@@ -22,6 +22,7 @@ import json
 import math
 import os
 import queue
+import re
 import signal
 import ssl
 import sys
@@ -45,6 +46,9 @@ from whodrives import vss
 
 FRESH_S = 2.0
 AHEAD_S = 1.0
+"""The clocks of car, ECU and whodrives may disagree by this much."""
+LONGEST_S = 5.0
+"""A request that is good for longer is refused: it might be acted on at any later time."""
 REMEMBERED_REQUESTS = 256
 RESULT_EXPIRY_S = 10
 POSITION_MOVING_S = 0.2
@@ -58,6 +62,7 @@ SLOWNESS = 0.1
 MANUAL = "manual"
 """The reason that says: a person worked a switch."""
 
+_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 EXPIRED = "expired"
 """The reason that says: the request came too late."""
 
@@ -67,6 +72,7 @@ _PARK_LOCK = "Vehicle.Powertrain.Transmission.IsParkLockEngaged"
 _BRAKE = "Vehicle.Chassis.ParkingBrake.IsEngaged"
 _DOOR = "Vehicle.Cabin.Door.Row1.DriverSide.IsOpen"
 _OCCUPANCY = f"{_SEAT}.OccupancyStatus"
+_OCCUPIED = f"{_SEAT}.IsOccupied"
 _IGNITION = "Vehicle.LowVoltageSystemState"
 
 Message: TypeAlias = tuple[str, dict[str, Any]]
@@ -140,23 +146,69 @@ def seconds(text: object) -> float | None:
         return None
 
 
+def _is_zero(value: object) -> bool:
+    return isinstance(value, int | float) and value is not False and value == 0
+
+
+_PERMITS: Mapping[str, Callable[[object], bool]] = {
+    "Vehicle.Speed": _is_zero,
+    _GEAR: lambda value: value == 126,  # noqa: PLR2004 - VSS's Park
+    _PARK_LOCK: lambda value: value is True,
+    _BRAKE: lambda value: value is True,
+    _DOOR: lambda value: value is False,
+    _OCCUPANCY: lambda value: value == "OCCUPIED",
+    _OCCUPIED: lambda value: value is True,
+    _IGNITION: lambda value: value not in ("OFF", "LOCK"),
+}
+"""The signals that are read, and which of their values forbid nothing and end nothing."""
+
+
 @dataclass(slots=True)
 class Car:
-    """What the car last said of itself: VSS path to value and wall-clock time."""
+    """What the car last said of itself.
+
+    Attributes:
+        said: VSS path to value and wall-clock time.
+        newest: VSS path to the time of its newest reading. Only a dangerous reading may be older.
+    """
 
     said: dict[str, tuple[object, float]] = field(default_factory=dict)
+    newest: dict[str, float] = field(default_factory=dict)
 
-    def hear(self, signals: Mapping[str, Any]) -> None:
-        """Take `{path: {"value": ..., "time": ...}}`; what cannot be read is not known."""
+    def hear(self, signals: Mapping[str, Any], now_s: float) -> None:
+        """Take `{path: {"value": ..., "time": ...}}`; what cannot be read is ignored.
+
+        A reading from the future counts as made now, so that it is fresh for no longer and outdates
+        nothing that is true; one that is further ahead than AHEAD_S is ignored. An older reading
+        does not replace a newer one, unless it forbids what the newer one permits.
+        """
         for path, reading in signals.items():
             when = seconds(reading.get("time")) if isinstance(reading, dict) else None
-            if when is not None:
-                self.said[path] = (reading.get("value"), when)
+            if path not in _PERMITS or when is None or when > now_s + AHEAD_S:
+                continue
+            when, value = min(when, now_s), reading.get("value")
+            newest = self.newest.get(path, -math.inf)
+            replaces = value is not None and self._permits(path) and not _PERMITS[path](value)
+            if when >= newest or replaces:
+                self.said[path] = (value, when)
+                self.newest[path] = max(when, newest)
+
+    def _permits(self, path: str) -> bool:
+        value = self.said.get(path, (None, 0.0))[0]
+        return value is None or _PERMITS[path](value)
 
     def now(self, path: str, now_s: float) -> object:
         """The value if it speaks of now, else None."""
-        value, when = self.said.get(path, (None, 0.0))
-        return value if -AHEAD_S <= now_s - when <= FRESH_S else None
+        value, when = self.said.get(path, (None, -math.inf))
+        return value if 0.0 <= now_s - when <= FRESH_S else None
+
+    def occupied(self, now_s: float) -> bool | None:
+        """Whether somebody sits there, in the words of any VSS; None where they disagree."""
+        words = {"OCCUPIED": True, "EMPTY": False}
+        status, flag = self.now(_OCCUPANCY, now_s), self.now(_OCCUPIED, now_s)
+        said = {words[status]} if status in ("OCCUPIED", "EMPTY") else set()
+        said |= {flag} if isinstance(flag, bool) else set()
+        return said.pop() if len(said) == 1 else None
 
     def blocks(self, group: vss.Group, now_s: float) -> list[str]:
         """Why this group must not move now. Unknown blocks."""
@@ -164,9 +216,9 @@ class Car:
         gear, lock = self.now(_GEAR, now_s), self.now(_PARK_LOCK, now_s)
         park = (gear == 126 and lock is not False) or (gear is None and lock is True)  # noqa: PLR2004 - VSS's Park
         checks = {
-            "standing": isinstance(speed, int | float) and speed is not False and speed == 0,
+            "standing": _is_zero(speed),
             "park_or_brake": park or self.now(_BRAKE, now_s) is True,
-            "seat_occupied": self.now(_OCCUPANCY, now_s) == "OCCUPIED",
+            "seat_occupied": self.occupied(now_s) is True,
             "door_closed": group is vss.Group.MIRRORS or self.now(_DOOR, now_s) is False,
         }
         return [name for name, holds in checks.items() if not holds]
@@ -203,8 +255,8 @@ class Ecu:
 
     def apply(self, body: Mapping[str, Any], now_s: float) -> list[Message]:
         """Take a `preferences/apply`: refuse it, begin it, or say again what became of it."""
-        request, signals = body.get("request_id"), body.get("signals")
-        if not isinstance(request, str) or not isinstance(signals, dict) or not signals:
+        request, signals = _id(body), body.get("signals")
+        if request is None or not isinstance(signals, dict) or not signals:
             return []
         if Fault.DEAF in self.faults:
             return []
@@ -217,8 +269,8 @@ class Ecu:
 
     def cancel(self, body: Mapping[str, Any], now_s: float) -> list[Message]:
         """Take a `preferences/cancel`: stop that request, and refuse it if it still arrives."""
-        request = body.get("request_id")
-        if not isinstance(request, str) or body.get("schema") != 1:
+        request = _id(body)
+        if request is None or body.get("schema") != 1:
             return []
         answered = self._answers.get(request)
         if answered and answered[0] != "accepted":
@@ -306,16 +358,13 @@ class Ecu:
 
     def _forget_touch(self, now_s: float) -> None:
         """The next trip is another one: whoever sat there has left, or was never there."""
-        left = self.car.now(_OCCUPANCY, now_s) == "EMPTY" or self.car.now(_DOOR, now_s) is True
+        left = self.car.occupied(now_s) is False or self.car.now(_DOOR, now_s) is True
         if left or self.car.now(_IGNITION, now_s) in ("OFF", "LOCK"):
             self.touched.clear()
 
     def _refusal(self, body: Mapping[str, Any], signals: Mapping[str, Any], now_s: float) -> str:
-        issued_s, expires_s = seconds(body.get("issued_at")), seconds(body.get("expires_at"))
-        if body.get("schema") != 1 or issued_s is None or expires_s is None:
-            return "not the schema of docs/mqtt.md"
-        if not issued_s - AHEAD_S <= now_s < expires_s:
-            return EXPIRED
+        if reason := _untimely(body, now_s):
+            return reason
         if bad := [path for path in signals if path not in MOTORS]:
             return f"no such signal: {bad[0]}"
         if bad := [path for path, value in signals.items() if not _fits(value, MOTORS[path])]:
@@ -358,6 +407,24 @@ class Ecu:
             self._late += [(now_s + LATE_S, message) for message in said]
             return []
         return said
+
+
+def _id(body: Mapping[str, Any]) -> str | None:
+    """The request's id in one spelling: capitals make no difference. None if it is no UUID."""
+    text = body.get("request_id")
+    return text.lower() if isinstance(text, str) and re.fullmatch(_UUID, text.lower()) else None
+
+
+def _untimely(body: Mapping[str, Any], now_s: float) -> str:
+    """Why a request is not for now; empty if it is."""
+    issued_s, expires_s = seconds(body.get("issued_at")), seconds(body.get("expires_at"))
+    if body.get("schema") != 1 or issued_s is None or expires_s is None:
+        return "not the schema of docs/mqtt.md"
+    if not issued_s - AHEAD_S <= now_s < expires_s:
+        return EXPIRED
+    if expires_s - issued_s > LONGEST_S:
+        return f"expires_at: more than {LONGEST_S:.0f} s after issued_at"
+    return ""
 
 
 def _another(request: str) -> str:
@@ -487,9 +554,9 @@ class Shell:
             self._say([] if message.retain else take(body, time.time()))
         elif topic == "vehicle":
             signals = body.get("signals")
-            self._ecu.car.hear(signals if isinstance(signals, dict) else {})
+            self._ecu.car.hear(signals if isinstance(signals, dict) else {}, time.time())
         else:
-            self._ecu.car.hear({topic.removeprefix("vehicle/"): body})
+            self._ecu.car.hear({topic.removeprefix("vehicle/"): body}, time.time())
 
     def _say(self, messages: list[Message]) -> None:
         if messages:

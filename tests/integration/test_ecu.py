@@ -78,7 +78,7 @@ def _request(signals: dict[str, Any], wall_s: float = NOW_S, **changes: Any) -> 
 def _ecu(**changes: Any) -> Any:
     """An ECU in a safe car, but for the changes."""
     made = ecu.Ecu()
-    made.car.hear(_report(NOW_S, **changes))
+    made.car.hear(_report(NOW_S, **changes), NOW_S)
     return made
 
 
@@ -163,7 +163,7 @@ def test_the_motors_stop_when_the_car_is_no_longer_safe(
     made = _ecu()
     made.apply(_request({POSITION: 0}), NOW_S)
     made.advance(0.5, NOW_S + 0.5)
-    made.car.hear(_report(NOW_S + 0.6, **change))
+    made.car.hear(_report(NOW_S + 0.6, **change), NOW_S + 0.6)
     here = dict(made.positions)
     assert _answers(made.advance(0.5, NOW_S + 1)) == [("aborted", reason)]
     assert made.positions == here
@@ -174,9 +174,84 @@ def test_the_motors_stop_when_the_car_is_no_longer_safe(
 def test_an_expired_request_is_rejected(late_s: float) -> None:
     """A request is good from its issue to its expiry, whenever the broker delivers it."""
     made = _ecu()
-    made.car.hear(_report(NOW_S + late_s))
+    made.car.hear(_report(NOW_S + late_s), NOW_S + late_s)
     request = _request({POSITION: 10}, NOW_S)
     assert _answers(made.apply(request, NOW_S + late_s)) == [("rejected", "expired")]
+
+
+@pytest.mark.parametrize("expires", ["9999-12-31T23:59:59Z", _iso(NOW_S + 5.1), _iso(NOW_S + 9e4)])
+def test_a_request_that_never_expires_is_rejected(expires: str) -> None:
+    """A request that is good for longer than 5 s might be acted on at any later time."""
+    made = _ecu()
+    request = _request({POSITION: 10}, expires_at=expires)
+    answers = [("rejected", "expires_at: more than 5 s after issued_at")]
+    assert _answers(made.apply(request, NOW_S)) == answers
+    assert not made.moving
+
+
+@pytest.mark.parametrize(
+    ("path", "bad", "good", "reason"),
+    [
+        ("Vehicle.Speed", 30.0, 0.0, "standing"),
+        (GEAR, 0, 126, "park_or_brake"),
+        (DOOR, True, False, "door_closed"),
+        (f"{SEAT}.OccupancyStatus", "EMPTY", "OCCUPIED", "seat_occupied"),
+    ],
+)
+def test_an_older_reading_replaces_no_newer_one_unless_it_is_dangerous(
+    path: str, bad: object, good: object, reason: str
+) -> None:
+    """What permits is taken in the order of its times; what forbids is always taken."""
+    made = _ecu(**{path.replace(".", "__"): bad})
+    made.car.hear({path: {"value": good, "time": _iso(NOW_S - 0.5)}}, NOW_S)
+    assert _answers(made.apply(_request({POSITION: 10}), NOW_S)) == [("rejected", reason)]
+    made.car.hear({path: {"value": good, "time": _iso(NOW_S)}}, NOW_S)
+    made.car.hear({path: {"value": bad, "time": _iso(NOW_S - 0.5)}}, NOW_S)
+    assert _answers(made.apply(_request({POSITION: 10}), NOW_S)) == [("rejected", reason)]
+
+
+def test_a_reading_from_the_future_gains_nothing() -> None:
+    """It is fresh for no longer, it outdates nothing that is true, and far ahead it is ignored."""
+    made = _ecu()
+    made.car.hear(_report(NOW_S + 0.9), NOW_S)
+    reason = "standing, park_or_brake, seat_occupied"
+    late = _request({MIRROR: 10}, NOW_S + 2.1)
+    assert _answers(made.apply(late, NOW_S + 2.1)) == [("rejected", reason)]
+    made.car.hear(_report(NOW_S + 2.9), NOW_S + 2.1)
+    made.car.hear(_report(NOW_S + 2.2, Vehicle__Speed=30.0), NOW_S + 2.2)
+    assert _answers(made.apply(late, NOW_S + 2.3)) == [("rejected", "standing")]
+    made.car.hear(_report(NOW_S + 9.0), NOW_S + 2.4)
+    assert _answers(made.apply(late, NOW_S + 2.5)) == [("rejected", "standing")]
+
+
+@pytest.mark.parametrize(
+    ("status", "flag", "answer"),
+    [
+        ("OCCUPIED", True, ("accepted", "")),
+        (None, True, ("accepted", "")),
+        ("OCCUPIED", False, ("rejected", "seat_occupied")),
+        ("EMPTY", True, ("rejected", "seat_occupied")),
+        (None, False, ("rejected", "seat_occupied")),
+    ],
+)
+def test_a_seat_of_two_opinions_is_not_occupied(
+    status: str | None, *, flag: bool, answer: tuple[str, str]
+) -> None:
+    """VSS 6 says OccupancyStatus, VSS 5 IsOccupied; if they disagree, nothing is known."""
+    names = {f"{SEAT}.OccupancyStatus": status, f"{SEAT}.IsOccupied": flag}
+    made = _ecu(**{path.replace(".", "__"): value for path, value in names.items()})
+    assert _answers(made.apply(_request({MIRROR: 10}), NOW_S)) == [answer]
+
+
+def test_an_id_in_capitals_is_the_same_id() -> None:
+    """A copy in capitals moves nothing again, and what is no UUID is no request."""
+    made = _ecu()
+    request = _request({MIRROR: 30})
+    made.apply(request, NOW_S)
+    made.advance(1.0, NOW_S + 1)
+    loud = {**request, "request_id": request["request_id"].upper()}
+    assert _answers(made.apply(loud, NOW_S + 1)) == [("completed", "")]
+    assert made.apply({**request, "request_id": "7"}, NOW_S + 1) == []
 
 
 def test_the_same_request_twice_moves_once() -> None:
@@ -214,7 +289,7 @@ def test_a_rejected_request_may_come_again() -> None:
     made = _ecu(**{DOOR.replace(".", "__"): True})
     request = _request({POSITION: 155})
     assert _answers(made.apply(request, NOW_S)) == [("rejected", "door_closed")]
-    made.car.hear(_report(NOW_S + 1))
+    made.car.hear(_report(NOW_S + 1), NOW_S + 1)
     again = {**request, "issued_at": _iso(NOW_S + 1), "expires_at": _iso(NOW_S + 4)}
     assert _answers(made.apply(again, NOW_S + 1)) == [("accepted", "")]
     assert _answers(made.apply(again, NOW_S + 1)) == [("accepted", "")]
@@ -264,9 +339,9 @@ def test_a_hand_on_the_switch_goes_before_everything() -> None:
     assert made.positions[POSITION] == 155
     assert _answers(made.apply(_request({RECLINE: 10}), NOW_S + 1.2)) == [("rejected", "manual")]
     assert _answers(made.apply(_request({MIRROR: 10}), NOW_S + 1.2)) == [("accepted", "")]
-    made.car.hear(_report(NOW_S + 1.5, **{DOOR.replace(".", "__"): True}))
+    made.car.hear(_report(NOW_S + 1.5, **{DOOR.replace(".", "__"): True}), NOW_S + 1.5)
     made.advance(0.1, NOW_S + 1.5)
-    made.car.hear(_report(NOW_S + 1.6))
+    made.car.hear(_report(NOW_S + 1.6), NOW_S + 1.6)
     assert _answers(made.apply(_request({RECLINE: 10}), NOW_S + 1.7)) == [("accepted", "")]
 
 
@@ -315,7 +390,7 @@ def test_it_misbehaves_as_told(
     start = made.positions[MIRROR]
     assert _answers(made.apply(_request({MIRROR: 60}), NOW_S)) == at_once
     for tenth in range(1, 55):
-        made.car.hear(_report(NOW_S + tenth / 10))
+        made.car.hear(_report(NOW_S + tenth / 10), NOW_S + tenth / 10)
         later_said = _answers(made.advance(0.1, NOW_S + tenth / 10))
         assert later_said == later[: len(later_said)]
         later = later[len(later_said) :]
@@ -372,7 +447,7 @@ def test_one_request_moves_the_seat_once(data: st.DataObject) -> None:
     now_s = NOW_S
     for deed in data.draw(st.lists(st.sampled_from("abcdehs"), max_size=40)):
         now_s += 0.1
-        made.car.hear(_report(now_s, **{DOOR.replace(".", "__"): deed == "d"}))
+        made.car.hear(_report(now_s, **{DOOR.replace(".", "__"): deed == "d"}), now_s)
         body = requests["ab".find(deed) % 2]
         fresh = {**body, "issued_at": _iso(now_s), "expires_at": _iso(now_s + 3)}
         said = _done(made, deed, fresh, now_s)

@@ -536,7 +536,8 @@ class Car:
         said = {p: v for p, v in self.signals.items() if p not in self._lost and v is not None}
         when = ecus.iso(self.clock.wall_s())
         body = {"schema": 1, "signals": {p: {"value": v, "time": when} for p, v in said.items()}}
-        self.ecu.car.hear({p: {"value": v, "time": when} for p, v in self.signals.items()})
+        felt = {p: {"value": v, "time": when} for p, v in self.signals.items()}
+        self.ecu.car.hear(felt, self.clock.wall_s())
         if None in self._lost:
             return
         self.record.readings.append((now_s, said))
