@@ -258,7 +258,7 @@ def _is_required(knob: dataclasses.Field[Any]) -> bool:
 class _Limits:
     """VSS paths, each with the least and the greatest value that the car's ECUs accept."""
 
-    want: str = "VSS paths, each with {min: ..., max: ...} inside VSS's own range"
+    want: str = "VSS paths, each with {min: ..., max: ...} inside the range in docs/mqtt.md"
 
     def read(self, sheet: _Sheet, node: yaml.Node, path: str) -> Any:
         """A `vss.Limits`."""
@@ -278,7 +278,8 @@ class _Limits:
         if bounds is _BAD or None in (bounds.min, bounds.max):
             return None
         if bounds.min > bounds.max or bounds.min not in allowed or bounds.max not in allowed:
-            said = f"{bounds.min} to {bounds.max} is no range inside VSS's {allowed}"
+            unit = vss.SIGNALS[path.partition("signals.")[2]].unit
+            said = f"{bounds.min} to {bounds.max} is no range inside {allowed} {unit}"
             sheet.wrong(node, path, f"{said}; give min and max inside it")
             return None
         return vss.Range(float(bounds.min), float(bounds.max))

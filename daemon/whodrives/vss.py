@@ -9,7 +9,6 @@ when: that is the interlock's.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,13 +26,6 @@ class Group(StrEnum):
 
 
 Datatype: TypeAlias = Literal["float", "int8", "uint8", "uint16"]
-
-_DATATYPE_BOUNDS: Mapping[Datatype, tuple[float, float]] = {
-    "float": (-math.inf, math.inf),
-    "int8": (-128, 127),
-    "uint8": (0, 255),
-    "uint16": (0, 65_535),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +51,8 @@ class Signal:
         path: the full VSS path.
         datatype: VSS's own.
         unit: of every value of this signal.
-        minimum: the least value that VSS and the datatype allow; -inf where neither bounds it.
-        maximum: the greatest, +inf where neither bounds it.
+        minimum: the least value that VSS allows; where it gives no bound, a physical one.
+        maximum: the greatest value, likewise.
         group: what moves.
     """
 
@@ -73,7 +65,7 @@ class Signal:
 
     @property
     def range(self) -> Range:
-        """The values that VSS allows."""
+        """The values that any car may accept."""
         return Range(self.minimum, self.maximum)
 
 
@@ -84,21 +76,24 @@ Limits: TypeAlias = Mapping[str, Range]
 
 _PERCENT = (0.0, 100.0)
 _EITHER_WAY = (-100.0, 100.0)
-_Row: TypeAlias = tuple[str, Datatype, str, tuple[float, float] | None]
+_Row: TypeAlias = tuple[str, Datatype, str, tuple[float, float]]
 
 _SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide"
 SEAT_POSITION = f"{_SEAT}.Position"
+# VSS gives millimetres and degrees no range but the datatype's. These bounds are ours, and wider
+# than any driver's seat that is built: a value beyond them is a mistake (another unit, a sign, a
+# typing error), whatever the ECU would do with it. One car's own range is `vehicle.signals`.
 _SEAT_ROWS: tuple[_Row, ...] = (
-    (SEAT_POSITION, "uint16", "mm", None),
-    (f"{_SEAT}.Height", "uint16", "mm", None),
-    (f"{_SEAT}.Tilt", "float", "degrees", None),
-    (f"{_SEAT}.Backrest.Recline", "float", "degrees", None),
+    (SEAT_POSITION, "uint16", "mm", (0.0, 1000.0)),
+    (f"{_SEAT}.Height", "uint16", "mm", (0.0, 500.0)),
+    (f"{_SEAT}.Tilt", "float", "degrees", (-45.0, 45.0)),
+    (f"{_SEAT}.Backrest.Recline", "float", "degrees", (-90.0, 90.0)),
     (f"{_SEAT}.Backrest.LumbarSupport", "float", "percent", _PERCENT),
-    (f"{_SEAT}.Backrest.LumbarHeight", "uint8", "mm", None),
+    (f"{_SEAT}.Backrest.LumbarHeight", "uint8", "mm", (0.0, 255.0)),
     (f"{_SEAT}.Backrest.SideBolsterSupport", "float", "percent", _PERCENT),
-    (f"{_SEAT}.Seating.Length", "uint16", "mm", None),
-    (f"{_SEAT}.Headrest.Height", "uint8", "mm", None),
-    (f"{_SEAT}.Headrest.Angle", "float", "degrees", None),
+    (f"{_SEAT}.Seating.Length", "uint16", "mm", (0.0, 500.0)),
+    (f"{_SEAT}.Headrest.Height", "uint8", "mm", (0.0, 255.0)),
+    (f"{_SEAT}.Headrest.Angle", "float", "degrees", (-90.0, 90.0)),
     (f"{_SEAT}.HeatingCooling", "int8", "percent", _EITHER_WAY),
     # The wheel moves towards the driver's body as the seat does: the seat's rule holds for it.
     ("Vehicle.Chassis.SteeringWheel.Tilt", "uint8", "percent", _PERCENT),
@@ -112,10 +107,9 @@ _MIRROR_ROWS: tuple[_Row, ...] = tuple(
 
 
 def _signals(rows: Iterable[_Row], group: Group) -> dict[str, Signal]:
-    """The rows as signals, by path; VSS's bounds, else the datatype's."""
+    """The rows as signals, by path."""
     return {
-        path: Signal(path, datatype, unit, *(bounds or _DATATYPE_BOUNDS[datatype]), group)
-        for path, datatype, unit, bounds in rows
+        path: Signal(path, datatype, unit, *bounds, group) for path, datatype, unit, bounds in rows
     }
 
 
@@ -270,11 +264,12 @@ def check(path: str, value: object, limits: Limits) -> str | None:
         return (
             f"{path} is not among this car's signals; add it under vehicle.signals or leave it out"
         )
-    signal, allowed = SIGNALS[path], limits[path]
+    signal, own = SIGNALS[path], limits[path]
+    allowed = Range(max(own.minimum, signal.minimum), min(own.maximum, signal.maximum))
     mend = f"give a number from {allowed} {signal.unit}"
     if not is_number(value):
         return f"{path}: {value!r} is not a finite number; {mend}"
-    if value not in allowed or value not in signal.range:
+    if value not in allowed:
         return f"{path}: {value} is out of range; {mend}"
     if signal.datatype != "float" and value != int(value):
         return f"{path}: {value:g} is not a whole number, which {signal.datatype} asks; {mend}"

@@ -13,7 +13,7 @@ from whodrives.domain import ConfigError, ProfileError
 
 POSITION = "Vehicle.Cabin.Seat.Row1.DriverSide.Position"
 TILT = "Vehicle.Cabin.Seat.Row1.DriverSide.Tilt"
-VSS_RANGE = "VSS's 0 to 65535; give min and max inside it"
+VSS_RANGE = "0 to 1000 mm; give min and max inside it"
 FORGED = "can be read and forged on the way; give tls, or host 127.0.0.1"
 NAME = "/etc/whodrives/whodrives.yaml"
 
@@ -36,6 +36,18 @@ def test_an_empty_file_is_the_defaults() -> None:
     """Every key may be left out, the whole file too."""
     assert config.parse("", NAME) == Config()
     assert config.parse("mqtt:\nsound:\n", NAME) == Config()
+
+
+@pytest.mark.parametrize("path", vss.SIGNALS)
+@pytest.mark.parametrize(
+    ("low", "high"), [("0.0", "65535.0"), ("-1.0e+300", "1.0e+300"), ("0.0", "1001.0")]
+)
+def test_limits_that_no_car_has_are_refused(path: str, low: str, high: str) -> None:
+    """A limit beyond VSS, or beyond what any seat can do, is a typing error and said to be one."""
+    text = f"vehicle:\n  signals:\n    {path}: {{min: {low}, max: {high}}}\n"
+    allowed = f"{vss.SIGNALS[path].range} {vss.SIGNALS[path].unit}"
+    said = f":3: vehicle.signals.{path}: {float(low)} to {float(high)} is no range inside {allowed}"
+    assert mistakes(text) == [f"{said}; give min and max inside it"]
 
 
 def test_the_reference_says_exactly_the_defaults() -> None:

@@ -57,8 +57,19 @@ def test_a_value_no_ecu_takes_is_refused_with_its_mend(value: object, said: str)
 
 
 def test_vss_bounds_hold_whatever_the_car_claims() -> None:
-    """A car's range wider than VSS's does not widen it."""
-    assert vss.check(YAW, 127, {YAW: vss.Range(-1000, 1000)}) is not None
+    """A car's range wider than VSS's does not widen it, and the mend names what is accepted."""
+    sentence = vss.check(YAW, 127, {YAW: vss.Range(-1000, 1000)})
+    assert sentence == f"{YAW}: 127 is out of range; give a number from -100 to 100 percent"
+
+
+@pytest.mark.parametrize("path", vss.SIGNALS)
+@pytest.mark.parametrize("value", [1e300, -1e300, 65_535.0, 1_001.0])
+def test_no_limits_make_an_impossible_value_possible(path: str, value: float) -> None:
+    """Where VSS gives no bound, a physical one holds: no seat goes there."""
+    signal, everything = vss.SIGNALS[path], vss.Range(-1e308, 1e308)
+    assert vss.check(path, value, {path: everything}) is not None
+    bound = 1_000 if signal.unit == "mm" else 100
+    assert -bound <= signal.minimum < signal.maximum <= bound
 
 
 def test_a_misspelt_path_is_answered_with_the_nearest() -> None:
