@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = argparse.Namespace(config=None, command=None)
     try:
         try:
-            _parse(arguments, options)
+            parse(arguments, options)
         except SystemExit:
             sys.stdout.flush()
             raise
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parse(arguments: Sequence[str] | None, options: argparse.Namespace) -> None:
+def parse(arguments: Sequence[str] | None, options: argparse.Namespace) -> None:
     """Fill the options in; argparse alone takes no recordings behind an option."""
     parser = _parser()
     _, left = parser.parse_known_args(arguments, options)
