@@ -330,7 +330,8 @@ def _preferences_text(text: str, name: str, settings: Config) -> dict[str, float
 def _preference_line(change: str) -> str:
     path, equals, value = change.partition("=")
     if not equals:
-        raise ProfileError(f"--set {change}: is not PATH=VALUE; give for example {path}=10")
+        example = f"{vss.SEAT_POSITION}=120"
+        raise ProfileError(f"--set {change}: is not PATH=VALUE; give for example {example}")
     return f"{path}: {value}"
 
 

@@ -29,6 +29,7 @@ import hmac
 import json
 import math
 import os
+import pwd
 import re
 import secrets
 import stat
@@ -372,6 +373,7 @@ class ProfileStore:
 
         To be called before anybody speaks. It may make the folders, and leaves nothing else.
         """
+        self._refuse_root_among_others()
         with self._writing():
             if _credential() or self._key_file.exists() or self._paths():
                 self._key()
@@ -697,6 +699,18 @@ class ProfileStore:
         self._key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write_whole(self._key_file, key, os.link)
         return key
+
+    def _refuse_root_among_others(self) -> None:
+        """What root writes into another user's folder, that user's daemon cannot read."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            owner = self._directory.stat().st_uid
+            if os.geteuid() == 0 and owner != 0:
+                with suppress(KeyError):
+                    raise ProfileError(
+                        f"{self._directory} belongs to user {pwd.getpwuid(owner).pw_name}, whose "
+                        "daemon could not read what root writes there; run it as that user: "
+                        f"`sudo -u {pwd.getpwuid(owner).pw_name} whodrives enrol`"
+                    )
 
     def _refuse_key_among_profiles(self) -> None:
         if self._key_file.resolve().is_relative_to(self._directory.resolve()):

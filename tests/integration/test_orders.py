@@ -1,16 +1,21 @@
 """What the head unit asks of the store: real files and a real daemon, whose loop does not run."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from installation import POSITION, Installation
 
+from whodrives.coaching import CONSENT_VERSION
 from whodrives.domain import (
     Begin,
     Choose,
     CommandResult,
     DriverState,
+    Enrol,
+    EnrolmentStage,
+    EnrolmentState,
     Event,
     Forget,
     Input,
@@ -133,6 +138,25 @@ def test_a_store_that_cannot_be_written_is_told(
     monkeypatch.undo()
     assert stage.result() == ("c1", "not_stored")
     assert stage.preferences() == {POSITION: 120.0}
+
+
+def test_nobody_is_asked_to_speak_for_a_store_that_cannot_be_written(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head unit is answered before anybody speaks; later it may try again."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    command = Enrol(time.monotonic(), "c1", None, "account-3", CONSENT_VERSION)
+    monkeypatch.setattr("os.posix_fallocate", full)
+    stage.take(command)
+    monkeypatch.undo()
+    assert stage.result() == ("c1", "not_stored")
+    assert not [event for event in stage.told if isinstance(event, EnrolmentState)]
+    stage.take(replace(command, command="c2"))
+    (state,) = [event for event in stage.told if isinstance(event, EnrolmentState)]
+    assert state.stage is EnrolmentStage.LISTENING
 
 
 def test_a_forgotten_driver_is_gone_at_once(stage: Stage) -> None:

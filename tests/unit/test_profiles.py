@@ -3,6 +3,7 @@ import errno
 import json
 import multiprocessing
 import os
+import pwd
 import resource
 import signal
 import stat
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from whodrives import profiles, vss
+from whodrives import names, profiles, vss
 from whodrives.config import Vehicle
 from whodrives.domain import Floats, ProfileError
 from whodrives.profiles import Consent, Loaded, ProfileStore, StoredProfile, unused
@@ -72,6 +73,53 @@ def test_an_empty_house_has_nobody_and_no_problem(store: ProfileStore, tmp_path:
     """Before the first enrolment there is no folder and no key, and that is well."""
     assert store.load() == Loaded((), ())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rehearsal_leaves_nothing_but_folders(store: ProfileStore, tmp_path: Path) -> None:
+    """Whether a profile can be saved is found out without saving one."""
+    store.rehearse()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    store.save("Anna", voice(), 9)
+    before = files_of(tmp_path)
+    store.rehearse()
+    assert files_of(tmp_path) == before
+
+
+def test_a_rehearsal_that_fails_leaves_nothing(
+    store: ProfileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk is told with its place, and the trial is gone."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ProfileError, match=r"cannot write .*No space left on device"):
+        store.rehearse()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can write into everybody's folders")
+def test_root_is_told_to_enrol_as_the_user_of_the_service(
+    store: ProfileStore, anna: StoredProfile, tmp_path: Path
+) -> None:
+    """What root writes there, the daemon of that user cannot read."""
+    os.chown(tmp_path / "profiles", pwd.getpwnam("nobody").pw_uid, -1)
+    with pytest.raises(ProfileError, match="run it as that user: `sudo -u nobody whodrives enrol`"):
+        store.rehearse()
+    assert [each.profile.id for each in store.load().profiles] == [anna.profile.id]
+
+
+def test_an_older_name_stays_a_name(store: ProfileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an older rule took, or consent that was no text, is read and can be shown."""
+    monkeypatch.setattr(names, "checked", str)
+    consent = Consent("J\udcfcrgen", "2026-01-01T00:00:00+00:00", "2026-11")
+    saved = store.save("-An\u202ena", voice(), 9, consent=consent)
+    monkeypatch.undo()
+    (found,) = store.load().profiles
+    assert (found.profile.id, found.name) == (saved.profile.id, "-An?na")
+    assert found.consent is not None
+    assert found.consent.by == "J?rgen"
 
 
 def test_what_was_saved_comes_back_whole(store: ProfileStore, anna: StoredProfile) -> None:
