@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import queue
+import shlex
 import socket
 import ssl
 import stat
@@ -635,7 +636,8 @@ def _read_private(path: Path, setting: str) -> bytes:
             raise BusError(f"{setting}: {path}: is no regular file; give one")
         if mode & (stat.S_IRWXO | stat.S_IWGRP):
             raise BusError(
-                f"{setting}: {path}: others may read or write it; run: chmod g-w,o= {path}"
+                f"{setting}: {path}: others may read or write it; run: chmod g-w,o= "
+                f"{shlex.quote(str(path))}"
             )
         return file.read(MAX_PASSWORD_BYTES + 1)
 

@@ -6,6 +6,7 @@ Owns the checks that a person would do by hand, in the order in which they matte
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -114,13 +115,14 @@ def _permissions(directory: Path, key_file: Path) -> Iterator[Finding]:
     there = {path: path.stat() for path in files if os.access(path, os.F_OK)}
     open_to_others = [path for path, status in there.items() if status.st_mode & 0o077]
     if open_to_others:
-        paths = " ".join(map(str, open_to_others))
+        paths = shlex.join(map(str, open_to_others))
         mend = f"run: chmod go= {paths}"
         yield Finding("permissions", well=False, found=f"others may read or write; {mend}")
     owners = sorted({status.st_uid for status in there.values()})
     if len(owners) > 1:
         said = f"profiles and key belong to different users ({', '.join(map(str, owners))})"
-        mend = f"run: chown -R USER {directory} {key_file}, with the USER that runs whodrives"
+        typed = shlex.join(["chown", "-R", "USER", str(directory), str(key_file)])
+        mend = f"run: {typed}, with the USER that runs whodrives"
         yield Finding("permissions", well=False, found=f"{said}; {mend}")
     if there and not open_to_others and len(owners) == 1:
         found = "only their owner can read profiles and key"

@@ -32,6 +32,7 @@ import os
 import pwd
 import re
 import secrets
+import shlex
 import stat
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -1051,7 +1052,9 @@ def _checked_key(key: bytes, path: Path) -> bytes:
 def _refuse_shared(status: os.stat_result, path: Path) -> None:
     """A key that others can read or write seals nothing."""
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ProfileError(f"others may use the key {path}; run `chmod 600 {path}`")
+        raise ProfileError(
+            f"others may use the key {path}; run `chmod 600 {shlex.quote(str(path))}`"
+        )
 
 
 def _bytes(path: Path) -> bytes:

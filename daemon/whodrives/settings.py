@@ -42,18 +42,20 @@ def _refuse_shared(tls: config.Tls) -> None:
     rights of a group. A file that cannot be examined is the bus's to complain of.
     """
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    for name, refused, what, rights in (
-        ("key", 0o077, "others may use the key", "600"),
-        ("certificate", 0o002, "others may replace the certificate", "o-w"),
-        ("ca", 0o002, "others may replace the authority's certificate", "o-w"),
+    for name, given, refused, what, rights in (
+        ("key", tls.key, 0o077, "others may use the key", "600"),
+        ("certificate", tls.certificate, 0o002, "others may replace the certificate", "o-w"),
+        ("ca", tls.ca, 0o002, "others may replace the authority's certificate", "o-w"),
     ):
-        path = Path(getattr(tls, name))
+        if given is None:
+            continue
         with suppress(OSError):
+            path = Path(given)
             if path.stat().st_mode & refused and not (
                 credentials and path.resolve().is_relative_to(Path(credentials).resolve())
             ):
                 raise ConfigError(
-                    f"mqtt.tls.{name}: {what} {path}; run `chmod {rights} {shlex.quote(str(path))}`"
+                    f"mqtt.tls.{name}: {what} {path}; run `chmod {rights} {shlex.quote(given)}`"
                 )
 
 

@@ -452,7 +452,40 @@ def test_a_tls_key_that_others_may_use_is_refused_by_every_command(
     assert "mqtt.tls" not in installed.run("config").stderr
 
 
+def test_a_broker_without_a_certificate_of_ours_is_no_mistake(installed: Installation) -> None:
+    """A user and a password need no certificate; there is nothing of ours to refuse."""
+    ca, password = installed.folder / "ca.pem", installed.folder / "password"
+    for path in (ca, password):
+        path.write_text("")
+        path.chmod(0o600)
+    mqtt = {"host": "broker.car", "tls": {"ca": str(ca)}}
+    installed.configure(mqtt=mqtt | {"username": "car", "password_file": str(password)})
+    done = installed.run("drivers")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # --- what a message names can be typed ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o660, 0o666])
+def test_the_chmod_that_is_named_helps(tmp_path: Path, mode: int) -> None:
+    """Of the profiles' key and of the folder, whatever blanks and quotes are in the path."""
+    folder = tmp_path / "Anna's car $HOME"
+    folder.mkdir()
+    installation = Installation(folder)
+    (folder / "profiles").mkdir(mode=0o700)
+    (folder / "profiles" / "d-00000000.profile").write_bytes(b"")
+    (folder / "profile-key").write_bytes(bytes(32))
+    (folder / "profile-key").chmod(mode)
+    told = installation.run("doctor").stdout
+    (line,) = (each for each in told.splitlines() if each.startswith("✗ permissions"))
+    typed = line.partition("run: ")[2]
+    refused = installation.run("drivers").stderr
+    assert "chmod 600" in refused
+    for command in (refused.split("`")[1], typed):
+        subprocess.run(command, shell=True, check=True)  # noqa: S602 (as a person types it)
+    assert "chmod" not in installation.run("drivers").stderr
+    assert "✗ permissions" not in installation.run("doctor").stdout
 
 
 def test_commands_that_are_named_are_for_the_configuration_in_force(
