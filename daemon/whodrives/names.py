@@ -117,8 +117,14 @@ def folded(name: str) -> str:
 
 def shown(text: str) -> str:
     """The start of any text, safe to print in an error."""
-    start = text[:MOST_CHARACTERS]
-    return "".join(c if _is_allowed(c) else c.encode("unicode_escape").decode() for c in start)
+    return "".join(c if _is_allowed(c) else _escaped(c) for c in text[:MOST_CHARACTERS])
+
+
+def _escaped(character: str) -> str:
+    """The character as Python writes it; a byte that no encoding explained, as that byte."""
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 def _decoded(text: str) -> str:

@@ -5,8 +5,10 @@ Owns the places of the configuration file. What is in it is `config`'s.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import select
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +19,9 @@ from whodrives.domain import ConfigError, WhodrivesError
 
 CHECKOUT = Path(__file__).parents[2]
 SYSTEM_CONFIG = Path("/etc/whodrives/whodrives.yaml")
+
+PIPE_S = 5.0
+"""Text that comes through a pipe, as in `--passphrase-file <(...)`, is waited for so long."""
 
 MOST_BYTES = 1024 * 1024
 """No text that people write is larger."""
@@ -112,11 +117,26 @@ def _base(variable: str, below_home: str) -> Path:
     return home / below_home
 
 
+def _bytes(path: Path) -> bytes:
+    """What is in a file, or comes through a pipe in time; a little more than MOST_BYTES at most."""
+    # Not blocking: nobody may ever write into a named pipe.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    data = b""
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        while len(data) <= MOST_BYTES:
+            if not select.select([file], [], [], PIPE_S)[0]:
+                raise OSError(errno.ETIMEDOUT, f"nothing came through the pipe in {PIPE_S:.0f} s")
+            part = file.read(MOST_BYTES)
+            if not part:
+                break
+            data += part
+    return data
+
+
 def read_text(path: Path, mistake: type[WhodrivesError]) -> str:
     """The file's text, at most MOST_BYTES of it; raises `mistake` if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+        data = _bytes(path)
         if len(data) > MOST_BYTES:
             raise mistake(f"{path}: is larger than {MOST_BYTES // 1024} KiB; give the right file")
         return data.decode("utf-8-sig")

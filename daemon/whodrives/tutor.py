@@ -146,6 +146,7 @@ def ask(prompt: str, read: Callable[[str], T], console: Console, *, unanswered: 
             return read(line.rstrip("\r\n"))
         except ProfileError as error:
             if not sys.stdin.isatty():
+                console.print()
                 raise
             console.print(Text(f"{error}"))
 

@@ -389,6 +389,20 @@ def test_a_strange_configuration_is_refused_in_a_line(config: str, reason: bytes
     assert done.stderr.count(b"\n") == 1
 
 
+def test_a_pipe_is_a_configuration_if_somebody_writes_into_it(
+    installed: Installation, tmp_path: Path
+) -> None:
+    """As the shell's `<(...)` is one; a named pipe without a writer does not hang the command."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    done = whodrives("--config", str(pipe), "drivers")
+    assert done.returncode == 78
+    assert b"nothing came through the pipe in 5 s" in done.stderr
+    typed = f"{PROGRAM} --config <(sleep 0.3; cat {installed.config}) config"
+    shown = subprocess.run(["/bin/bash", "-c", typed], check=True, capture_output=True)
+    assert b"port: 1" in shown.stdout
+
+
 def test_a_configuration_that_only_the_service_may_read_says_how(tmp_path: Path) -> None:
     """Permission denied is told with whom to be."""
     path = tmp_path / "c.yaml"
