@@ -23,10 +23,10 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from paho.mqtt.client import (
     Client,
@@ -43,6 +43,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from whodrives.config import Mqtt, Tls, Vehicle
 from whodrives.contract import (
+    RESULT_RATE,
+    Bucket,
     CommandError,
     Counters,
     Decoder,
@@ -69,6 +71,7 @@ from whodrives.domain import (
     Tick,
 )
 from whodrives.ecosystems import SeatAdjuster, home_assistant
+from whodrives.loglimit import LogLimit
 from whodrives.vss import SEAT_POSITION
 
 log = logging.getLogger(__name__)
@@ -264,6 +267,16 @@ _ANSWERS = ("/preferences/result", *SeatAdjuster.topics)
 """What says what became of a request; it is stale when it was retained."""
 
 
+class CommandMemory(Protocol):
+    """Keeps the ids of obeyed commands beyond the life of a daemon; never raises."""
+
+    def recall(self, now_s: float) -> Mapping[str, float]:
+        """The ids of recent commands, with the monotonic time at which each came."""
+
+    def keep(self, obeyed: Mapping[str, float]) -> None:
+        """Replace them."""
+
+
 class _Inbox:
     """What the connections bring in, one after another; used by paho's threads.
 
@@ -274,6 +287,7 @@ class _Inbox:
         put: takes the inputs.
         counters: where messages are counted.
         adjuster: Velocitas' seat adjuster, if one is to be asked.
+        memory: keeps the ids of obeyed commands for the next daemon.
 
     Attributes:
         refusals: what to tell the givers of commands that were refused; bounded.
@@ -285,13 +299,16 @@ class _Inbox:
         put: Callable[[Input], None],
         counters: Counters,
         adjuster: SeatAdjuster | None,
+        memory: CommandMemory | None,
     ) -> None:
         self._decoder = decoder
         self._adjuster = adjuster
         self.refusals: queue.Queue[CommandResult] = queue.Queue(MAX_UNACKNOWLEDGED)
         self._put = put
         self._counters = counters
-        self._bad_topics: set[str] = set()
+        self._log_limit = LogLimit(burst=1)
+        self._adjusted = Bucket(RESULT_RATE)
+        self._memory = memory
         # A thread that ends may still bring its last message while the next one's begins.
         self._lock = threading.Lock()
 
@@ -316,15 +333,18 @@ class _Inbox:
             self._counters.ignored += 1
             return
         now_s, wall_s = time.monotonic(), time.time()
+        obeyed, merged = self._decoder.obeyed, self._decoder.merged
         try:
             news = self._decoded(topic, payload, now_s, wall_s)
         except PayloadError as error:
             self._refuse(topic, error, now_s)
             return
-        if topic in self._bad_topics:
-            self._bad_topics.discard(topic)
-            log.info("event=payload_good_again topic=%s", topic)
         self._counters.replayed = self._decoder.replayed
+        if self._decoder.merged > merged and self._log_limit.admits("reports_too_fast", now_s):
+            log.warning("event=reports_too_fast topic=%r", topic)
+        if self._memory is not None and self._decoder.obeyed.keys() - obeyed.keys():
+            # Before it is obeyed: a daemon that dies then obeys nothing twice.
+            self._memory.keep(self._decoder.obeyed)
         if news is not None:
             self._put(news)
 
@@ -332,6 +352,8 @@ class _Inbox:
         self, topic: str, payload: bytes, now_s: float, wall_s: float
     ) -> Incoming | Answer | None:
         if self._adjuster and topic in self._adjuster.topics:
+            if too_fast := self._adjusted.excess(now_s):
+                raise PayloadError(f"{topic}: {too_fast}", cause="rate")
             return self._adjuster.decode(topic, payload, now_s)
         return self._decoder.decode(topic, payload, now_s, wall_s)
 
@@ -340,9 +362,21 @@ class _Inbox:
         if isinstance(error, CommandError):
             with contextlib.suppress(queue.Full):
                 self.refusals.put_nowait(CommandResult(now_s, error.command, error.reason))
-        level = logging.DEBUG if topic in self._bad_topics else logging.WARNING
-        self._bad_topics.add(topic)
-        log.log(level, "event=payload_refused error=%r", str(error))
+        if self._log_limit.admits(f"{topic} ({error.cause})", now_s):
+            log.warning("event=payload_refused error=%r", str(error))
+
+    def tend(self, now_s: float = math.inf) -> None:
+        """Log how many lines were suppressed, in the windows that are over by `now_s`."""
+        with self._lock:
+            over = self._log_limit.over(now_s)
+        for key, count in over:
+            log.warning("event=suppressed of=%r lines=%d", key, count)
+
+    def recall(self, now_s: float) -> None:
+        """Take over which commands the daemon before this one obeyed."""
+        if self._memory is not None:
+            with self._lock:
+                self._decoder.obeyed |= self._memory.recall(now_s)
 
     def wake(self) -> None:
         """Let whoever waits for inputs poll the bus: the connection has changed."""
@@ -369,6 +403,7 @@ class Bus:
         vehicle: the car: its name in the topics, and what its ECUs understand.
         put: takes inputs; called from paho's thread and from `poll`.
         vitals: says what the rest of the daemon adds to `metrics`; called from `poll`.
+        memory: keeps which commands were obeyed for the next daemon; called from paho's thread.
 
     All methods belong to one thread. `counters` may be read at any time.
 
@@ -382,6 +417,7 @@ class Bus:
         vehicle: Vehicle,
         put: Callable[[Input], None],
         vitals: Callable[[], Vitals] = Vitals,
+        memory: CommandMemory | None = None,
     ) -> None:
         self.counters = Counters()
         self._settings = settings
@@ -391,7 +427,8 @@ class Bus:
         self._vitals = vitals
         # Only TLS lets the broker know, by its access list, who may write what.
         decoder = Decoder(vehicle.id, secure=settings.tls is not None)
-        self._inbox = _Inbox(decoder, put, self.counters, _adjuster(settings, vehicle))
+        adjuster = _adjuster(settings, vehicle)
+        self._inbox = _Inbox(decoder, put, self.counters, adjuster, memory)
         self._measured_s = -math.inf
         self._link: _Link | None = None
         self._connected = False
@@ -407,6 +444,8 @@ class Bus:
         """Begin to connect; a broker that is away is tried again for ever, by `poll`."""
         if self._settings.tls is None:
             log.warning("event=plain_mqtt host=%s port=%d", *self._settings.address)
+        # Not before: the daemon that this one follows may have obeyed one a moment ago.
+        self._inbox.recall(time.monotonic())
         self._open()
 
     def poll(self, now_s: float) -> None:
@@ -414,6 +453,7 @@ class Bus:
 
         To be called about twice a second, and after each input: a connection that changes puts one.
         """
+        self._inbox.tend(now_s)
         link = self._link
         if link is None:
             if now_s >= self._retry_at_s:
@@ -460,6 +500,7 @@ class Bus:
 
     def stop(self) -> None:
         """Say that we are offline and let go; takes less than a second."""
+        self._inbox.tend()
         link = self._link
         self._retry_at_s = math.inf
         if link is None:

@@ -70,16 +70,42 @@ APPLY_EXPIRY_S = 3
 COMMAND_EXPIRY_S = 5
 ANSWER_EXPIRY_S = 10
 REMEMBERED_S = 10.0
-"""So long a command's name is remembered; a command is good for less."""
-REMEMBERED_COMMANDS = 256
-"""So many names are remembered. A head unit sends a handful; more than these are refused."""
+"""How long a command's id is remembered: longer than a command is valid, a clock ahead included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A limit on the messages of one topic (token bucket).
+
+    Attributes:
+        burst: messages that may come at once.
+        per_s: messages a second that are allowed in the long run.
+    """
+
+    burst: int
+    per_s: float
+
+
+COMMAND_RATE = Rate(10, 1.0)
+"""A person gives commands: more than these come from a fault or an attack."""
+CANCEL_RATE = Rate(20, 5.0)
+"""A limit of its own, so that no flood of other commands keeps a cancel out."""
+RESULT_RATE = Rate(40, 20.0)
+"""An ECU answers a request twice, and at most two requests are live (`outbox`)."""
+POSITION_RATE = Rate(100, 50.0)
+"""An ECU reports its position five times a second while anything moves."""
+VEHICLE_RATE = Rate(400, 400.0)
+"""Of all reports together. Beyond it the state is merged and told with the next report, unless a
+seat switch is worked: such a report always goes on."""
 
 T = TypeVar("T")
 
 
 # --- payloads -------------------------------------------------------------------------------------
 
-_UUID = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
+# A pattern ends with \Z: Python's $ also matches before a newline at the end. JSON Schema's regular
+# expressions are ECMA-262's, where $ is the very end and \Z is unknown: _brief translates.
+_UUID = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\Z"
 
 Time: TypeAlias = Annotated[
     datetime, Meta(tz=True, description="ISO 8601 with a zone, like 2026-11-23T08:00:00.000Z")
@@ -89,10 +115,10 @@ Id: TypeAlias = Annotated[
 ]
 DriverId: TypeAlias = Annotated[
     str,
-    Meta(pattern="^[A-Za-z0-9_-]{1,64}$", description="an enrolled driver's pseudonym: d-7f3a"),
+    Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", description="an enrolled driver's pseudonym: d-7f3a"),
 ]
 GuestId: TypeAlias = Annotated[
-    str, Meta(pattern="^g-[0-9a-f]{8}$", description="a guest's pseudonym: g-3f2a9c1e")
+    str, Meta(pattern=r"^g-[0-9a-f]{8}\Z", description="a guest's pseudonym: g-3f2a9c1e")
 ]
 Reason: TypeAlias = Annotated[str, Meta(max_length=400, description="a code or a sentence")]
 Number: TypeAlias = int | float
@@ -294,7 +320,7 @@ class Subject(_Said, kw_only=True, frozen=True):
     """Identifier.Subject of an occupant: the key that opened the car."""
 
     value: Annotated[
-        Annotated[str, Meta(pattern="^[ -~]{1,128}$")] | None,
+        Annotated[str, Meta(pattern=r"^[ -~]{1,128}\Z")] | None,
         Meta(description="1 to 128 printable ASCII characters, or null"),
     ]
 
@@ -393,14 +419,14 @@ class Agreed(Struct, kw_only=True, frozen=True):
     by: Annotated[
         str,
         Meta(
-            pattern="^[A-Za-z0-9_-]{1,64}$",
+            pattern=r"^[A-Za-z0-9_-]{1,64}\Z",
             description="a pseudonym of who agreed, such as an account's number; never a name",
         ),
     ]
     text: Annotated[
         str,
         Meta(
-            pattern="^[A-Za-z0-9_.-]{1,32}$",
+            pattern=r"^[A-Za-z0-9_.-]{1,32}\Z",
             description="the version of the text that was agreed to; see docs/privacy.md",
         ),
     ]
@@ -423,7 +449,7 @@ class EnrolPayload(CommandPayload, kw_only=True, frozen=True):
 class Fault(Struct, kw_only=True, frozen=True):
     """Something that is wrong with an enrolment."""
 
-    code: Annotated[str, Meta(pattern="^[a-z_]{1,40}$", description="such as too_quiet")]
+    code: Annotated[str, Meta(pattern=r"^[a-z_]{1,40}\Z", description="such as too_quiet")]
     text: Reason
 
 
@@ -497,7 +523,7 @@ class MetricsPayload(_Payload, kw_only=True, frozen=True):
     requests: Annotated[Count, Meta(description="requests that no final answer came for yet")]
     backlog: Annotated[Count, Meta(description="inputs that wait to be looked at")]
     encoder: Annotated[
-        Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None,
+        Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] | None,
         Meta(description="fingerprint of the speaker encoder"),
     ]
 
@@ -738,17 +764,17 @@ def schema_of(payload: type[Struct]) -> dict[str, Any]:
 
 
 def _brief(node: Any) -> Any:
-    """The schema with no more than the first paragraph of each docstring."""
+    """The schema with the first paragraph of each docstring, and its patterns in ECMA-262."""
     if isinstance(node, list):
         return [_brief(item) for item in node]
     if not isinstance(node, dict):
         return node
-    return {
-        key: " ".join(value.partition("\n\n")[0].split())
-        if key == "description" and isinstance(value, str)
-        else _brief(value)
-        for key, value in node.items()
-    }
+    found = {key: _brief(value) for key, value in node.items()}
+    if isinstance(text := found.get("description"), str):
+        found["description"] = " ".join(text.partition("\n\n")[0].split())
+    if isinstance(pattern := found.get("pattern"), str):
+        found["pattern"] = pattern.replace(r"\Z", "$")
+    return found
 
 
 def schema(topic: Topic) -> dict[str, Any]:
@@ -1014,10 +1040,11 @@ class CommandError(PayloadError):
         text: names the topic, the field and the mend.
         command: the command's name.
         reason: what to tell.
+        cause: as in `PayloadError`.
     """
 
-    def __init__(self, text: str, command: str, reason: str) -> None:
-        super().__init__(text)
+    def __init__(self, text: str, command: str, reason: str, cause: str) -> None:
+        super().__init__(text, cause=cause)
         self.command = command
         self.reason = reason
 
@@ -1032,6 +1059,7 @@ _MEANING: Mapping[type[_Said], Callable[[Any], Any]] = {
     Subject: str,
 }
 _RESULT, _POSITION, _VEHICLE = "preferences/result", "preferences/position", "vehicle"
+_CANCEL = "command/cancel"
 _Command: TypeAlias = ListenPayload | CommandPayload
 
 
@@ -1040,9 +1068,9 @@ class Decoder:
 
     It is the one place where readings of the car are merged: it remembers the last reading of each
     signal that it understands, because two of them may speak of one fact and arrive apart, and each
-    `VehicleReport` holds the state that follows from all of them. It remembers the names of the
-    last seconds' commands, because none is obeyed twice. Both are bounded. One mistake refuses a
-    whole message, and it leaves no trace.
+    `VehicleReport` holds the state that follows from all of them. It remembers the ids of the
+    last seconds' commands, because none is obeyed twice. Both are bounded, the ids by the commands'
+    rates. One mistake refuses a whole message, and it leaves no trace but in the rate of its topic.
 
     An older reading does not replace a newer one of the same signal, unless it is the dangerous one
     of the two: a car that moves, an open door, an empty seat, a pressed switch, a car that is not
@@ -1054,17 +1082,27 @@ class Decoder:
 
     Attributes:
         replayed: commands that came again, and messages with a reading older than the newest.
+        merged: reports of the car that came too fast and are told with the next one.
+        obeyed: ids of the commands of the last REMEMBERED_S, lower-case, with the monotonic time
+            at which each came. Set it to what an earlier daemon obeyed.
     """
 
     def __init__(self, vehicle: str, *, secure: bool = False) -> None:
         self.replayed = 0
+        self.merged = 0
+        self.obeyed: dict[str, float] = {}
+        self._buckets = {
+            name: Bucket(_rate(name))
+            for name, topic in TOPICS.items()
+            if "whodrives" in topic.readers and topic.writer != "car"
+        }
+        self._reports = Bucket(VEHICLE_RATE)
         self._root = root(vehicle) + "/"
         self._secure = secure
         self._latest: dict[str, Reading[Any]] = {}
         self._newest_s: dict[str, float] = {}
         self._epoch_s = math.inf
         self._position_s = -math.inf
-        self._obeyed: dict[str, float] = {}
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -1094,22 +1132,28 @@ class Decoder:
         name = topic.removeprefix(self._root)
         if name == topic:
             raise PayloadError(f"{topic}: no such topic is read; see docs/mqtt.md")
-        if name == _RESULT:
-            return _answer(payload, now)
-        if name == _POSITION:
-            return self._position(payload, now)
-        if name in TOPICS and "whodrives" in TOPICS[name].readers and name != _VEHICLE:
-            return self._commanded(name, payload, now)
-        return self._vehicle(name, payload, now)
+        if name not in self._buckets:
+            return self._vehicle(name, payload, now)
+        too_fast = self._buckets[name].excess(received_at_s)
+        if name not in (_RESULT, _POSITION):
+            return self._commanded(name, payload, now, too_fast)
+        if too_fast:
+            raise PayloadError(f"{topic}: {too_fast}", cause="rate")
+        return _answer(payload, now) if name == _RESULT else self._position(payload, now)
 
-    def _vehicle(self, name: str, payload: bytes, now: _Now) -> VehicleReport:
+    def _vehicle(self, name: str, payload: bytes, now: _Now) -> VehicleReport | None:
         said = dict(_readings(name, payload, now))
         old = [path for path, reading in said.items() if self._is_replayed(path, reading)]
         self.replayed += bool(old)
         for path in said.keys() - old:
             self._latest[path] = said[path]
             self._newest_s[path] = max(said[path].at_s, self._newest_s.get(path, -math.inf))
-        return VehicleReport(now.at_s, self._state())
+        state = self._state()
+        hand = state.seat_switch is not None and state.seat_switch.value
+        if self._reports.excess(now.at_s) and not hand:
+            self.merged += 1
+            return None
+        return VehicleReport(now.at_s, state)
 
     def _is_replayed(self, path: str, reading: Reading[Any]) -> bool:
         """Whether the reading is older than the newest of its signal, and not the dangerous one."""
@@ -1155,35 +1199,61 @@ class Decoder:
         signals = {path: _whole(path, value) for path, value in known.items()}
         return Position(now.at_s, true_s, body.moving, signals)
 
-    def _commanded(self, name: str, payload: bytes, now: _Now) -> Incoming | None:
+    def _commanded(self, name: str, payload: bytes, now: _Now, too_fast: str) -> Incoming | None:
         plain = _object(now.topic, payload)
         try:
             body: _Command = _typed(now.topic, plain, TOPICS[name].payload)
-            return self._obeyed_once(name, body, now)
+            return self._obeyed_once(name, body, now, too_fast)
         except PayloadError as error:
             command = plain.get("command_id")
             if isinstance(command, str) and re.fullmatch(_UUID, command):
                 reason = str(error).removeprefix(f"{now.topic}: ")
-                raise CommandError(str(error), command, reason) from error
+                raise CommandError(str(error), command, reason, error.cause) from error
             raise
 
-    def _obeyed_once(self, name: str, body: _Command, now: _Now) -> Incoming | None:
+    def _obeyed_once(self, name: str, body: _Command, now: _Now, too_fast: str) -> Incoming | None:
         now.fresh("issued_at", body.issued_at, COMMAND_EXPIRY_S, "a command")
         known = body.command_id.lower() if body.command_id else None
         recent = now.at_s - REMEMBERED_S
-        self._obeyed = {key: at_s for key, at_s in self._obeyed.items() if at_s >= recent}
-        if known in self._obeyed:
+        self.obeyed = {key: at_s for key, at_s in self.obeyed.items() if at_s >= recent}
+        if known in self.obeyed:
             self.replayed += 1
             return None
+        if too_fast:
+            raise PayloadError(f"{now.topic}: {too_fast}", cause="rate")
         if isinstance(body, ForgetPayload | EnrolPayload) and not self._secure:
             mend = "only over TLS does the broker know who asks; see mqtt.tls"
-            raise PayloadError(f"{now.topic}: refused on a plain connection; {mend}")
-        if len(self._obeyed) >= REMEMBERED_COMMANDS:
-            most = f"at most {REMEMBERED_COMMANDS} in {REMEMBERED_S:.0f} s"
-            raise PayloadError(f"{now.topic}: too many commands; send {most}")
+            raise PayloadError(f"{now.topic}: refused on a plain connection; {mend}", cause="plain")
         if known is not None:
-            self._obeyed[known] = now.at_s
+            self.obeyed[known] = now.at_s
         return _input(name, body, now.at_s)
+
+
+def _rate(name: str) -> Rate:
+    limits = {_RESULT: RESULT_RATE, _POSITION: POSITION_RATE, _CANCEL: CANCEL_RATE}
+    return limits.get(name, COMMAND_RATE)
+
+
+class Bucket:
+    """Counts the messages of one topic against its rate (token bucket)."""
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._tokens = float(rate.burst)
+        self._at_s = -math.inf
+
+    def excess(self, at_s: float) -> str:
+        """Count a message; what is wrong if it is one too many, else empty."""
+        rate = self._rate
+        since_s = max(0.0, at_s - self._at_s)
+        self._tokens = min(float(rate.burst), self._tokens + rate.per_s * since_s)
+        self._at_s = max(self._at_s, at_s)
+        if self._tokens < 1.0:
+            return (
+                f"too many messages; send at most {rate.burst} at once and {rate.per_s:g} a second"
+            )
+        self._tokens -= 1.0
+        return ""
 
 
 def _input(name: str, body: _Command, at_s: float) -> Incoming:
@@ -1293,7 +1363,8 @@ class _Now:
         age_s = self.wall_s - when.timestamp()
         if age_s < -MAX_AHEAD_S:
             mend = "set both clocks by one source"
-            raise PayloadError(f"{self.topic}: {field}: {-age_s:.1f} s in the future; {mend}")
+            said = f"{-age_s:.1f} s in the future; {mend}"
+            raise PayloadError(f"{self.topic}: {field}: {said}", cause="future")
         return age_s
 
     def fresh(self, field: str, when: datetime, limit_s: float, what: str) -> None:
@@ -1301,7 +1372,7 @@ class _Now:
         age_s = self.age_s(field, when)
         if age_s > limit_s:
             said = f"{age_s:.1f} s old; {what} is good for {limit_s:.0f} s"
-            raise PayloadError(f"{self.topic}: {field}: {said}")
+            raise PayloadError(f"{self.topic}: {field}: {said}", cause="old")
 
 
 # --- texts to payloads ----------------------------------------------------------------------------
@@ -1320,7 +1391,8 @@ def read(topic: str, payload: bytes, kind: type[T]) -> T:
 def _object(topic: str, payload: bytes) -> dict[str, Any]:
     """The JSON object in a payload."""
     if len(payload) > MAX_PAYLOAD_BYTES:
-        raise PayloadError(f"{topic}: {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are read")
+        said = f"{len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are read"
+        raise PayloadError(f"{topic}: {said}", cause="size")
     try:
         text = payload.decode()
         body = json.loads(
@@ -1333,11 +1405,12 @@ def _object(topic: str, payload: bytes) -> dict[str, Any]:
         if "\\u" in text:  # Half a character can be escaped, but neither logged nor passed on.
             json.dumps(body, ensure_ascii=False).encode()
     except RecursionError:
-        raise PayloadError(f"{topic}: nested too deeply; see docs/mqtt.md") from None
+        raise PayloadError(f"{topic}: nested too deeply; see docs/mqtt.md", cause="json") from None
     except ValueError as error:
-        raise PayloadError(f"{topic}: not a JSON text in UTF-8: {_shown(str(error))}") from None
+        said = f"not a JSON text in UTF-8: {_shown(str(error))}"
+        raise PayloadError(f"{topic}: {said}", cause="json") from None
     if not isinstance(body, dict):
-        raise PayloadError(f"{topic}: payload: give a JSON object")
+        raise PayloadError(f"{topic}: payload: give a JSON object", cause="json")
     return body
 
 

@@ -57,7 +57,16 @@ class BusError(WhodrivesError):
 
 
 class PayloadError(WhodrivesError):
-    """A message does not say what the contract asks; the text names topic and field."""
+    """A message does not say what the contract asks; the text names topic and field.
+
+    Args:
+        text: what is wrong.
+        cause: the kind of fault, by which repeated ones are counted: one of a few fixed words.
+    """
+
+    def __init__(self, text: str, *, cause: str = "content") -> None:
+        super().__init__(text)
+        self.cause = cause
 
 
 # --- inputs: everything that can influence the output ---------------------------------------------

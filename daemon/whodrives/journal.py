@@ -14,7 +14,9 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -28,12 +30,76 @@ _MOST_BYTES = 1024 * 1024
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
+_CommandId: TypeAlias = Annotated[str, msgspec.Meta(max_length=36)]
+
+
 class _Sheet(msgspec.Struct, forbid_unknown_fields=True):
     """What is in the file."""
 
     schema: int
     boot: str
     memory: TripMemory
+
+
+class _Obeyed(msgspec.Struct, forbid_unknown_fields=True):
+    """What is in the file of `Commands`: ids, with CLOCK_BOOTTIME's seconds at which each came."""
+
+    schema: int
+    boot: str
+    commands: dict[_CommandId, float]
+
+
+class Commands:
+    """Which commands were obeyed in the last seconds, for the daemon that follows this one.
+
+    No method raises: a daemon that cannot keep them says so once in the log, and obeys. Who can
+    write the file can only suppress a command, and only one that names an id in it.
+
+    Args:
+        path: the file; its folder is made when the first command is kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._boot = _boot_id()
+        self._failed = False
+
+    def recall(self, now_s: float) -> Mapping[str, float]:
+        """The ids that are kept, with the monotonic time at which each came; monotonic `now_s`."""
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with os.fdopen(descriptor, "rb") as file:
+                found = msgspec.json.decode(file.read(_MOST_BYTES), type=_Obeyed)
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, RecursionError) as error:
+            self._fail(type(error).__name__)
+            return {}
+        if not self._boot or (found.schema, found.boot) != (_SCHEMA, self._boot):
+            return {}
+        ahead_s = now_s - _since_start_s()
+        # A time to come would keep an id for ever.
+        return {key: min(now_s, at_s + ahead_s) for key, at_s in found.commands.items()}
+
+    def keep(self, obeyed: Mapping[str, float]) -> None:
+        """Replace what is kept by ids, with the monotonic time at which each came."""
+        temporary = self._path.with_name(f".{self._path.name}.new")
+        ahead_s = _since_start_s() - time.monotonic()
+        commands = {key: at_s + ahead_s for key, at_s in obeyed.items()}
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary.unlink(missing_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(_Obeyed(_SCHEMA, self._boot, commands)))
+            temporary.replace(self._path)
+        except OSError as error:
+            self._fail(str(error.strerror))
+
+    def _fail(self, reason: str) -> None:
+        if not self._failed:
+            self._failed = True
+            log.warning("event=commands_not_kept reason=%r", f"{self._path}: {reason}")
 
 
 class Journal:

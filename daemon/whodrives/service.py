@@ -74,7 +74,7 @@ from whodrives.inference import (
     load_encoder,
     load_gate,
 )
-from whodrives.journal import Journal
+from whodrives.journal import Commands, Journal
 from whodrives.learning import Learning, forget
 from whodrives.profiles import Consent, ProfileStore, now
 from whodrives.recognizer import Recognizer
@@ -209,13 +209,14 @@ def household(store: ProfileStore, at_s: float) -> Household:
 
 
 def open_journal(config: Config) -> Journal:
-    """Where this configuration's daemon remembers its trip: in systemd's runtime directory.
+    """Where this configuration's daemon remembers its trip."""
+    return Journal(_runtime_folder(config) / f"trip-{config.vehicle.id}.json")
 
-    A daemon that a person started keeps it beside the profiles' key.
-    """
+
+def _runtime_folder(config: Config) -> Path:
+    """Systemd's runtime directory; beside the profiles' key if a person started the daemon."""
     given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    folder = Path(given) if given else Path(config.profiles.key_file).parent
-    return Journal(folder / f"trip-{config.vehicle.id}.json")
+    return Path(given) if given else Path(config.profiles.key_file).parent
 
 
 class _Pipe(FileIO):
@@ -388,7 +389,8 @@ class Daemon:
         )
         self._signals_of_car = frozenset(config.vehicle.signals)
         self._journal = open_journal(config)
-        self._bus = Bus(config.mqtt, config.vehicle, self._inbox.put, self._vitals)
+        memory = Commands(_runtime_folder(config) / f"commands-{config.vehicle.id}.json")
+        self._bus = Bus(config.mqtt, config.vehicle, self._inbox.put, self._vitals, memory)
         self._fed_s = self._heard_s = float("-inf")
         self._away = True
 

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from whodrives import vss
 from whodrives.config import Vehicle
 from whodrives.contract import (
+    COMMAND_RATE,
     MAX_PAYLOAD_BYTES,
     READ_SIGNALS,
-    REMEMBERED_COMMANDS,
     TOPICS,
+    VEHICLE_RATE,
     CommandError,
     Counters,
     Decoder,
@@ -846,19 +847,148 @@ def test_no_recording_of_a_command_works_twice(
     assert obeyed <= 1
 
 
-def test_a_flood_of_commands_is_refused_and_ends() -> None:
-    """The memory of names is bounded: what it cannot hold is refused, until it has room again."""
-    decoder = Decoder("car")
+OTHER_FIELDS: dict[str, dict[str, object]] = {
+    "driver": {"driver": None},
+    "forget": {"driver": "d-7f3a"},
+    "enrol": {"driver": None, "consent": {"by": "account-3", "text": "2026-11"}},
+}
+
+
+@pytest.mark.parametrize("name", ["listen", "driver", "save", "cancel", "forget", "enrol"])
+def test_commands_faster_than_a_person_gives_them_are_refused_until_they_slow_down(
+    name: str,
+) -> None:
+    """Each topic has a rate of its own; whoever is refused is told the rate."""
+    decoder = Decoder("car", secure=True)
 
     def say(number: int, at_s: float) -> object:
-        payload = json.dumps(_command(number, -at_s)).encode()
-        return decoder.decode(SAVE, payload, AT_S + at_s, WALL_S + at_s)
+        payload = json.dumps(_command(number, -at_s, **OTHER_FIELDS.get(name, {}))).encode()
+        return decoder.decode(f"whodrives/car/command/{name}", payload, AT_S + at_s, WALL_S + at_s)
 
-    for number in range(REMEMBERED_COMMANDS):
-        say(number, 0.0)
-    with pytest.raises(CommandError, match="too many commands"):
-        say(REMEMBERED_COMMANDS, 1.0)
-    assert say(REMEMBERED_COMMANDS, 10.5) is not None
+    burst = 20 if name == "cancel" else COMMAND_RATE.burst
+    assert all(say(number, 0.0) for number in range(burst))
+    with pytest.raises(CommandError, match="too many messages; send at most") as refused:
+        say(burst, 0.0)
+    assert refused.value.cause == "rate"
+    assert say(burst, 1.0) is not None
+
+
+def test_a_flood_of_other_commands_does_not_keep_a_cancel_out() -> None:
+    """Each topic is counted for itself."""
+    decoder = Decoder("car")
+    for number in range(1000):
+        with contextlib.suppress(CommandError):
+            decoder.decode(SAVE, json.dumps(_command(number)).encode(), AT_S, WALL_S)
+    cancel = json.dumps(_command(5000)).encode()
+    assert decoder.decode("whodrives/car/command/cancel", cancel, AT_S, WALL_S) is not None
+
+
+def test_a_command_that_comes_again_in_a_flood_is_not_called_refused() -> None:
+    """It was obeyed and answered once; the rate must not answer it a second time."""
+    decoder = Decoder("car")
+    for number in range(COMMAND_RATE.burst):
+        decoder.decode(SAVE, json.dumps(_command(number)).encode(), AT_S, WALL_S)
+    assert decoder.decode(SAVE, json.dumps(_command(0)).encode(), AT_S, WALL_S) is None
+    assert decoder.replayed == 1
+
+
+@pytest.mark.parametrize("topic", ["preferences/result", "preferences/position"])
+def test_an_ecu_that_floods_is_refused(topic: str) -> None:
+    """No ECU has so much to say."""
+    decoder = Decoder("car")
+    payload = _golden(topic.replace("/", "-"))
+    wall_s = datetime(2026, 11, 23, 8, 0, 8, tzinfo=UTC).timestamp()
+    for _ in range(40):
+        decoder.decode(f"whodrives/car/{topic}", payload, AT_S, wall_s)
+    refusals = []
+    for _ in range(200):
+        try:
+            decoder.decode(f"whodrives/car/{topic}", payload, AT_S, wall_s)
+        except PayloadError as error:
+            refusals.append(error.cause)
+    assert refusals.count("rate") >= 140
+
+
+def test_reports_that_come_too_fast_are_merged_and_none_is_lost() -> None:
+    """The state of the last one is told with the next; a seat switch is told at once."""
+    decoder = Decoder("car")
+    speed, switch = "Vehicle.Speed", next(iter(vss.SEAT_SWITCHES))
+
+    def say(path: str, value: object, *, at_s: float) -> VehicleReport | None:
+        body = {"schema": 1, "signals": {path: _said(value, -at_s)}}
+        found = decoder.decode(
+            "whodrives/car/vehicle", json.dumps(body).encode(), AT_S + at_s, WALL_S + at_s
+        )
+        assert found is None or isinstance(found, VehicleReport)
+        return found
+
+    told = [say(speed, number % 2, at_s=0.0) for number in range(2 * VEHICLE_RATE.burst)]
+    assert sum(report is not None for report in told) == VEHICLE_RATE.burst
+    assert decoder.merged == VEHICLE_RATE.burst
+    assert say(speed, 30, at_s=0.001) is None
+    pressed = say(switch, value=True, at_s=0.002)
+    assert pressed is not None
+    assert pressed.state.seat_switch is not None
+    assert pressed.state.speed_kmh is not None
+    assert (pressed.state.seat_switch.value, pressed.state.speed_kmh.value) == (True, 30)
+    assert say(speed, 0, at_s=1.0) is not None
+
+
+def test_a_command_that_an_earlier_daemon_obeyed_is_not_obeyed_again() -> None:
+    """A decoder goes on with the ids that it is given; after REMEMBERED_S they are free again."""
+    before = Decoder("car")
+    assert before.decode(SAVE, json.dumps(_command(1)).encode(), AT_S, WALL_S) is not None
+    after = Decoder("car")
+    after.obeyed = dict(before.obeyed)
+    again = json.dumps(_command(1, age_s=-2.0)).encode()
+    assert after.decode(SAVE, again, AT_S + 2.0, WALL_S + 2.0) is None
+    assert after.replayed == 1
+
+
+def _patterns(node: object) -> Iterator[tuple[str, str]]:
+    if isinstance(node, dict):
+        for name, part in node.items():
+            if isinstance(part, dict) and isinstance(part.get("pattern"), str):
+                yield name, part["pattern"]
+            yield from _patterns(part)
+    elif isinstance(node, list):
+        for part in node:
+            yield from _patterns(part)
+
+
+def test_the_published_patterns_end_at_the_very_end_in_their_own_language() -> None:
+    r"""ECMA-262 has no \Z, and its $ lets no newline pass."""
+    found = [p for topic in TOPICS.values() for _, p in _patterns(schema(topic))]
+    assert found
+    assert all(p.startswith("^") and p.endswith("$") and "\\Z" not in p for p in found)
+
+
+def _strings(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], str]]:
+    if isinstance(node, str):
+        yield path, node
+    elif isinstance(node, dict | list):
+        for key, part in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _strings(part, (*path, key))
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r", "\u2028", "\u0000", " "])
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_nothing_follows_what_a_pattern_allows(name: str, ending: str) -> None:
+    """A newline at the end of an id, a pseudonym or a code is refused wherever it can stand."""
+    topic, body = EXAMPLES[name], json.loads(_golden(name))
+    free = {"reason", "reasons", "text", "waiting_for", "by", "value"}
+    for path, text in _strings(body):
+        if path[-1] in free - ({"by", "text"} if "consent" in path else set()):
+            continue
+        if not all(isinstance(key, str) for key in path):
+            continue
+        spoilt = copy.deepcopy(body)
+        place = spoilt
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = text + ending
+        with pytest.raises(PayloadError):
+            read("t", json.dumps(spoilt).encode(), topic.payload)
 
 
 def test_forgetting_needs_a_broker_that_knows_who_asks() -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 
 from whodrives import journal
 from whodrives.domain import Delivery, OutboxMemory, Request, SettledBy, TripMemory
-from whodrives.journal import Journal
+from whodrives.journal import Commands, Journal
 
 SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide.Position"
 REQUEST = Request("r-1", "d-7f3a0000", {SEAT: 120.0}, Delivery.REJECTED, "standing", 12.5)
@@ -169,3 +170,50 @@ def test_an_older_memory_does_not_outlive_a_newer_one(path: Path) -> None:
     (path.parent / f".{path.name}.new").mkdir()
     daemon.keep(replace(MEMORY, driver=None))
     assert not path.exists()
+
+
+def test_commands_are_remembered_for_the_next_daemon(tmp_path: Path) -> None:
+    """Ids and the times at which they came survive a restart."""
+    now_s = time.monotonic()
+    Commands(tmp_path / "run" / "commands.json").keep({"c1": now_s - 3.0, "c2": now_s})
+    recalled = Commands(tmp_path / "run" / "commands.json").recall(now_s)
+    assert recalled == pytest.approx({"c1": now_s - 3.0, "c2": now_s}, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{", b"[" * 100_000, b'{"schema":1,"boot":"x","commands":{"c":"x"}}']
+)
+def test_damaged_commands_are_none_and_told_once(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A daemon obeys without a memory of commands, and says that it has none."""
+    (tmp_path / "commands.json").write_bytes(content)
+    commands = Commands(tmp_path / "commands.json")
+    assert commands.recall(0.0) == commands.recall(0.0) == {}
+    assert [record.getMessage().split()[0] for record in caplog.records] == [
+        "event=commands_not_kept"
+    ]
+
+
+def test_commands_of_another_start_of_the_machine_are_none(tmp_path: Path) -> None:
+    """Their times mean nothing now."""
+    path = tmp_path / "commands.json"
+    Commands(path).keep({"c1": time.monotonic()})
+    boot = re.search(rb'"boot":"([^"]*)"', path.read_bytes())
+    assert boot
+    path.write_bytes(path.read_bytes().replace(boot[1], b"another"))
+    assert Commands(path).recall(time.monotonic()) == {}
+
+
+def test_a_link_or_a_pipe_in_place_of_the_commands_is_not_followed(tmp_path: Path) -> None:
+    """Neither is read, nor written through, nor waited for."""
+    other, path = tmp_path / "other", tmp_path / "commands.json"
+    other.write_text("precious")
+    path.symlink_to(other)
+    commands = Commands(path)
+    assert commands.recall(0.0) == {}
+    commands.keep({"c1": 1.0})
+    assert other.read_text() == "precious"
+    path.unlink()
+    os.mkfifo(path)
+    assert Commands(path).recall(0.0) == {}

@@ -77,7 +77,7 @@ class Silent:
 class StillBus:
     """Stands where the bus stands; nothing comes of itself, and its turns are counted."""
 
-    def __init__(self, _mqtt: Any, _car: Any, put: Callable[[Input], None], _: Any) -> None:
+    def __init__(self, _mqtt: Any, _car: Any, put: Callable[[Input], None], *_: Any) -> None:
         self.put = put
         self.turns = 0
 
