@@ -92,9 +92,11 @@ CANCEL_RATE = Rate(20, 5.0)
 """A limit of its own, so that no flood of other commands keeps a cancel out."""
 RESULT_RATE = Rate(40, 20.0)
 """An ECU answers a request twice, and at most two requests are live (`outbox`)."""
+EXPLAINED_RATE = Rate(20, 10.0)
+"""Of all commands that come too fast together: those beyond it are not even read, nor answered."""
 POSITION_RATE = Rate(100, 50.0)
 """An ECU reports its position five times a second while anything moves."""
-VEHICLE_RATE = Rate(400, 400.0)
+VEHICLE_RATE = Rate(200, 100.0)
 """Of all reports together. Beyond it the state is merged and told with the next report, unless a
 seat switch is worked: such a report always goes on."""
 
@@ -1097,6 +1099,7 @@ class Decoder:
             if "whodrives" in topic.readers and topic.writer != "car"
         }
         self._reports = Bucket(VEHICLE_RATE)
+        self._explained = Bucket(EXPLAINED_RATE)
         self._root = root(vehicle) + "/"
         self._secure = secure
         self._latest: dict[str, Reading[Any]] = {}
@@ -1136,6 +1139,8 @@ class Decoder:
             return self._vehicle(name, payload, now)
         too_fast = self._buckets[name].excess(received_at_s)
         if name not in (_RESULT, _POSITION):
+            if too_fast and self._explained.excess(received_at_s):
+                raise PayloadError(f"{topic}: {too_fast}", cause="rate")
             return self._commanded(name, payload, now, too_fast)
         if too_fast:
             raise PayloadError(f"{topic}: {too_fast}", cause="rate")

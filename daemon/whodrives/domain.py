@@ -56,6 +56,10 @@ class BusError(WhodrivesError):
     """The broker cannot be reached or refuses us."""
 
 
+class BusyError(WhodrivesError):
+    """Another process does this work already; the text says which."""
+
+
 class PayloadError(WhodrivesError):
     """A message does not say what the contract asks; the text names topic and field.
 

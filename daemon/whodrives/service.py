@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import select
 import signal
@@ -30,6 +31,7 @@ from typing import TypeAlias, TypeVar
 
 from whodrives.bus import Bus
 from whodrives.capture import STALL_S, Microphone, paced, read_file, read_pipe
+from whodrives.claim import Claim
 from whodrives.config import MICROPHONE, PIPE, Config
 from whodrives.contract import Vitals
 from whodrives.decision import Policy
@@ -38,6 +40,7 @@ from whodrives.domain import (
     Apply,
     AudioBlock,
     Begin,
+    Cancel,
     CommandResult,
     ConfigError,
     DriverState,
@@ -64,11 +67,11 @@ from whodrives.domain import (
     SourceHealth,
     SourceState,
     Stray,
-    Tick,
     WhodrivesError,
     Withdraw,
 )
 from whodrives.enrolling import Enrolling, Outcome
+from whodrives.inbox import Inbox
 from whodrives.inference import (
     load_calibration,
     load_encoder,
@@ -76,6 +79,7 @@ from whodrives.inference import (
 )
 from whodrives.journal import Commands, Journal
 from whodrives.learning import Learning, forget
+from whodrives.loglimit import LogLimit
 from whodrives.profiles import Consent, ProfileStore, now
 from whodrives.recognizer import Recognizer
 
@@ -105,6 +109,9 @@ WATCHDOG_S = 1.0
 
 PROGRESS_S = 5.0
 """Sound that was not heard for so long, and is not known to be away, is not going to be."""
+
+LINES_A_MINUTE = 60
+"""Log lines of one kind (`event=...`) that are written in a minute; the rest are counted."""
 
 FAREWELL_S = 0.2
 """So long a device may take to close at the end."""
@@ -309,13 +316,52 @@ def serve(read: Callable[[], Config]) -> None:
 
     Raises:
         ConfigError, ModelError, BusError: what it needs cannot work as configured.
+        BusyError: another daemon serves this car, or uses its profiles.
         SourceError: the recording is damaged, or the pipe carries no raw sound.
     """
     orders = Orders()
-    with orders.taken():
-        daemon: Daemon | None = Daemon(read(), read, orders)
+    config = read()
+    with contextlib.closing(Claim()) as claim, orders.taken(), _bounded_log() as log_limit:
+        claim.take(config)
+        daemon: Daemon | None = Daemon(config, read, orders, claim, log_limit)
         while daemon is not None:
             daemon = daemon.run()
+
+
+class _LogFilter(logging.Filter):
+    """Bounds how often a line of one kind is logged, whatever multiplies it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limit = LogLimit(LINES_A_MINUTE)
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is to be written."""
+        with self._lock:
+            return self._limit.admits(str(record.msg).split()[0], time.monotonic())
+
+    def tend(self, now_s: float = math.inf) -> None:
+        """Log how many lines were suppressed, in the minutes that are over by `now_s`."""
+        with self._lock:
+            over = self._limit.over(now_s)
+        for kind, lines in over:
+            log.warning("event=suppressed of=%r lines=%d", kind, lines)
+
+
+@contextlib.contextmanager
+def _bounded_log() -> Iterator[_LogFilter]:
+    """Put the filter before everything that is written, for as long as the block runs."""
+    made = _LogFilter()
+    handlers = list(logging.getLogger().handlers)
+    for handler in handlers:
+        handler.addFilter(made)
+    try:
+        yield made
+    finally:
+        made.tend()
+        for handler in handlers:
+            handler.removeFilter(made)
 
 
 class Orders:
@@ -359,19 +405,30 @@ class Daemon:
         config: everything that can be set; its paths are ready to use.
         read: gives the configuration as it is now, when it is to be read again.
         orders: what the process is told by signals.
+        claim: what keeps another daemon from serving this car; the car is claimed already.
+        log_limit: bounds the log.
 
     Raises:
         ModelError, BusError, SourceError: what it needs cannot work as configured.
     """
 
-    def __init__(self, config: Config, read: Callable[[], Config], orders: Orders) -> None:
+    def __init__(
+        self,
+        config: Config,
+        read: Callable[[], Config],
+        orders: Orders,
+        claim: Claim | None = None,
+        log_limit: _LogFilter | None = None,
+    ) -> None:
         # Apart, so that news ends the rest in which sound gathers, and is taken before it.
-        self._inbox: SimpleQueue[Input] = SimpleQueue()
+        self._inbox = Inbox()
         self._from_microphone: SimpleQueue[FromMicrophone] = SimpleQueue()
         self._gathered: list[AudioBlock] = []
         self._config = config
         self._read = read
         self._orders = orders
+        self._claim = claim or Claim()
+        self._log_limit = log_limit or _LogFilter()
         self._next: Daemon | None = None
         self._sound = config.sound
         self._recording = None if config.sound.source == MICROPHONE else self._recorded()
@@ -418,7 +475,8 @@ class Daemon:
 
     def _work(self) -> str:
         """Start, and go on until something ends it; returns what that was."""
-        self._orders.wake = self._wake
+        self._orders.wake = self._inbox.wake
+        self._claim.keep_only(self._config)
         self._bus.start()
         remembered, gone_s = self._journal.recall()
         if remembered is not None:
@@ -439,10 +497,7 @@ class Daemon:
         """Take in what comes from the microphone, on whichever thread; its fate ends a rest."""
         self._from_microphone.put(item)
         if isinstance(item, SourceState):
-            self._wake()
-
-    def _wake(self) -> None:
-        self._inbox.put(Tick(time.monotonic()))
+            self._inbox.wake()
 
     def _listen(self) -> None:
         """The microphone's loop."""
@@ -454,8 +509,10 @@ class Daemon:
 
     def _take_all(self) -> None:
         """Take all that has come: the news first, so that nothing is decided on an older state."""
-        for news in _drained(self._inbox):
-            self._take(news)
+        # What comes meanwhile waits: a flood must not keep sound from being heard.
+        for _ in range(self._inbox.qsize()):
+            if (news := self._inbox.pop()) is not None:
+                self._take(news)
         sound = _drained(self._from_microphone)
         now_s = time.monotonic()
         items, dropped = shed(sound, now_s)
@@ -504,17 +561,16 @@ class Daemon:
 
     def _take_news(self) -> None:
         """Before a block of the pipe, which tells the time itself: take what came meanwhile."""
-        if not self._inbox.empty():
+        if self._inbox.qsize():
             self._take_all()
 
     def _idle(self, seconds: float) -> None:
-        """Take turns for so long, and until the inbox is empty."""
+        """Take turns for so long, and until all is taken that waited then."""
         until_s = time.monotonic() + seconds
-        while True:
-            left_s = until_s - time.monotonic()
-            self._turn(min(max(left_s, 0.0), TICK_S))
-            if left_s <= 0.0 and self._inbox.empty():
-                return
+        while (left_s := until_s - time.monotonic()) > 0.0:
+            self._turn(min(left_s, TICK_S))
+        for _ in range(max(1, self._inbox.qsize())):
+            self._turn(0.0)
 
     def _turn(self, wait_s: float) -> None:
         """Hear what sound has gathered, and take one input, or the passing of `wait_s`.
@@ -522,17 +578,14 @@ class Daemon:
         Then care for bus and watchdog.
         """
         self._hear()
-        try:
-            item = self._inbox.get(timeout=wait_s)
-        except Empty:
-            item = Tick(time.monotonic())
-        self._take(item)
+        self._take(self._inbox.get(wait_s))
         self._care()
 
     def _care(self) -> None:
         """Keep bus and watchdog going, and do what the process is told."""
         now_s = time.monotonic()
         self._bus.poll(now_s)
+        self._log_limit.tend(now_s)
         self._feed_watchdog(now_s)
         if self._orders.stop:
             raise _StopError(self._orders.stop)
@@ -542,6 +595,9 @@ class Daemon:
 
     def _take(self, news: Input) -> None:
         """One input in, its events out."""
+        for void in self._inbox.cancelled(news) if isinstance(news, Cancel) else ():
+            if void.command is not None:
+                self._say(CommandResult(news.at_s, void.command, "cancelled"))
         self._follow(news, self._recognizer.step(news))
 
     def _hear(self) -> None:
@@ -714,7 +770,8 @@ class Daemon:
             raise ConfigError(
                 "a file or a pipe is heard from its start: restart whodrives to change settings"
             )
-        return Daemon(config, self._read, self._orders)
+        self._claim.take(config)
+        return Daemon(config, self._read, self._orders, self._claim, self._log_limit)
 
     def _feed_watchdog(self, now_s: float) -> None:
         """Tell systemd that we do what we are for.
@@ -725,6 +782,7 @@ class Daemon:
         if now_s - self._fed_s < WATCHDOG_S:
             return
         self._fed_s = now_s
+        self._claim.tend()
         self._journal.beat()
         trying = self._away and not self._microphone.hangs(now_s)
         hearing = not self._away and now_s - self._heard_s < PROGRESS_S

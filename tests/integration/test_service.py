@@ -248,6 +248,26 @@ def test_a_daemon_that_is_killed_leaves_its_trip_to_the_next(
     assert {body["request_id"] for body in again} == {asked["request_id"]}
 
 
+def test_a_second_daemon_for_the_car_says_who_serves_it_and_ends(
+    run: Start, installed: Installation, car: Car, tmp_path: Path
+) -> None:
+    """Whatever its runtime folder is, it takes nothing from the first; a free place is taken."""
+    first = run(installed)
+    car.until(lambda: car.status()[0], "the first is there")
+    runtime = tmp_path / "another"
+    runtime.mkdir()
+    second = installed.run("run", env={**os.environ, "RUNTIME_DIRECTORY": str(runtime)})
+    assert second.returncode == 1
+    assert f"whodrives runs already: process {first.process.pid} of user " in second.stderr
+    assert "stop that one first" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert [state for state, _ in car.statuses()].count("offline") == 0
+    assert first.process.poll() is None
+    first.close()
+    (installed.folder / "notify").unlink()
+    run(installed)
+
+
 def test_a_daemon_that_was_away_for_long_does_not_trust_its_memory(
     run: Start, installed: Installation, car: Car, voices: Path
 ) -> None:

@@ -102,7 +102,7 @@ def configured(folder: Path) -> Config:
 def test_no_decision_rests_on_an_older_car_than_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What came over the bus goes before the sound that came earlier; neither changes its order."""
+    """What came over the bus goes before the sound that came earlier, a cancel before all."""
     orders, taken = Orders(), Taken()
     sound: list[FromMicrophone] = []
     news: list[Input] = []
@@ -119,7 +119,7 @@ def test_no_decision_rests_on_an_older_car_than_is_known(
             lost = SourceState(now_s, SourceHealth.LOST, "gone")
             spliced = replace(block(now_s), gap=True)
             sound.extend([block(now_s), block(now_s), lost, spliced, block(now_s)])
-            news.extend([VehicleReport(now_s, VehicleState()), Cancel(now_s, "c1")])
+            news.extend([Cancel(now_s, "c1"), VehicleReport(now_s, VehicleState())])
             for item in sound:
                 microphones[0].put(item)
             for told in news:
