@@ -365,7 +365,15 @@ class _Inbox:
         if self._log_limit.admits(f"{topic} ({error.cause})", now_s):
             log.warning("event=payload_refused error=%r", str(error))
 
-    def tend(self, now_s: float = math.inf) -> None:
+    def tend(self, now_s: float) -> None:
+        """Tell what was merged, and log what was suppressed in the windows that are over."""
+        with self._lock:
+            report = self._decoder.merged_report(now_s)
+        if report is not None:
+            self._put(report)
+        self.log_suppressed(now_s)
+
+    def log_suppressed(self, now_s: float = math.inf) -> None:
         """Log how many lines were suppressed, in the windows that are over by `now_s`."""
         with self._lock:
             over = self._log_limit.over(now_s)
@@ -500,7 +508,7 @@ class Bus:
 
     def stop(self) -> None:
         """Say that we are offline and let go; takes less than a second."""
-        self._inbox.tend()
+        self._inbox.log_suppressed()
         link = self._link
         self._retry_at_s = math.inf
         if link is None:

@@ -97,8 +97,8 @@ EXPLAINED_RATE = Rate(20, 10.0)
 POSITION_RATE = Rate(100, 50.0)
 """An ECU reports its position five times a second while anything moves."""
 VEHICLE_RATE = Rate(200, 100.0)
-"""Of all reports together. Beyond it the state is merged and told with the next report, unless a
-seat switch is worked: such a report always goes on."""
+"""Of all reports together. Beyond it the state is merged and told with the next report, or by
+`merged_report`, unless a seat switch is pressed: such a report always goes on."""
 
 T = TypeVar("T")
 
@@ -1099,6 +1099,7 @@ class Decoder:
             if "whodrives" in topic.readers and topic.writer != "car"
         }
         self._reports = Bucket(VEHICLE_RATE)
+        self._untold = False
         self._explained = Bucket(EXPLAINED_RATE)
         self._root = root(vehicle) + "/"
         self._secure = secure
@@ -1155,10 +1156,18 @@ class Decoder:
             self._newest_s[path] = max(said[path].at_s, self._newest_s.get(path, -math.inf))
         state = self._state()
         hand = state.seat_switch is not None and state.seat_switch.value
-        if self._reports.excess(now.at_s) and not hand:
+        self._untold = bool(self._reports.excess(now.at_s)) and not hand
+        if self._untold:
             self.merged += 1
             return None
         return VehicleReport(now.at_s, state)
+
+    def merged_report(self, at_s: float) -> VehicleReport | None:
+        """The state of the last report at `at_s`, if that one came too fast and was not told."""
+        if not self._untold:
+            return None
+        self._untold = False
+        return VehicleReport(at_s, self._state())
 
     def _is_replayed(self, path: str, reading: Reading[Any]) -> bool:
         """Whether the reading is older than the newest of its signal, and not the dangerous one."""
