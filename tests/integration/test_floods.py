@@ -148,7 +148,8 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
         threading.Thread(target=speak, daemon=True).start()
         stack.callback(done.set)
-        made = Stage(broker, daemon, *parties)
+        headunit, gateway, monitor = parties
+        made = Stage(broker, daemon, headunit, gateway, monitor)
         daemon.notified("READY=1")
         wait_until(
             lambda: any(m.topic == f"{ROOT}/status" for m in made.monitor.heard), "it is online"
