@@ -23,7 +23,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,6 +45,7 @@ from whodrives.config import Mqtt, Tls, Vehicle
 from whodrives.contract import (
     RESULT_RATE,
     Bucket,
+    CarClockError,
     CommandError,
     Counters,
     Decoder,
@@ -66,6 +67,7 @@ from whodrives.domain import (
     Health,
     Input,
     LinkState,
+    Misdated,
     PayloadError,
     Stray,
     Tick,
@@ -339,7 +341,9 @@ class _Inbox:
         except PayloadError as error:
             self._refuse(topic, error, now_s)
             return
-        self._counters.replayed = self._decoder.replayed
+        finally:
+            self._counters.replayed = self._decoder.replayed
+            self._counters.misdated = self._decoder.misdated
         if self._decoder.merged > merged and self._log_limit.admits("reports_too_fast", now_s):
             log.warning("event=reports_too_fast topic=%r", topic)
         if self._memory is not None and self._decoder.obeyed.keys() - obeyed.keys():
@@ -359,6 +363,8 @@ class _Inbox:
 
     def _refuse(self, topic: str, error: PayloadError, now_s: float) -> None:
         self._counters.refused += 1
+        if isinstance(error, CarClockError):
+            self._put(Misdated(now_s, error.ahead_s))
         if isinstance(error, CommandError):
             with contextlib.suppress(queue.Full):
                 self.refusals.put_nowait(CommandResult(now_s, error.command, error.reason))
@@ -611,6 +617,66 @@ def probe(settings: Mqtt, limit_s: float) -> str | None:
         return f"no answer within {limit_s:.0f} s"
     finally:
         client.disconnect()
+
+
+@dataclass(frozen=True, slots=True)
+class Overheard:
+    """A message as it came.
+
+    Attributes:
+        topic: the full topic.
+        payload: as received.
+        at_s: when it came, on the monotonic clock.
+        wall_s: the same moment in seconds from 1970-01-01 UTC.
+        retained: the broker kept it: it was sent before we asked.
+    """
+
+    topic: str
+    payload: bytes
+    at_s: float
+    wall_s: float
+    retained: bool
+
+
+def overhear(
+    settings: Mqtt, topics: Sequence[str], seconds: float
+) -> tuple[tuple[Overheard, ...], tuple[str, ...]]:
+    """Listen to a broker that lets us in, and disturb no running daemon.
+
+    Args:
+        settings: as for `Bus`.
+        topics: the topic filters.
+        seconds: how long to listen, the connection included.
+
+    Returns:
+        What came, in order, and the filters that the broker does not let us read.
+
+    Raises:
+        BusError: the settings can never work.
+    """
+    client = _bare_client("", _access(settings))
+    heard: queue.SimpleQueue[Overheard] = queue.SimpleQueue()
+    denied: list[str] = []
+
+    def take(_client: Client, _data: Any, message: MQTTMessage) -> None:
+        now = time.monotonic(), time.time()
+        heard.put(Overheard(message.topic, bytes(message.payload), *now, message.retain))
+
+    def refuse(_c: Client, _d: Any, _mid: int, codes: list[ReasonCode], _p: Any) -> None:
+        denied.extend(t for t, code in zip(topics, codes, strict=False) if code.is_failure)
+
+    def ask(client: Client, _d: Any, _flags: ConnectFlags, _code: ReasonCode, _p: Any) -> None:
+        client.subscribe([(topic, 1) for topic in topics])
+
+    client.on_connect = ask
+    client.on_message = take
+    client.on_subscribe = refuse
+    client.connect_async(*settings.address, KEEPALIVE_S, clean_start=True)
+    client.loop_start()
+    time.sleep(seconds)
+    client.disconnect()
+    client.loop_stop()
+    return tuple(heard.get_nowait() for _ in range(heard.qsize())), tuple(denied)
 
 
 def _adjuster(settings: Mqtt, vehicle: Vehicle) -> SeatAdjuster | None:

@@ -57,6 +57,7 @@ from whodrives.domain import (
     VehicleState,
     Withdraw,
 )
+from whodrives.interlock import MAX_AGE_S
 
 SCHEMA: Literal[1] = 1
 MAX_PAYLOAD_BYTES = 65_536
@@ -505,6 +506,7 @@ class Counters(Struct, kw_only=True):
         ignored: retained commands and results: they are stale by nature.
         denied: messages out that the broker did not accept.
         replayed: commands that came again, and readings older than the newest.
+        misdated: reports of the car that were older than 2 s on arrival, or dated in the future.
     """
 
     received: Count = 0
@@ -515,6 +517,7 @@ class Counters(Struct, kw_only=True):
     dropped: Count = 0
     connections: Count = 0
     replayed: Count = 0
+    misdated: Count = 0
 
 
 class MetricsPayload(_Payload, kw_only=True, frozen=True):
@@ -1051,6 +1054,18 @@ class CommandError(PayloadError):
         self.reason = reason
 
 
+class _FutureError(PayloadError):
+    """A message is dated `ahead_s` seconds in the future, by more than MAX_AHEAD_S."""
+
+    def __init__(self, text: str, ahead_s: float) -> None:
+        super().__init__(text, cause="future")
+        self.ahead_s = ahead_s
+
+
+class CarClockError(_FutureError):
+    """A report of the car is dated in the future."""
+
+
 _PARK = 126
 _MEANING: Mapping[type[_Said], Callable[[Any], Any]] = {
     Speed: abs,
@@ -1087,6 +1102,8 @@ class Decoder:
         merged: reports of the car that came too fast and are told with the next one.
         obeyed: ids of the commands of the last REMEMBERED_S, lower-case, with the monotonic time
             at which each came. Set it to what an earlier daemon obeyed.
+        misdated: reports of the car without a reading that was new enough on arrival to be used, or
+            with one that was dated in the future.
     """
 
     def __init__(self, vehicle: str, *, secure: bool = False) -> None:
@@ -1100,7 +1117,9 @@ class Decoder:
         }
         self._reports = Bucket(VEHICLE_RATE)
         self._untold = False
+        self._age_s: float | None = None
         self._explained = Bucket(EXPLAINED_RATE)
+        self.misdated = 0
         self._root = root(vehicle) + "/"
         self._secure = secure
         self._latest: dict[str, Reading[Any]] = {}
@@ -1113,6 +1132,16 @@ class Decoder:
         """The topic filters whose messages `decode` reads."""
         names = [topic.name for topic in TOPICS.values() if "whodrives" in topic.readers]
         return tuple(self._root + name.replace("<VSS path>", "+") for name in names)
+
+    @property
+    def vehicle_topics(self) -> tuple[str, ...]:
+        """Those of them on which the car reports."""
+        return tuple(t for t in self.topics if t.removeprefix(self._root).split("/")[0] == _VEHICLE)
+
+    @property
+    def readings(self) -> Mapping[str, Reading[Any]]:
+        """The last reading of each signal that the car reported; its value is None for null."""
+        return {path: self._latest[path] for path in READ_SIGNALS if path in self._latest}
 
     def decode(
         self, topic: str, payload: bytes, received_at_s: float, wall_now_s: float
@@ -1127,6 +1156,7 @@ class Decoder:
 
         Raises:
             CommandError: a command is refused whose name could be read.
+            CarClockError: a report of the car is dated in the future.
             PayloadError: names the topic, the field and the mend; nothing else is raised.
         """
         epoch_s = wall_now_s - received_at_s
@@ -1148,7 +1178,13 @@ class Decoder:
         return _answer(payload, now) if name == _RESULT else self._position(payload, now)
 
     def _vehicle(self, name: str, payload: bytes, now: _Now) -> VehicleReport | None:
-        said = dict(_readings(name, payload, now))
+        try:
+            said = dict(_readings(name, payload, now))
+        except _FutureError as error:
+            self.misdated += 1
+            raise CarClockError(str(error), error.ahead_s) from None
+        self._age_s = min((now.at_s - reading.at_s for reading in said.values()), default=None)
+        self.misdated += self._age_s is not None and self._age_s > MAX_AGE_S
         old = [path for path, reading in said.items() if self._is_replayed(path, reading)]
         self.replayed += bool(old)
         for path in said.keys() - old:
@@ -1160,14 +1196,14 @@ class Decoder:
         if self._untold:
             self.merged += 1
             return None
-        return VehicleReport(now.at_s, state)
+        return VehicleReport(now.at_s, state, self._age_s)
 
     def merged_report(self, at_s: float) -> VehicleReport | None:
         """The state of the last report at `at_s`, if that one came too fast and was not told."""
         if not self._untold:
             return None
         self._untold = False
-        return VehicleReport(at_s, self._state())
+        return VehicleReport(at_s, self._state(), self._age_s)
 
     def _is_replayed(self, path: str, reading: Reading[Any]) -> bool:
         """Whether the reading is older than the newest of its signal, and not the dangerous one."""
@@ -1377,8 +1413,8 @@ class _Now:
         age_s = self.wall_s - when.timestamp()
         if age_s < -MAX_AHEAD_S:
             mend = "set both clocks by one source"
-            said = f"{-age_s:.1f} s in the future; {mend}"
-            raise PayloadError(f"{self.topic}: {field}: {said}", cause="future")
+            text = f"{self.topic}: {field}: {-age_s:.1f} s in the future; {mend}"
+            raise _FutureError(text, -age_s)
         return age_s
 
     def fresh(self, field: str, when: datetime, limit_s: float, what: str) -> None:

@@ -17,22 +17,31 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from whodrives.bus import probe
+from whodrives.bus import Overheard, overhear, probe
 from whodrives.capture import Device, Microphone, devices, level, read_file
 from whodrives.config import MICROPHONE, PIPE, Config
+from whodrives.contract import Decoder
 from whodrives.domain import (
     AudioBlock,
     Floats,
+    PayloadError,
     SourceError,
     SourceState,
+    VehicleReport,
+    VehicleState,
     WhodrivesError,
 )
 from whodrives.inference import load_calibration, load_encoder, load_gate
+from whodrives.interlock import MAX_AGE_S
 from whodrives.profiles import unused
+from whodrives.reports import asleep, missing, span, wrong_clock
 from whodrives.service import open_store
+from whodrives.vss import SEAT_SWITCHES
 
 LISTEN_S = 1.5
 BROKER_S = 4.0
+CAR_S = 3.0
+"""How long the car's reports are listened to. They are due every second."""
 QUIET_DBFS = -75.0
 CLIPPING_DBFS = -0.2
 
@@ -71,6 +80,7 @@ def findings(config: Config) -> Iterator[Finding]:
     yield from _permissions(Path(config.profiles.directory), Path(config.profiles.key_file))
     yield from _checked("sound", lambda: _sound(config))
     yield from _checked("broker", lambda: _broker(config))
+    yield from _checked("car", lambda: _car(config))
 
 
 def _checked(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -195,3 +205,69 @@ def _broker(config: Config) -> Iterator[Finding]:
     else:
         mend = "start it (sudo systemctl start mosquitto), or mend the section mqtt"
         yield Finding("broker", well=False, found=f"{where}: {refusal}; {mend}")
+
+
+def _car(config: Config) -> Iterator[Finding]:
+    """How old each signal of the car's reports is, and what is missing."""
+    if probe(config.mqtt, BROKER_S) is not None:
+        return
+    decoder = Decoder(config.vehicle.id)
+    heard, denied = overhear(config.mqtt, decoder.vehicle_topics, CAR_S)
+    if denied:
+        mend = "give our user the right to read it, in the broker's access list"
+        yield Finding("car", well=False, found=f"may not read {', '.join(denied)}; {mend}")
+    state, ages, mistakes = _reports(decoder, heard)
+    for mistake in mistakes:
+        yield Finding("car", well=False, found=mistake)
+    now_s = time.monotonic()
+    told = _told(decoder, now_s)
+    lacking = missing(state, now_s)
+    if not ages and asleep(state):
+        yield Finding("car", well=True, found=f"sleeps, its ignition is off; last told: {told}")
+    elif not ages and not mistakes:
+        before = f", the last that the broker kept: {told}" if told else ""
+        mend = "switch the ignition on, and let the car's gateway send it (docs/mqtt.md)"
+        found = f"nothing on {decoder.vehicle_topics[0]} within {CAR_S:.0f} s{before}; {mend}"
+        yield Finding("car", well=False, found=found)
+    elif ages and min(ages) > MAX_AGE_S:
+        yield Finding("car", well=False, found=f"{wrong_clock(min(ages))} ({told})")
+    elif ages and lacking and not asleep(state):
+        said = f"the car's reports do not tell: {', '.join(lacking)} ({told})"
+        yield Finding("car", well=False, found=f"{said}; see `vehicle` in docs/mqtt.md")
+    elif ages and not mistakes:
+        yield Finding("car", well=True, found=f"reports: {told}")
+
+
+def _reports(
+    decoder: Decoder, heard: tuple[Overheard, ...]
+) -> tuple[VehicleState, list[float], list[str]]:
+    """The car's state, the age of each report that came just now, and what was wrong with any.
+
+    Of the same topic the last mistake stands.
+    """
+    state, ages, mistakes = VehicleState(), [], dict[str, str]()
+    for message in heard:
+        try:
+            report = decoder.decode(message.topic, message.payload, message.at_s, message.wall_s)
+        except PayloadError as error:
+            mistakes[message.topic] = str(error)
+            continue
+        if isinstance(report, VehicleReport):
+            state = report.state
+            if report.age_s is not None and not message.retained:
+                ages.append(report.age_s)
+    return state, ages, list(mistakes.values())
+
+
+def _told(decoder: Decoder, now_s: float) -> str:
+    """Each signal with its age; the switches, of which there are many, as one."""
+    readings = decoder.readings
+    switches = [readings[path].at_s for path in SEAT_SWITCHES if path in readings]
+    ages = {
+        path.removeprefix("Vehicle."): (reading.at_s, " (null)" if reading.value is None else "")
+        for path, reading in readings.items()
+        if path not in SEAT_SWITCHES
+    }
+    if switches:
+        ages[f"{len(switches)} switches of the seat"] = min(switches), ""
+    return ", ".join(f"{name} {span(now_s - at_s)}{null}" for name, (at_s, null) in ages.items())

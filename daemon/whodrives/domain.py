@@ -136,10 +136,20 @@ class VehicleReport:
         at_s: when that reached us.
         state: everything that is known of the car now. It replaces the state before it: what is
             None here is not known any more.
+        age_s: how old the newest of its readings was on arrival, from 0; None if it has none.
     """
 
     at_s: float
     state: VehicleState
+    age_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Misdated:
+    """A report of the car was refused, because it is dated `ahead_s` seconds in the future."""
+
+    at_s: float
+    ahead_s: float
 
 
 class SourceHealth(StrEnum):
@@ -331,6 +341,7 @@ class Tick:
 Input: TypeAlias = (
     AudioBlock
     | VehicleReport
+    | Misdated
     | SourceState
     | LinkState
     | Listen

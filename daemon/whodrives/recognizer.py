@@ -35,6 +35,7 @@ from whodrives.domain import (
     VoiceActivity,
 )
 from whodrives.lessons import Lessons
+from whodrives.reports import CarReports
 from whodrives.scoring import RunningVoice, compare
 from whodrives.speech import SpeechGate
 from whodrives.trip import Trip
@@ -91,6 +92,7 @@ class Recognizer:
         self._policy = policy
         self._gate = SpeechGate()
         self._trip = Trip()
+        self._reports = CarReports()
         self._lessons = Lessons(policy)
         self._utterance = _Utterance()
         self._voices: tuple[tuple[str, Floats], ...] = ()
@@ -124,8 +126,10 @@ class Recognizer:
             (events,) = self.hear([news])
             return events
         events = self._told(news)
-        if isinstance(news, Household | SourceState):
-            events += self._health_events(news.at_s)
+        if not isinstance(news, Tick):
+            self._reports.step(news)
+            if isinstance(news, Household | SourceState) or self._health is not None:
+                events += self._health_events(news.at_s)
         return self._with_lessons(events)
 
     def hear(self, blocks: Sequence[AudioBlock]) -> Iterator[list[Event]]:
@@ -156,7 +160,9 @@ class Recognizer:
         if at_s - self._turned_s < TURN_S:
             return []
         self._turned_s = at_s
-        return list(self._trip.step(Tick(at_s)))
+        self._reports.step(Tick(at_s))
+        changed = [] if self._health is None else self._health_events(at_s)
+        return [*self._trip.step(Tick(at_s)), *changed]
 
     def _told(self, news: Input) -> list[Event]:
         if isinstance(news, Tick):
@@ -244,7 +250,8 @@ class Recognizer:
         return [Recognition(at_s, verdict), *self._trip.heard(verdict, at_s)]
 
     def _health_events(self, at_s: float) -> list[Event]:
-        reasons = [reason for reason in (self._source_reason, *self._problems) if reason]
+        car = f"vehicle: {self._reports.reason}" if self._reports.reason else ""
+        reasons = [reason for reason in (self._source_reason, car, *self._problems) if reason]
         if not self._voices:
             reasons.append("profiles: no driver is enrolled")
         health = Health(at_s, tuple(reasons))

@@ -1,11 +1,13 @@
 """A daemon as systemd runs it, with a broker and the rest of the car, for tests to try it on."""
 
+import contextlib
 import json
 import os
 import re
 import select
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -81,6 +83,23 @@ class Car:
                 pytest.fail(f"waited {PATIENCE_S:.0f} s in vain until {what}; told: {told}")
             self._report()
             time.sleep(0.1)
+
+    @contextlib.contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Report the parked car for as long as the block runs."""
+        over = threading.Event()
+
+        def report() -> None:
+            while not over.wait(0.2):
+                self._report()
+
+        thread = threading.Thread(target=report)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def _take(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
         if not message.topic.endswith("/vehicle"):

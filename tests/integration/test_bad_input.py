@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import soxr
 from installation import MODELS, POSITION, Installation
+from running import Car
 
 from conftest import Broker
 from whodrives.capture import read_file
@@ -411,13 +412,14 @@ def test_a_daemon_without_microphone_and_broker_goes_on(
 
 
 def test_a_doctor_has_nothing_to_say_about_a_good_installation(
-    installed: Installation, broker: Broker, voices: Path
+    installed: Installation, broker: Broker, car: Car, voices: Path
 ) -> None:
-    """Exit code 0 when models, profiles, sound and broker are all there."""
+    """Exit code 0 when models, profiles, sound, broker and the car's reports are all there."""
     installed.configure(
         mqtt={"port": broker.port}, sound={"source": str(voices / "af_bella" / "1.opus")}
     )
-    done = installed.run("doctor")
+    with car.reporting():
+        done = installed.run("doctor")
     assert done.returncode == 0, done.stdout
     assert done.stdout.endswith("All is well.\n")
     assert "Bella" not in done.stdout

@@ -353,7 +353,9 @@ def test_the_documented_vehicle_state_is_understood() -> None:
 
 
 UNDERSTOOD: dict[str, Incoming] = {
-    "vehicle-signal": VehicleReport(AT_S, VehicleState(in_park=Reading(value=True, at_s=AT_S))),
+    "vehicle-signal": VehicleReport(
+        AT_S, VehicleState(in_park=Reading(value=True, at_s=AT_S)), age_s=0.0
+    ),
     "command-listen": Listen(AT_S, COMMAND),
     "command-driver": Choose(AT_S, COMMAND, "d-7f3a"),
     "command-save": Save(AT_S, COMMAND),
