@@ -7,6 +7,10 @@ move: that is decided before `publish` is called.
 Nothing here holds an `Apply` back to send it later. A connection is never repaired: once it ends,
 its client is thrown away, with whatever was still unsent in it, and a fresh one takes its place.
 Only the last `status` and `driver` are said again, because they are facts and not requests.
+
+A connection that sends may still deliver nothing: a flooded broker keeps what we subscribed to
+waiting, and neither TCP nor MQTT's ping notices. So the bus publishes an echo on a topic that only
+the daemon may write, and expects it back; without it the connection is not up.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import logging
 import math
 import os
 import queue
+import secrets
 import shlex
 import socket
 import ssl
@@ -23,11 +28,13 @@ import stat
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 from paho.mqtt.client import (
     Client,
     ConnectFlags,
@@ -44,6 +51,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from whodrives.config import Mqtt, Tls, Vehicle
 from whodrives.contract import (
     RESULT_RATE,
+    SCHEMA,
     Bucket,
     CarClockError,
     CommandError,
@@ -55,6 +63,7 @@ from whodrives.contract import (
     encode,
     encode_metrics,
     encode_offline,
+    root,
 )
 from whodrives.domain import (
     Answer,
@@ -86,12 +95,25 @@ CONNECT_LIMIT_S = 15.0
 MAX_UNACKNOWLEDGED = 20
 REFUSALS_A_TURN = 4
 """So many refused commands are answered at a turn: a flood of them must not fill the line."""
+ECHO = "echo"
+"""The topic below the car's root that only the daemon writes and reads."""
+ECHO_EVERY_S = 2.0
+ECHO_LIMIT_S = 6.0
+"""Nothing that is so late may count: a broker whose deliveries are this late has lost us."""
+ECHO_EXPIRY_S = 10
 METRICS_S = 10.0
 CREDENTIAL = "mqtt-password"
 MAX_PASSWORD_BYTES = 65_535
 """The longest that MQTT can carry."""
 RETRY_FIRST_S = 1.0
 RETRY_LAST_S = 60.0
+
+
+class _Echo(msgspec.Struct):
+    """What the bus publishes to itself."""
+
+    echo: str
+    sent_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +136,17 @@ class _Access:
 class _Link:
     """One connection, from its first packet to its end; it is never repaired.
 
-    paho's thread writes `up` and `ended` once each, and counts what the broker acknowledged; the
-    main thread reads them.
+    paho's thread writes `subscribed`, `silenced` and `ended` once each, counts what the broker
+    acknowledged, and notes the last echo that came back; the main thread reads them.
+
+    Attributes:
+        subscribed: whether the broker has taken our subscriptions.
+        silenced: whether the broker does not let us have an echo.
+        ended: why the connection is over, once it is.
     """
 
     def __init__(self, settings: Mqtt, vehicle: str, access: _Access, inbox: _Inbox) -> None:
-        self.up = False
+        self.subscribed = self.silenced = False
         self.ended: str | None = None
         self.over = threading.Event()
         self.started_s = time.monotonic()
@@ -128,13 +155,18 @@ class _Link:
         self._acknowledged = 0
         self._inbox = inbox
         self._advice = access.advice
+        self.echo_topic = f"{root(vehicle)}/{ECHO}"
+        self._echo = secrets.token_hex(8)
+        self._returned_s = -math.inf
+        self._unreturned: deque[float] = deque()
+        self._echoed_s = -math.inf
         self.client = _client(vehicle, access)
         self.client.on_socket_open = _bound_unacknowledged
         self.client.on_connect = self._on_connect
         self.client.on_connect_fail = self._on_connect_fail
         self.client.on_subscribe = self._on_subscribe
         self.client.on_disconnect = self._on_disconnect
-        self.client.on_message = inbox.take
+        self.client.on_message = self._on_message
         self.client.on_publish = self._on_publish
         self.client.connect_async(*settings.address, KEEPALIVE_S, clean_start=True)
         self.client.loop_start()
@@ -153,6 +185,24 @@ class _Link:
     def unacknowledged(self) -> int:
         """The number of messages that the broker has not acknowledged yet."""
         return self._sent - self._acknowledged
+
+    @property
+    def up(self) -> bool:
+        """Whether messages come in: the broker has brought an echo, or forbids it."""
+        return self.subscribed and (self.silenced or self._returned_s > -math.inf)
+
+    def echo(self, now_s: float) -> bool:
+        """Send an echo when it is time; return whether one is overdue, so that we are deaf."""
+        if not self.subscribed or self.silenced:
+            return False
+        if now_s - self._echoed_s >= ECHO_EVERY_S:
+            self._echoed_s = now_s
+            self._unreturned.append(now_s)
+            payload = msgspec.json.encode({"schema": SCHEMA, "echo": self._echo, "sent_s": now_s})
+            self.send(Message(self.echo_topic, payload, 1, retain=False, expiry_s=ECHO_EXPIRY_S))
+        while self._unreturned and self._unreturned[0] <= self._returned_s:
+            self._unreturned.popleft()
+        return bool(self._unreturned) and now_s - self._unreturned[0] > ECHO_LIMIT_S
 
     def end(self, reason: str) -> None:
         """Let go of the connection; the first reason stands."""
@@ -175,7 +225,7 @@ class _Link:
             self.ended = self.ended or _refused(code, self._advice)
             self._inbox.wake()
         else:
-            client.subscribe([(topic, 1) for topic in self._inbox.topics])
+            client.subscribe([(topic, 1) for topic in (*self._inbox.topics, self.echo_topic)])
 
     def _on_connect_fail(self, _client: Client, _data: Any) -> None:
         self.ended = self.ended or _unreachable()
@@ -185,24 +235,43 @@ class _Link:
     def _on_subscribe(
         self, _client: Client, _data: Any, _mid: int, codes: list[ReasonCode], _p: Any
     ) -> None:
-        topics = self._inbox.topics
+        topics = (*self._inbox.topics, self.echo_topic)
         denied = [topic for topic, code in zip(topics, codes, strict=False) if code.is_failure]
         if denied:
             mend = f"let our user read {', '.join(denied)}"
             log.warning("event=subscription_denied mend=%r", mend)
-        self.up = True
+        self.silenced = self.echo_topic in denied
+        self.subscribed = True
         self._inbox.wake()
+
+    def _on_message(self, client: Client, data: Any, message: MQTTMessage) -> None:
+        if message.topic != self.echo_topic:
+            self._inbox.take(client, data, message)
+            return
+        with contextlib.suppress(msgspec.DecodeError, TypeError, KeyError):
+            heard = msgspec.json.decode(message.payload, type=_Echo)
+            if heard.echo == self._echo:
+                first = self._returned_s == -math.inf
+                self._returned_s = max(self._returned_s, heard.sent_s)
+                if first:
+                    self._inbox.wake()
 
     def _on_publish(
         self, _client: Client, _data: Any, _mid: int, code: ReasonCode, _p: Any
     ) -> None:
         self._acknowledged += 1
-        self._inbox.acknowledged(code)
+        if code.is_failure and not self.up:
+            # Before the first echo has returned, nothing else is sent.
+            log.warning("event=echo_denied fix='let our user write and read %s'", self.echo_topic)
+            self.silenced = True
+            self._inbox.wake()
+        else:
+            self._inbox.acknowledged(code)
 
     def _on_disconnect(
         self, _client: Client, _data: Any, _flags: DisconnectFlags, code: ReasonCode, _p: Any
     ) -> None:
-        self.ended = self.ended or _broken(code, greeted=self.up)
+        self.ended = self.ended or _broken(code, greeted=self.subscribed)
         self.over.set()
         self._inbox.wake()
 
@@ -474,6 +543,8 @@ class Bus:
                 self._open()
         elif link.ended is not None:
             self._gone(link.ended, now_s)
+        elif link.echo(now_s):
+            self._deaf(link, now_s)
         elif link.up and not self._connected:
             self._arrived(now_s)
         elif not link.up and now_s - link.started_s > CONNECT_LIMIT_S:
@@ -555,6 +626,20 @@ class Bus:
         self._measure(now_s)
         self._put(LinkState(now_s, connected=True))
 
+    def _deaf(self, link: _Link, now_s: float) -> None:
+        """End a connection that brings us nothing; the car is told that first.
+
+        It ends with MQTT's farewell, so that the will does not take the place of that status.
+        """
+        fix = f"look for a client that floods it, and let our user write and read {link.echo_topic}"
+        reason = f"the broker has brought us nothing for {ECHO_LIMIT_S:.0f} s; {fix}"
+        if self._connected:
+            known = self._status or Health(now_s)
+            status = replace(known, at_s=now_s, reasons=(*known.reasons, f"broker: {reason}"))
+            if (message := encode(status, self._vehicle, _epoch_s())) is not None:
+                self._send(message)
+        link.end(reason)
+
     def _gone(self, reason: str, now_s: float) -> None:
         if self._link is not None:
             self._link.end(reason)
@@ -596,20 +681,53 @@ class Bus:
 def probe(settings: Mqtt, limit_s: float) -> str | None:
     """Why the broker does not let us in, or None if it does within `limit_s`.
 
-    It comes under another identity, says nothing, and so disturbs no running daemon.
+    It disturbs no running daemon: it has a client id of its own. A broker that takes the
+    certificate's name for the client id would still end the daemon's connection, so with a
+    certificate it asks for a method of authentication that no broker has: who is refused for that
+    has passed TLS, and has taken nobody's place.
     """
     try:
         access = _access(settings)
     except BusError as error:
         return str(error)
-    client = _bare_client("", access)
+    certified = settings.tls is not None and settings.tls.certificate is not None
+    by_certificate = certified and settings.username is None
+    return _knock(settings.address, access, limit_s, unknown_method=by_certificate)
+
+
+def lets_in_strangers(host: str, port: int, limit_s: float) -> bool:
+    """Whether a broker at this port lets in a client without certificate, user or password.
+
+    Plain MQTT and TLS are tried, nameless and under the daemon's user name.
+    """
+    tls = ssl.create_default_context()
+    # It is asked whether the door is open, and nothing is told to whoever opens it.
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    return any(
+        _knock((host, port), _Access(context, username, None, ""), limit_s) is None
+        for context in (None, tls)
+        for username in (None, "whodrives")
+    )
+
+
+def _knock(
+    address: tuple[str, int], access: _Access, limit_s: float, *, unknown_method: bool = False
+) -> str | None:
+    client = _bare_client(f"whodrives-doctor-{secrets.token_hex(4)}", access)
     answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    let_in = {"Bad authentication method"} if unknown_method else set()
     client.on_connect = lambda _c, _d, _f, code, _p: answers.put(
-        _refused(code, access.advice) if code.is_failure else None
+        _refused(code, access.advice) if code.is_failure and str(code) not in let_in else None
     )
     client.on_connect_fail = lambda _c, _d: answers.put(_unreachable())
     client.on_disconnect = lambda _c, _d, _f, code, _p: answers.put(_broken(code, greeted=False))
-    client.connect_async(*settings.address, KEEPALIVE_S, clean_start=True)
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's own gap
+    if unknown_method:
+        properties.AuthenticationMethod = "whodrives-doctor"
+    client.connect_timeout = limit_s
+    # paho takes the keepalive for the limit of a TLS handshake as well.
+    keepalive_s = math.ceil(limit_s)
+    client.connect_async(*address, keepalive_s, clean_start=True, properties=properties)
     client.loop_start()
     try:
         return answers.get(timeout=limit_s)
@@ -617,6 +735,7 @@ def probe(settings: Mqtt, limit_s: float) -> str | None:
         return f"no answer within {limit_s:.0f} s"
     finally:
         client.disconnect()
+        client.loop_stop()
 
 
 @dataclass(frozen=True, slots=True)

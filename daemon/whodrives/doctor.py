@@ -9,6 +9,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -17,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from whodrives.bus import Overheard, overhear, probe
+from whodrives.bus import Overheard, lets_in_strangers, overhear, probe
 from whodrives.capture import Device, Microphone, devices, level, read_file
 from whodrives.config import MICROPHONE, PIPE, Config
 from whodrives.contract import Decoder
@@ -42,6 +43,8 @@ LISTEN_S = 1.5
 BROKER_S = 4.0
 CAR_S = 3.0
 """How long the car's reports are listened to. They are due every second."""
+STRANGER_S = 1.0
+MQTT_PORTS = (1883, 8883)
 QUIET_DBFS = -75.0
 CLIPPING_DBFS = -0.2
 
@@ -205,6 +208,46 @@ def _broker(config: Config) -> Iterator[Finding]:
     else:
         mend = "start it (sudo systemctl start mosquitto), or mend the section mqtt"
         yield Finding("broker", well=False, found=f"{where}: {refusal}; {mend}")
+    yield from _strangers(config)
+
+
+def _strangers(config: Config) -> Iterator[Finding]:
+    """Whether somebody without certificate and password gets in, where the broker may listen."""
+    host, port = config.mqtt.address
+    if config.mqtt.tls is None and config.mqtt.username is None:
+        if lets_in_strangers(host, port, STRANGER_S):
+            said = f"{host}:{port} lets in every program of this machine, which may ask for a seat"
+            more = "docs/security.md has a broker that knows who is who"
+            yield Finding("strangers", well=True, found=f"{said}; {more}")
+        return
+    ports = sorted({port, *MQTT_PORTS, *(_listening(port) if config.mqtt.is_loopback else ())})
+    with ThreadPoolExecutor(len(ports)) as pool:
+        answers = pool.map(lambda each: lets_in_strangers(host, each, STRANGER_S), ports)
+        found = [each for each, let_in in zip(ports, answers, strict=True) if let_in]
+    for each in found:
+        said = f"{host}:{each} lets in whoever asks, without certificate or password"
+        fix = (
+            "remove that listener or its allow_anonymous from the broker's configuration "
+            "(grep -r allow_anonymous /etc/mosquitto), and see docs/security.md"
+        )
+        yield Finding("strangers", well=False, found=f"{said}; {fix}")
+    if not found:
+        said = "nobody gets in without certificate or password"
+        yield Finding("strangers", well=True, found=f"{said} ({len(ports)} ports tried)")
+
+
+def _listening(port: int) -> set[int]:
+    """The TCP ports on which the user listens who also listens on `port`, by the kernel's list.
+
+    A broker's listeners are all its user's; other programs are not asked.
+    """
+    owners: dict[int, str] = {}
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        lines = table.read_text().splitlines()[1:] if table.exists() else []
+        for _, local, _, state, _, _, _, user, *_ in map(str.split, lines):
+            if state == "0A":
+                owners[int(local.rpartition(":")[2], 16)] = user
+    return {other for other, user in owners.items() if user == owners.get(port)}
 
 
 def _car(config: Config) -> Iterator[Finding]:

@@ -194,6 +194,7 @@ def test_no_process_and_no_log_shows_the_password(tmp_path: Path) -> None:
         Path(f"/proc/{running.process.pid}/{name}").read_bytes() for name in ("cmdline", "environ")
     ]
     end(running.process)
+    running.close()
     doctor = installation.run("doctor")
     broker.stop()
     assert "lets us in" in doctor.stdout

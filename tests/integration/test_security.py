@@ -36,7 +36,7 @@ COMMANDS = tuple(
 WRITES = {
     "whodrives": {
         *("status", "driver", "recognition", "preferences/apply", "preferences/cancel"),
-        *("command/result", "enrolment", "guest", "metrics"),
+        *("command/result", "enrolment", "guest", "metrics", "echo"),
     },
     "ecu": {"preferences/result", "preferences/position"},
     "gateway": {"vehicle", SPEED},
@@ -45,7 +45,10 @@ WRITES = {
 }
 TOPICS = sorted({topic for topics in WRITES.values() for topic in topics})
 READS = {
-    "whodrives": {"vehicle", SPEED, "preferences/result", "preferences/position", *COMMANDS},
+    "whodrives": {
+        *("vehicle", SPEED, "preferences/result", "preferences/position", "echo"),
+        *COMMANDS,
+    },
     "ecu": {"preferences/apply", "preferences/cancel", "status", "vehicle", SPEED},
     "gateway": set(),
     "headunit": {
@@ -82,39 +85,65 @@ class SecureBroker:
 
     host = "127.0.0.1"
 
-    def __init__(self, folder: Path) -> None:
-        """Make the certificates and the configuration."""
+    def __init__(self, folder: Path, beside: str = "", network: str = "") -> None:
+        """Make the certificates and the configuration.
+
+        Args:
+            folder: where they are.
+            beside: a configuration file that conf.d holds as well, read after the shipped one.
+            network: the address of the second listener, which is shipped as a comment.
+        """
         self.folder = folder
+        self._network = network
+        folder.mkdir(exist_ok=True)
         certificates.main([str(folder)])
         with socket.socket() as probe:
             probe.bind((self.host, 0))
             self.port: int = probe.getsockname()[1]
         text = (SHIPPED / "whodrives.conf").read_text()
+        (folder / "whodrives.passwords").touch()
+        if network:
+            head, mark, tail = text.partition("#listener 8883 192.0.2.1")
+            text = head + (mark + tail).replace("#", "").replace("192.0.2.1", network)
         for shipped, here in (
-            ("listener 8883", f"listener {self.port} {self.host}"),
+            ("listener 8883", f"listener {self.port}"),
             ("/etc/mosquitto/certs/", f"{folder}/"),
+            ("/etc/mosquitto/whodrives.passwords", f"{folder}/whodrives.passwords"),
             ("/etc/mosquitto/whodrives.acl", str(SHIPPED / "whodrives.acl")),
         ):
             assert shipped in text
             text = text.replace(shipped, here)
         # Started by root, mosquitto would become a user that cannot read our folder.
-        (folder / "mosquitto.conf").write_text(text + "\nuser root\n")
+        conf_d = folder / "conf.d"
+        conf_d.mkdir()
+        (conf_d / "whodrives.conf").write_text(text)
+        (conf_d / "z.conf").write_text(beside)
+        main = f"user root\ninclude_dir {conf_d}\n"
+        (folder / "mosquitto.conf").write_text(main)
         self._log = (folder / "mosquitto.log").open("wb")
         self._process = subprocess.Popen(
             [program("mosquitto", "mosquitto"), "-c", str(folder / "mosquitto.conf")],
             stdout=self._log,
             stderr=self._log,
         )
-        wait_until(self._listens, f"mosquitto listens; see {folder}/mosquitto.log")
+        wait_until(
+            lambda: self.ended or self._listens(), f"mosquitto listens; see {folder}/mosquitto.log"
+        )
 
     def stop(self) -> None:
         """End it."""
         end(self._process)
         self._log.close()
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended by itself, as for a configuration that it does not accept."""
+        return self._process.poll() is not None
+
     def _listens(self) -> bool:
         with contextlib.suppress(OSError):
-            socket.create_connection((self.host, self.port), timeout=1).close()
+            for host in filter(None, (self.host, self._network)):
+                socket.create_connection((host, self.port), timeout=1).close()
             return True
         return False
 
@@ -142,7 +171,9 @@ class Party:
         self.heard: list[MQTTMessage] = []
         self._codes: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self.ready = False
-        self.client = Client(CallbackAPIVersion.VERSION2, identity, protocol=MQTTv5)
+        self.client = Client(
+            CallbackAPIVersion.VERSION2, identity, protocol=MQTTv5, reconnect_on_failure=False
+        )
         self.client.tls_set_context(broker.context(role))
         self.client.on_message = lambda _c, _d, message: self.heard.append(message)
         self.client.on_publish = lambda _c, _d, mid, code, _p: self._codes.put((mid, code))
@@ -201,6 +232,9 @@ def test_the_rights_are_the_contracts() -> None:
     roles = {"ECU": "ecu", "car": "gateway", "head unit": "headunit"}
     writes: dict[str, set[str]] = {role: set() for role in WRITES}
     reads: dict[str, set[str]] = {role: set() for role in READS}
+    # The daemon's own, which is nobody's contract.
+    for rights, role in ((writes, "whodrives"), (reads, "whodrives"), (reads, "monitor")):
+        rights[role].add("echo")
     for topic in contract.TOPICS.values():
         name = topic.name.replace("<VSS path>", "Vehicle.Speed")
         writes[roles.get(topic.writer, topic.writer)].add(name)
@@ -223,10 +257,10 @@ def test_nobody_else_can_leave_a_request_behind(
 ) -> None:
     """A forged request that the broker would keep for the next ECU is neither kept nor told."""
     assert not parties[role].say(ROOT + "preferences/apply", retain=True)
-    late = Party(secure, "ecu")
     parties["whodrives"].say(ROOT + "status", retain=True)
+    parties["ecu"].close()
+    late = parties["ecu"] = Party(secure, "ecu")
     wait_until(lambda: bool(late.heard), "the late ECU hears what is kept")
-    late.close()
     assert "preferences/apply" not in {m.topic.removeprefix(ROOT) for m in late.heard}
 
 
@@ -329,7 +363,7 @@ def test_daemon_and_ecu_work_over_it(secure: SecureBroker, tmp_path: Path) -> No
     ecu = [sys.executable, str(REPOSITORY / "tools" / "ecu.py"), "--vehicle", "real"]
     at = ["--host", secure.host, "--port", str(secure.port), "--ca", f"{secure.folder}/ca.pem"]
     own = ["--certificate", f"{secure.folder}/ecu.pem", "--key", f"{secure.folder}/ecu-key.pem"]
-    monitor = Party(secure, "monitor")
+    monitor = Party(secure, "monitor")  # in place of the earlier one, if that is still there
     started = time.monotonic()
     with contextlib.ExitStack() as stage:
         stage.callback(monitor.close)
