@@ -843,7 +843,7 @@ def _password(settings: Mqtt) -> tuple[Path, str]:
         fix = f"give a file, or a systemd credential named {CREDENTIAL}"
         raise BusError(f"mqtt.password_file: {said}; {fix}")
     try:
-        raw = _read_private(path, "mqtt.password_file")
+        raw = _read_private(path)
         password = raw.decode().removesuffix("\n").removesuffix("\r")
     except OSError as error:
         said = error.strerror or "cannot be read"
@@ -858,7 +858,7 @@ def _password(settings: Mqtt) -> tuple[Path, str]:
     return path, password
 
 
-def _read_private(path: Path, setting: str) -> bytes:
+def _read_private(path: Path) -> bytes:
     """A regular file's first bytes; BusError if others may read or change it.
 
     The group may read it: an administrator's file is given to the service by its group.
@@ -867,10 +867,10 @@ def _read_private(path: Path, setting: str) -> bytes:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         if not stat.S_ISREG(mode):
-            raise BusError(f"{setting}: {path}: is no regular file; give one")
+            raise BusError(f"mqtt.password_file: {path}: is no regular file; give one")
         if mode & (stat.S_IRWXO | stat.S_IWGRP):
             raise BusError(
-                f"{setting}: {path}: others may read or write it; run: chmod g-w,o= "
+                f"mqtt.password_file: {path}: others may read or write it; run: chmod g-w,o= "
                 f"{shlex.quote(str(path))}"
             )
         return file.read(MAX_PASSWORD_BYTES + 1)
@@ -884,7 +884,6 @@ def _context(tls: Tls) -> ssl.SSLContext:
     if tls.certificate is None or tls.key is None:
         return context
     try:
-        _read_private(Path(tls.key), "mqtt.tls.key")
         # An encrypted key would be asked for on the terminal; nobody is there.
         context.load_cert_chain(tls.certificate, tls.key, lambda: b"")
     except (OSError, ValueError) as error:

@@ -120,28 +120,40 @@ class Relay:
         self.closed = threading.Event()
         self._server = socket.create_server((self.host, 0))
         self.port: int = self._server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._ends: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
+        self._threads.append(threading.Thread(target=work, args=arguments, daemon=True))
+        self._threads[-1].start()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._server.accept()
                 far = socket.create_connection((self.broker.host, self.broker.port))
-                for source, sink, gate in ((near, far, None), (far, near, self.closed)):
-                    threading.Thread(
-                        target=self._pass, args=(source, sink, gate), daemon=True
-                    ).start()
+                self._ends += [near, far]
+                self._start(self._pass, near, far, None)
+                self._start(self._pass, far, near, self.closed)
 
     @staticmethod
     def _pass(source: socket.socket, sink: socket.socket, gate: threading.Event | None) -> None:
-        with contextlib.suppress(OSError), source, sink:
+        with contextlib.suppress(OSError):
             while data := source.recv(65_536):
                 if gate is None or not gate.is_set():
                     sink.sendall(data)
+            sink.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Take no more connections."""
-        self._server.close()
+        """End all connections."""
+        for end in (self._server, *self._ends):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in list(self._threads):
+            thread.join(5)
+        for end in (self._server, *self._ends):
+            end.close()
 
 
 def test_a_daemon_that_hears_nothing_says_so_and_connects_anew(broker: Broker) -> None:
@@ -254,6 +266,13 @@ def test_doctor_does_not_take_the_daemons_connection_over(bench: Bench) -> None:
 # --- another file of conf.d opens a door ----------------------------------------------------------
 
 
+def _open(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+    return False
+
+
 def _asks_for_a_seat(port: int, username: str | None) -> bool:
     """Whether somebody without a certificate may write a request, at QoS 1."""
     answers: list[bool] = []
@@ -268,6 +287,7 @@ def _asks_for_a_seat(port: int, username: str | None) -> bool:
         if code.is_failure
         else c.publish("whodrives/car/preferences/apply", "{}", 1)
     )
+    wait_until(lambda: _open(port), "the other listener is there")
     client.connect("127.0.0.1", port)
     client.loop_start()
     wait_until(lambda: bool(answers), "the broker answers")
@@ -308,6 +328,8 @@ def test_doctor_finds_the_open_door(
     """It tries to get in without a certificate, on every port of this machine, and fails loudly."""
     port = _free_port()
     broker = shipped(beside=beside.format(port=port))
+    if beside:
+        wait_until(lambda: _open(port), "the other listener is there")
     installation = Installation(tmp_path)
     tls = {"ca": "ca", "certificate": "whodrives", "key": "whodrives-key"}
     files = {name: str(broker.folder / f"{file}.pem") for name, file in tls.items()}

@@ -145,19 +145,6 @@ def test_a_user_without_a_password_is_refused() -> None:
         Bus(Mqtt(username="driver"), Vehicle(), lambda _: None)
 
 
-def test_a_private_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
-    """Like a password; the fix that the error names works."""
-    certificates.main([str(tmp_path)])
-    key = tmp_path / "whodrives-key.pem"
-    key.chmod(0o666)
-    tls = Tls(str(tmp_path / "ca.pem"), str(tmp_path / "whodrives.pem"), str(key))
-    with pytest.raises(BusError, match=r"mqtt.tls.key: .*others may read.*chmod g-w,o=") as no:
-        Bus(Mqtt("localhost", tls=tls), Vehicle(), lambda _: None)
-    fix = str(no.value).rpartition("run: ")[2]
-    subprocess.run(fix.split(), check=True)
-    Bus(Mqtt("localhost", tls=tls), Vehicle(), lambda _: None)
-
-
 def test_a_password_that_is_put_right_is_taken_without_a_restart(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -178,6 +165,19 @@ def test_a_password_that_is_put_right_is_taken_without_a_restart(
     broker.stop()
     assert "wrong-one" not in caplog.text
     assert RIGHT not in caplog.text
+
+
+def test_doctor_logs_in_over_tls_without_a_certificate(tmp_path: Path) -> None:
+    """The configuration file names the broker's authority and nothing of ours."""
+    broker = LoginBroker(tmp_path, tls=True)
+    broker.start()
+    installation = Installation(tmp_path)
+    broker.password()
+    login = {"username": "driver", "password_file": "password", "tls": {"ca": "ca.pem"}}
+    installation.configure(mqtt={"port": broker.port, **login})
+    said = installation.run("doctor").stdout
+    broker.stop()
+    assert f"{broker.port} lets us in" in said
 
 
 def test_no_process_and_no_log_shows_the_password(tmp_path: Path) -> None:
