@@ -188,6 +188,8 @@ class Car:
                 continue
             when, value = min(when, now_s), reading.get("value")
             newest = self.newest.get(path, -math.inf)
+            if newest > now_s:  # the calendar was set back
+                newest = -math.inf
             replaces = value is not None and self._permits(path) and not _PERMITS[path](value)
             if when >= newest or replaces:
                 self.said[path] = (value, when)

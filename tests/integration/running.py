@@ -19,6 +19,7 @@ import pytest
 from installation import POSITION, Installation
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
+from schemas import checked
 
 from conftest import Broker
 from whodrives.capture import read_file
@@ -108,7 +109,7 @@ class Car:
     def _report(self) -> None:
         now = datetime.now(UTC).isoformat()
         signals = {path: {"value": value, "time": now} for path, value in STANDING.items()}
-        body = json.dumps({"schema": 1, "signals": signals})
+        body = checked("vehicle", {"schema": 1, "signals": signals})
         self._client.publish("whodrives/car/vehicle", body, qos=1)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
+from schemas import checked
 
 from whodrives.bus import Bus, probe
 from whodrives.config import Mqtt, Tls, Vehicle
@@ -84,7 +85,7 @@ class Ear:
 
     def say(self, topic: str, payload: bytes | dict[str, Any], *, retain: bool = False) -> None:
         """Publish as the car or the head unit would."""
-        raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        raw = payload if isinstance(payload, bytes) else checked(topic, payload)
         self.client.publish(f"whodrives/car/{topic}", raw, 1, retain)
 
     def close(self) -> None:
@@ -337,7 +338,7 @@ def test_a_clean_stop_is_offline_and_names_no_driver(bench: Bench) -> None:
 def test_a_dead_predecessor_leaves_no_driver_behind(bench: Bench) -> None:
     """The first greeting removes a driver that an earlier run left at the broker."""
     ear = bench.ear()
-    ear.say("driver", {"schema": 1, "driver": "d-old"}, retain=True)
+    ear.say("driver", b'{"schema": 1, "driver": "d-old"}', retain=True)
     bench.until(lambda: ear.on("driver"), "the old driver is there")
     bench.connect()
     bench.until(lambda: ear.last("driver") == "", "the old driver is removed")

@@ -1,10 +1,18 @@
 """The first thing a newcomer does."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from paho.mqtt.client import Client, MQTTMessage, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
+from schemas import check
+
+from conftest import Broker, wait_until
+from whodrives.demo import ROOT, TOPICS, Audience, load_drive
+from whodrives.picture import Story
 
 pytestmark = pytest.mark.realtime
 
@@ -19,6 +27,30 @@ def test_the_demo_plays_to_its_end_and_is_right(tmp_path: Path) -> None:
     assert "11 of 11 right." in played.stdout
     assert played.stdout.count("preferences/apply") == 2
     assert "</svg>" in picture.read_text()
+
+
+def test_the_demo_s_gateway_satisfies_the_published_schemas(broker: Broker) -> None:
+    """Every state of the car in the drive, as it goes over the broker."""
+    came: list[MQTTMessage] = []
+    listener = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
+    listener.on_message = lambda _client, _data, message: came.append(message)
+    listener.on_connect = lambda client, *_: client.subscribe(TOPICS + "#", qos=1)
+    ready: list[object] = []
+    listener.on_subscribe = lambda *words: ready.append(words)
+    listener.connect(broker.host, broker.port)
+    listener.loop_start()
+    wait_until(lambda: bool(ready), "the listener has subscribed")
+    drive = load_drive(ROOT / "profiles/demo")
+    gateway = Audience(broker.port, Story(drive.sentences(), drive.signals()), {})
+    for second in range(66):
+        gateway.report(drive.car(float(second)))
+    wait_until(lambda: len(came) == 66, "all reports have come")
+    gateway.close()
+    listener.disconnect()
+    listener.loop_stop()
+    for message in came:
+        check(message.topic.removeprefix(TOPICS), bytes(message.payload))
+    assert len({json.dumps(json.loads(m.payload)["signals"]) for m in came}) > 1
 
 
 def test_the_demo_says_how_to_get_the_broker_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
+from schemas import check, checked
 
 from whodrives import vss
 
@@ -29,6 +30,7 @@ SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide"
 POSITION, RECLINE = f"{SEAT}.Position", f"{SEAT}.Backrest.Recline"
 MIRROR = "Vehicle.Body.Mirrors.DriverSide.Tilt"
 GEAR = "Vehicle.Powertrain.Transmission.SelectedGear"
+SPEED = "Vehicle.Speed"
 BRAKE = "Vehicle.Chassis.ParkingBrake.IsEngaged"
 DOOR = "Vehicle.Cabin.Door.Row1.DriverSide.IsOpen"
 SAFE: dict[str, Any] = {
@@ -83,6 +85,9 @@ def _ecu(**changes: Any) -> Any:
 
 
 def _answers(messages: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, str]]:
+    """Status and reason of messages, each of which satisfies the published schema."""
+    for topic, body in messages:
+        checked(topic, body)
     return [(body["status"], body["reason"]) for _, body in messages]
 
 
@@ -168,6 +173,13 @@ def test_the_motors_stop_when_the_car_is_no_longer_safe(
     assert _answers(made.advance(0.5, NOW_S + 1)) == [("aborted", reason)]
     assert made.positions == here
     assert not made.moving
+
+
+def test_a_calendar_that_is_set_back_does_not_blind_the_ecu() -> None:
+    """Readings of the new, earlier time replace those of the old one."""
+    made = _ecu()
+    made.car.hear(_report(NOW_S - 3600), NOW_S - 3600)
+    assert made.car.now(SPEED, NOW_S - 3600) == 0
 
 
 @pytest.mark.parametrize("late_s", [3.0, 60.0, -2.0])
@@ -495,7 +507,7 @@ class HeadUnit:
 
     def say(self, topic: str, body: dict[str, Any]) -> None:
         """Publish below the car's root."""
-        self.client.publish(f"whodrives/car/{topic}", json.dumps(body), 1)
+        self.client.publish(f"whodrives/car/{topic}", checked(topic, body), 1)
 
     def report(self) -> None:
         """Say that the car is safe."""
@@ -515,8 +527,11 @@ class HeadUnit:
         return [b["status"] for b in self.bodies("preferences/result")]
 
     def bodies(self, topic: str) -> list[dict[str, Any]]:
-        """What came on a topic."""
-        return [json.loads(m.payload) for m in self.heard if m.topic == f"whodrives/car/{topic}"]
+        """What came on a topic, as the published schema has it."""
+        came = [m.payload for m in self.heard if m.topic == f"whodrives/car/{topic}"]
+        for payload in came:
+            check(topic, payload)
+        return [json.loads(payload) for payload in came]
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 import soundfile
 import yaml
 from paho.mqtt.enums import CallbackAPIVersion
+from schemas import checked
 from stage import MODELS, ROOT, Prompts, Sound
 
 from conftest import Broker, VirtualMicrophone, end, wait_until
@@ -78,7 +79,7 @@ class Car:
         while not self._over.wait(0.5):
             now = datetime.now(UTC).isoformat()
             readings = {path: {"value": v, "time": now} for path, v in self.signals.items()}
-            body = json.dumps({"schema": 1, "signals": readings})
+            body = checked("vehicle", {"schema": 1, "signals": readings})
             self._client.publish("whodrives/car/vehicle", body)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from installation import POSITION, Installation
 from running import STANDING, pcm
+from schemas import checked
 from test_security import Party, SecureBroker
 
 from conftest import wait_until
@@ -102,7 +103,8 @@ class Scene:
         """Let the head unit say a command; gives its id."""
         command = str(uuid.uuid4())
         body = {"schema": 1, "command_id": command, "issued_at": _now()} | said
-        self.headunit.client.publish(f"whodrives/car/command/{name}", json.dumps(body), qos=1)
+        topic = f"command/{name}"
+        self.headunit.client.publish(f"whodrives/car/{topic}", checked(topic, body), qos=1)
         return command
 
     def until(self, ready: Any, what: str) -> None:
@@ -111,7 +113,7 @@ class Scene:
         while not ready():
             assert time.monotonic() < deadline, f"{what}: in vain\n{self.log.read_text()}"
             signals = {path: {"value": v, "time": _now()} for path, v in STANDING.items()}
-            body = json.dumps({"schema": 1, "signals": signals})
+            body = checked("vehicle", {"schema": 1, "signals": signals})
             self.gateway.client.publish("whodrives/car/vehicle", body, qos=1)
             time.sleep(0.2)
 

@@ -20,6 +20,8 @@ def test_a_few_hours_with_faults_change_no_decision(tmp_path: Path) -> None:
     result = json.loads(out.read_text())
     assert result["different"] == []
     assert result["recognitions"]["known"] >= 1
+    assert result["requests"] >= 1
+    assert result["answers"]["completed"] >= 1
     assert set(result["faults"]) - {"none"}
     assert set(result["topics"]) <= {"driver", "guest", "metrics", "status"}
 

@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 from alone import Alone, listen, speech_s
 from limit import limit
-from live import BenchError, Run, Stage, run, stage, start_steps
 from machine import describe, short_name
 from rich.console import Console
 from rich.table import Table
@@ -59,6 +58,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
+from live import BenchError, Run, Stage, run, stage, start_steps  # noqa: E402 - needs tools/
 from scene import HISS_LEVEL_DB, amplify, road_noise  # noqa: E402 - beside this folder
 
 ROAD_KMH = 70.0

@@ -21,6 +21,7 @@ import paho.mqtt.client as mqtt
 from machine import cpu_s, peak_rss_mb
 from paho.mqtt.enums import CallbackAPIVersion
 from rich.console import Console
+from schemas import checked
 
 from whodrives import demo
 from whodrives.capture import paced
@@ -68,7 +69,7 @@ class Subscriber:
         """Say what the car does."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         readings = {p: {"value": v, "time": now} for p, v in car.signals.items()}
-        body = json.dumps({"schema": 1, "signals": readings})
+        body = checked("vehicle", {"schema": 1, "signals": readings})
         self._client.publish(demo.TOPICS + "vehicle", body, qos=1, retain=True)
 
     def came(self, topic: str) -> list[Heard]:

@@ -44,6 +44,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from proxy import Proxy
+from schemas import checked
 from zygote import FINGERPRINT, STEP, embedding
 
 from whodrives import config, vss
@@ -503,8 +504,8 @@ class Car:
             self._note_preferred(now_s, self._shown, sure=False)
         self._commands[name] = len(self.record.commands)
         self.record.commands.append(judge.Result(now_s, kind, driver))
-        topic = "driver" if kind == "choose" else kind
-        self.group.headunit.publish(f"whodrives/{self.name}/command/{topic}", json.dumps(body), 1)
+        topic = f"command/{'driver' if kind == 'choose' else kind}"
+        self.group.headunit.publish(f"whodrives/{self.name}/{topic}", checked(topic, body), 1)
 
     def _named(self, who: int | None) -> str | None:
         if who is None:
@@ -541,7 +542,7 @@ class Car:
         if None in self._lost:
             return
         self.record.readings.append((now_s, said))
-        self.group.gateway.publish(f"whodrives/{self.name}/vehicle", json.dumps(body), 1)
+        self.group.gateway.publish(f"whodrives/{self.name}/vehicle", checked("vehicle", body), 1)
 
     def _run_ecu(self, now_s: float) -> None:
         dt_s, self._stepped_s = min(now_s - self._stepped_s, 1.0), now_s
@@ -553,7 +554,7 @@ class Car:
             told = {path: float(body["signals"][path]) for path in PREFERENCES}
             self._positions = [*self._positions[-20:], (now_s, told)]
             self.ecu_client.publish(
-                f"whodrives/{self.name}/{topic}", json.dumps(body), 0, retain=True
+                f"whodrives/{self.name}/{topic}", checked(topic, body), 0, retain=True
             )
 
     def _answer(self, messages: list[ecus.Message]) -> None:
@@ -563,7 +564,7 @@ class Car:
             properties.MessageExpiryInterval = ecus.RESULT_EXPIRY_S
             properties.CorrelationData = body["request_id"].encode()
             self.ecu_client.publish(
-                f"whodrives/{self.name}/{topic}", json.dumps(body), 1, properties=properties
+                f"whodrives/{self.name}/{topic}", checked(topic, body), 1, properties=properties
             )
 
     def _on_ecu(self, message: MQTTMessage) -> None:

@@ -120,8 +120,11 @@ class Soak:
             )
         self.outcome.recognitions.update(each[0] for each in heard)
         wait_until(self._car.online, "the daemon is online")
+        wait_until(self._car.at_rest, "the ECU has answered what it was asked")
         self._car.seated = False
         wait_until(self._car.nobody_drives, "the trip is over")
+        self.outcome.requests = len(self._car.requests)
+        self.outcome.answers = self._car.answers
         self._measure()
         passed_s = self._clock.now_s() - began_s
         self._calendar.skipped_s += max(0.0, HOUR_S - passed_s)

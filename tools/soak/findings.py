@@ -46,6 +46,9 @@ class Outcome:
     faults: Counter[str] = field(default_factory=Counter)
     sentences: int = 0
     recognitions: Counter[str] = field(default_factory=Counter)
+    requests: int = 0
+    answers: Counter[str] = field(default_factory=Counter)
+    """Of the ECU, by status."""
     different: list[dict[str, Any]] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     lives: list[Life] = field(default_factory=lambda: [Life()])
@@ -61,6 +64,8 @@ class Outcome:
             "faults": dict(sorted(self.faults.items())),
             "sentences": self.sentences,
             "recognitions": dict(sorted(self.recognitions.items())),
+            "requests": self.requests,
+            "answers": dict(sorted(self.answers.items())),
             "different": self.different[:50],
             "broken": self.broken[:50],
             "daemons": len(self.lives),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import array
 import fcntl
 import json
+import math
 import os
+import queue
 import re
 import resource
 import signal
@@ -14,21 +16,25 @@ import sys
 import termios
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 import trips
 from clock import Clock
+from ecu import Ecu, Message, iso
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
+from schemas import checked
 
 from whodrives import demo
 
 PATIENCE_S = 30.0
 REPORT_S = 0.7
+STEP_S = 0.1
+OWN_TOPICS = ("vehicle", "preferences/result", "preferences/position")
 NO_SOUND = "the pipe gives no sound"
 RECOGNITION = re.compile(
     r"event=recognition outcome=(\S+) driver=(\S+) speech_s=(\S+) llr=(\S+) delay_ms"
@@ -98,17 +104,23 @@ class Broker:
 
 
 class Car:
-    """Gateway and ECU: tells what the car does, carries out every request.
+    """Gateway and ECU: tells what the car does, and moves the seat with the ECU of tools/ecu.py.
 
     Attributes:
         seated: whether somebody sits there and the ignition is on.
         told: the last payload of each topic, as it came.
+        answers: number of the ECU's answers of each status.
+        requests: ids of the requests that came.
     """
 
     def __init__(self, port: int, clock: Clock) -> None:
         self.seated = False
         self.told: dict[str, bytes] = {}
+        self.answers: Counter[str] = Counter()
+        self.requests: set[str] = set()
         self._clock = clock
+        self._ecu = Ecu()
+        self._inbox: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
         self._over = threading.Event()
         self._client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
         self._client.on_connect = lambda client, *_: client.subscribe(demo.TOPICS + "#", qos=1)
@@ -116,7 +128,7 @@ class Car:
         self._client.reconnect_delay_set(1, 1)
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
-        self._gateway = threading.Thread(target=self._report)
+        self._gateway = threading.Thread(target=self._run)
         self._gateway.start()
 
     def close(self) -> None:
@@ -140,26 +152,55 @@ class Car:
         """Whether the daemon said that no trip is open."""
         return self.told.get("driver") == b""
 
-    def _now(self) -> str:
-        return datetime.fromtimestamp(self._clock.wall_s(), UTC).isoformat()
+    def at_rest(self) -> bool:
+        """Whether the daemon waits for no answer of the ECU, by its own account."""
+        body = json.loads(self.told.get("driver") or b"{}")
+        state = body.get("preferences", {}).get("state")
+        return state not in ("requested", "accepted") and not self._ecu.moving
 
-    def _report(self) -> None:
-        while not self._over.wait(REPORT_S / self._clock.scale):
-            now = self._now()
-            signals = SEATED if self.seated else trips.PARKED
-            told = {path: {"value": value, "time": now} for path, value in signals.items()}
-            if self._client.is_connected():
-                self.say("vehicle", json.dumps({"schema": 1, "signals": told}).encode())
+    def _run(self) -> None:
+        """Report the car and let the ECU's motors run; one thread owns the ECU."""
+        reported_s = stepped_s = -math.inf
+        while not self._over.wait(STEP_S / self._clock.scale):
+            now_s, wall_s = self._clock.now_s(), self._clock.wall_s()
+            if now_s - reported_s >= REPORT_S:
+                reported_s = now_s
+                self._report(wall_s)
+            while not self._inbox.empty():
+                topic, payload = self._inbox.get()
+                take = self._ecu.cancel if topic == "preferences/cancel" else self._ecu.apply
+                self._answer(take(json.loads(payload), wall_s))
+            self._answer(self._ecu.advance(min(now_s - stepped_s, 1.0), wall_s))
+            stepped_s = now_s
+
+    def _report(self, wall_s: float) -> None:
+        signals = SEATED if self.seated else trips.PARKED
+        told = {path: {"value": value, "time": iso(wall_s)} for path, value in signals.items()}
+        self._ecu.car.hear(told, wall_s)
+        if self._client.is_connected():
+            self.say("vehicle", checked("vehicle", {"schema": 1, "signals": told}))
+            self.say(*_payload(self._ecu.position(wall_s)))
+
+    def _answer(self, messages: list[Message]) -> None:
+        for message in messages:
+            self.answers[message[1]["status"]] += 1
+            self.say(*_payload(message))
 
     def _take(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
         topic = message.topic.removeprefix(demo.TOPICS)
-        if topic == "vehicle":
+        if topic in OWN_TOPICS:
             return
-        self.told[topic] = bytes(message.payload)
-        if topic == "preferences/apply":
-            request = json.loads(message.payload)["request_id"]
-            body = {"schema": 1, "time": self._now(), "request_id": request, "reason": ""}
-            self.say("preferences/result", json.dumps({**body, "status": "applied"}).encode())
+        payload = bytes(message.payload)
+        self.told[topic] = payload
+        if topic == "preferences/apply" and payload:
+            self.requests.add(json.loads(payload)["request_id"])
+        if topic in ("preferences/apply", "preferences/cancel") and payload and not message.retain:
+            self._inbox.put((topic, payload))
+
+
+def _payload(message: Message) -> tuple[str, bytes]:
+    topic, body = message
+    return topic, checked(topic, body)
 
 
 class Daemon:
