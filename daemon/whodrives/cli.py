@@ -265,6 +265,7 @@ def _add_drivers(commands: _Commands) -> None:
     _add_alike(actions)
     _add_export(actions)
     _add_import(actions)
+    _add_accept(actions)
     _add_preferences(actions)
     _add_history(actions)
     _add_undo(actions)
@@ -359,6 +360,21 @@ def _add_import(actions: _Commands) -> None:
     arrive.add_argument("file", type=Path, metavar="FILE")
     _add_passphrase(arrive)
     arrive.set_defaults(command=_command("import"))
+
+
+def _add_accept(actions: _Commands) -> None:
+    accept = _add(
+        actions,
+        "accept",
+        "take in files that were restored, or that are of another vehicle.id",
+        "Take in profiles that are refused: after vehicle.id was changed, after a file was "
+        "restored from a backup, or when the index is missing. All or none; nothing is erased. Who "
+        "was forgotten comes back only if named.",
+        "whodrives drivers accept",
+        "whodrives drivers accept d-0123abcd",
+    )
+    accept.add_argument("whom", metavar="WHO", nargs="*")
+    accept.set_defaults(command=_command("accept"))
 
 
 def _add_passphrase(parser: argparse.ArgumentParser) -> None:

@@ -37,7 +37,7 @@ from whodrives.enrolment import ENOUGH_S
 from whodrives.inference import load_calibration
 from whodrives.learning import forget
 from whodrives.names import checked
-from whodrives.profiles import ProfileStore, StoredProfile, unused
+from whodrives.profiles import ProfileStore, StoredProfile, believed, unused
 from whodrives.service import household, load_recognizer, open_store
 from whodrives.settings import SYSTEM_CONFIG, load_config, read_text, spelled
 from whodrives.tutor import Wish, ask, enrol, likeness_picture, likeness_table
@@ -135,8 +135,10 @@ def _list(options: argparse.Namespace) -> int:
             table.add_row(
                 escape(stored.name),
                 stored.profile.id,
-                stored.enrolled_at,
-                stored.recognised_on or "not yet",
+                believed(stored.enrolled_at) or "unknown",
+                (believed(stored.recognised_on) or "unknown")
+                if stored.recognised_on
+                else "not yet",
                 f"{stored.profile.speech_s:.0f} s",
                 str(count or "none"),
             )
@@ -155,10 +157,12 @@ def _list(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     stored = _find(open_store(load_config(options.config)), options.who)
-    print(f"{stored.name}: {stored.profile.id}, enrolled {stored.enrolled_at}", end=" ")
+    day = believed(stored.enrolled_at) or "on a day that no clock knew"
+    print(f"{stored.name}: {stored.profile.id}, enrolled {day}", end=" ")
     print(f"from {stored.profile.speech_s:.1f} s of speech")
     agreed = stored.consent
-    said = f"{agreed.by}, {agreed.at}, text {agreed.text}" if agreed else "not recorded here"
+    at = (believed(agreed.at) or f"{agreed.at} by a clock that was not set") if agreed else ""
+    said = f"{agreed.by}, {at}, text {agreed.text}" if agreed else "not recorded here"
     print(f"consent: {said}")
     print(f"key: {stored.profile.key or 'none'}")
     print(config.render_preferences(stored.profile.preferences), end="")
@@ -184,7 +188,7 @@ def _rename(options: argparse.Namespace) -> int:
 
 def _restore(options: argparse.Namespace) -> int:
     stored = open_store(load_config(options.config)).restore(options.who)
-    print(f"{stored.name} has the voice of {stored.enrolled_at} again.")
+    print(f"{stored.name} has the voice of {believed(stored.enrolled_at) or 'before'} again.")
     _reload(options)
     return 0
 
@@ -204,7 +208,8 @@ def _history(options: argparse.Namespace) -> int:
     settings = load_config(options.config)
     stored = _find(open_store(settings), options.who)
     profile, known = stored.profile, stored.profile.adaptation
-    print(f"{stored.enrolled_at}  enrolled from {profile.speech_s:.1f} s of speech")
+    day = believed(stored.enrolled_at) or "unknown   "
+    print(f"{day}  enrolled from {profile.speech_s:.1f} s of speech")
     for step in known.steps:
         days = [date.fromordinal(trip.day).isoformat() for trip in step.trips]
         print(
@@ -228,7 +233,8 @@ def _trips(trips: Sequence[Held]) -> str:
 
 def _undo(options: argparse.Namespace) -> int:
     store = open_store(load_config(options.config))
-    name = _find(store, options.who).name
+    stored = _find(store, options.who)
+    name = stored.name
     count = 0
 
     def taken_back(profile: Profile) -> Profile:
@@ -239,7 +245,7 @@ def _undo(options: argparse.Namespace) -> int:
             if step is None or not options.all:
                 return profile
 
-    store.change(options.who, taken_back)
+    store.change(stored.profile.id, taken_back)
     if not count:
         print(f"{name}'s profile has learned nothing yet; the quarantine is empty now.")
         return 0
@@ -273,6 +279,17 @@ def _import(options: argparse.Namespace) -> int:
     return 0
 
 
+def _accept(options: argparse.Namespace) -> int:
+    taken = open_store(load_config(options.config)).accept(options.whom)
+    for stored in taken:
+        print(f"{stored.name} is here as {stored.profile.id}.")
+    if not taken:
+        print("There is nobody to take in: no other file opens with this key.")
+        return 0
+    _reload(options)
+    return 0
+
+
 def _passphrase(path: Path | None, *, again: bool = False) -> str:
     """The passphrase of a file's first line, or of whoever sits at the terminal."""
     if path:
@@ -299,7 +316,7 @@ def _preferences(options: argparse.Namespace) -> int:
     if options.previous and (options.file or options.changes):
         raise ProfileError("--previous brings others back; give it alone")
     if options.previous:
-        stored = store.bring_back_preferences(options.who)
+        stored = store.bring_back_preferences(stored.profile.id)
     elif options.file or options.changes:
         wanted = dict(stored.profile.preferences)
         if options.file:
@@ -308,7 +325,7 @@ def _preferences(options: argparse.Namespace) -> int:
         if options.changes:
             lines = "\n".join(_preference_line(change) for change in options.changes)
             wanted |= _preferences_text(lines, "--set", settings)
-        stored = store.set_preferences(options.who, wanted)
+        stored = store.set_preferences(stored.profile.id, wanted)
     print(config.render_preferences(stored.profile.preferences), end="")
     return 0
 
@@ -317,7 +334,7 @@ def _key(options: argparse.Namespace) -> int:
     store = open_store(load_config(options.config))
     stored = _find(store, options.who)
     if options.clear or options.fob is not None:
-        stored = store.set_key(options.who, options.fob)
+        stored = store.set_key(stored.profile.id, options.fob)
         _reload(options)
     print(f"key: {stored.profile.key or 'none'}")
     return 0
@@ -437,6 +454,7 @@ def _vehicle_report(
 
 
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "accept": _accept,
     "alike": _alike,
     "config": _config,
     "demo": _demo,

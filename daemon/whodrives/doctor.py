@@ -34,7 +34,7 @@ from whodrives.domain import (
 )
 from whodrives.inference import load_calibration, load_encoder, load_gate
 from whodrives.interlock import MAX_AGE_S
-from whodrives.profiles import unused
+from whodrives.profiles import clock_problem, unused
 from whodrives.reports import asleep, missing, span, wrong_clock
 from whodrives.service import open_store
 from whodrives.vss import SEAT_SWITCHES
@@ -79,6 +79,7 @@ def examine(config: Config, console: Console, spelled: Callable[[str], str]) -> 
 def findings(config: Config) -> Iterator[Finding]:
     """Look at one thing after another."""
     yield from _checked("models", lambda: _models(config))
+    yield from _checked("clock", _clock)
     yield from _checked("profiles", lambda: _profiles(config))
     yield from _permissions(Path(config.profiles.directory), Path(config.profiles.key_file))
     yield from _checked("sound", lambda: _sound(config))
@@ -103,6 +104,11 @@ def _models(config: Config) -> Iterator[Finding]:
     yield Finding("models", well=True, found=found)
 
 
+def _clock() -> Iterator[Finding]:
+    problem = clock_problem()
+    yield Finding("clock", well=problem is None, found=problem or "can be right")
+
+
 def _profiles(config: Config) -> Iterator[Finding]:
     loaded = open_store(config).load()
     for problem in loaded.problems:
@@ -124,7 +130,8 @@ def _profiles(config: Config) -> Iterator[Finding]:
 
 def _permissions(directory: Path, key_file: Path) -> Iterator[Finding]:
     """What others may read, or what belongs to another user than the rest, as sudo leaves it."""
-    files = [directory, *sorted(directory.glob("*.profile")), key_file]
+    sealed = [*directory.glob("*.profile"), *directory.glob("*.sealed")]
+    files = [directory, *sorted(sealed), key_file]
     there = {path: path.stat() for path in files if os.access(path, os.F_OK)}
     open_to_others = [path for path, status in there.items() if status.st_mode & 0o077]
     if open_to_others:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import date
 
 from whodrives import adaptation, guests
 from whodrives.domain import (
@@ -23,9 +21,11 @@ from whodrives.domain import (
     ProfileError,
 )
 from whodrives.enrolment import Enrolled
-from whodrives.profiles import ProfileStore, Receipt
+from whodrives.profiles import ProfileStore, Receipt, believed, now
 
 log = logging.getLogger(__name__)
+
+_NO_DAY = "the machine's clock cannot be right; set it"
 
 
 class Learning:
@@ -49,11 +49,14 @@ class Learning:
 
         A store that cannot be written is said in the log, and nothing is learned.
         """
+        day = today()
+        if day is None:
+            log.warning("event=not_learned reason=%r", _NO_DAY)
+            return False
         others = [profile for profile in household if profile.id != lesson.driver]
         steps = []
 
         def learned(profile: Profile) -> Profile:
-            day = today()
             held = adaptation.quarantined(profile, lesson.lessons, day, self._calibration)
             grown, step = adaptation.promoted(held, others, day, self._calibration)
             steps.append(step)
@@ -75,10 +78,14 @@ class Learning:
         """
         if not self._remember_guests:
             return None
+        day = today()
+        if day is None:
+            log.warning("event=guests_not_kept reason=%r", _NO_DAY)
+            return None
         names = [f"g-{secrets.token_hex(4)}" for _ in range(guests.MOST_VOICES_A_TRIP)]
         try:
             old = self._store.load_guests()
-            book = guests.met(old, met.lessons, self._calibration, day=today(), names=names)
+            book = guests.met(old, met.lessons, self._calibration, day=day, names=names)
             book = guests.strangers(book, household, self._calibration)
             self._store.save_guests(book)
         except ProfileError as error:
@@ -109,7 +116,9 @@ class Learning:
                 self._store.save_guests(())
                 return Guests(at_s)
             old = self._store.load_guests()
-            book = guests.met(old, (), self._calibration, day=today(), names=())
+            book, day = old, today()
+            if day is not None:
+                book = guests.met(old, (), self._calibration, day=day, names=())
             book = guests.strangers(book, household, self._calibration)
             if len(book) != len(old):
                 self._store.save_guests(book)
@@ -121,20 +130,10 @@ class Learning:
 
 def forget(store: ProfileStore, who: str, calibration: Calibration) -> Receipt:
     """Erase a driver, and every guest who is of the same voice; see `ProfileStore.forget`."""
-    voice = [stored.profile for stored in store.load().profiles if stored.is_called(who)]
-    book: Sequence[guests.Guest] = ()
-    # A guest book that cannot be read does not keep a driver from being erased.
-    with suppress(ProfileError):
-        book = store.load_guests()
-    left = guests.strangers(book, voice, calibration)
-    if len(left) < len(book):
-        store.save_guests(left)
-    receipt = store.forget(who)
-    gone = len(book) - len(left)
-    same = (f"{gone} of the guest book, of the same voice",) if gone else ()
-    return replace(receipt, erased=(*receipt.erased, *same))
+    return store.forget(who, lambda voice, book: guests.strangers(book, [voice], calibration))
 
 
-def today() -> int:
-    """This day in UTC, as `domain.Held.day` counts."""
-    return datetime.now(UTC).date().toordinal()
+def today() -> int | None:
+    """This day in UTC, as `domain.Held.day` counts; None while the clock cannot be right."""
+    day = believed(now()[:10])
+    return None if day is None else date.fromisoformat(day).toordinal()

@@ -11,9 +11,13 @@ is a JSON object, a newline, and the embeddings as little-endian float32: the en
 those of the voice before, if there is one.
 
 `guests.sealed` holds the guest book in the same way, as JSON alone; there is none without guests.
+`index.sealed` holds, as JSON, the number of the last write and which write each of these files is
+of. Each file holds that number too, so that an older copy, or one of a forgotten driver, is
+noticed when somebody puts it back. Whoever puts the whole folder back as it was, index included, is
+not noticed.
 
-A file that is no profile of this car (changed, cut short, of another car or an older format) is set
-aside as `*.rejected`: never opened as a profile again, never deleted.
+A file that cannot be used is left as it is: with the right key, vehicle, encoder or whodrives it is
+well again.
 
 `export` and `import_household` move all profiles in one file, sealed with a passphrase: magic,
 schema (1 byte), salt (16), nonce (12), AES-256-GCM ciphertext; the key is scrypt's (RFC 7914) with
@@ -35,7 +39,7 @@ import secrets
 import shlex
 import stat
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -43,12 +47,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from whodrives import adaptation, guests, names, vss
+from whodrives import adaptation, files, guests, names, vss
 from whodrives.domain import RENDITIONS, Adaptation, Floats, Profile, ProfileError
 from whodrives.names import folded
 
@@ -61,7 +66,7 @@ _NONCE_BYTES = 12
 _HEADER_BYTES = len(_MAGIC) + 1 + _KEY_ID_BYTES + _VEHICLE_BYTES + _ENCODER_BYTES
 _HOUSEHOLD_MAGIC = b"whodrives household"
 _HOUSEHOLD_SCHEMA = 1
-_MOST_HOUSEHOLD_BYTES = 64 * 1024 * 1024
+_MOST_HOUSEHOLD_BYTES = 16 * 1024 * 1024  # a hundred drivers
 _SALT_BYTES = 16
 _SCRYPT = {"n": 2**17, "r": 8, "p": 1}
 LEAST_PASSPHRASE_CHARACTERS = 12
@@ -72,7 +77,14 @@ _TRIAL_BYTES = 256 * 1024  # more than a profile has after years
 _MOST_FOB_CHARACTERS = 128
 _UNIT_LENGTH_TOLERANCE = 1e-3
 _ID = re.compile(r"d-[0-9a-f]{8}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _GUESTS = "guests"
+_INDEX = "index"
+_NEW_BOOK = "the daemon sets it aside when it starts or is reloaded, and begins a new one"
+_NO_ENCODER = "00" * _ENCODER_BYTES
+_MOST_SPEECH_S = 1e6
+_MOST_WRITES = 2**53
+_PATH = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,254}")  # a VSS path, of whatever version
 _CREDENTIAL = "profile-key"
 
 
@@ -120,6 +132,7 @@ class StoredProfile:
         recognised_on: ISO 8601 date, UTC, of the last trip this driver's voice settled; None before
             the first.
         before: the voice that the present one replaced, until that has settled a trip.
+        revision: number of the store's write that it is of; 0 before there was an index.
     """
 
     name: str
@@ -129,15 +142,16 @@ class StoredProfile:
     consent: Consent | None = None
     recognised_on: str | None = None
     before: Voice | None = None
+    revision: int = 0
 
     def is_called(self, who: str) -> bool:
         """Whether `who` is the driver's name, in any case, or id."""
         return folded(who) in (folded(self.name), self.profile.id)
 
-    def unused_days(self, today: date) -> int:
-        """Days since the driver was recognised last, or enrolled."""
-        last = max(self.recognised_on or self.enrolled_at, self.enrolled_at)
-        return (today - date.fromisoformat(last)).days
+    def unused_days(self, today: date) -> int | None:
+        """Days since the driver was recognised last, or enrolled; None if no clock knew then."""
+        known = [day for day in map(believed, (self.recognised_on, self.enrolled_at)) if day]
+        return (today - date.fromisoformat(max(known))).days if known else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,16 +177,71 @@ class Loaded:
     problems: tuple[str, ...]
 
 
+class _Index(msgspec.Struct, forbid_unknown_fields=True):
+    """Which write each file is of.
+
+    Attributes:
+        counter: number of the last write.
+        revisions: by driver's id, or "guests": the least revision of the file that is used.
+        pending: ids of new drivers whose files are being written; not enrolled yet.
+    """
+
+    counter: int
+    revisions: dict[str, int]
+    pending: list[str] = []
+
+
+@dataclass(slots=True)
+class _State:
+    """What an operation knows of the folder; `index` is None before there was one."""
+
+    key: bytes
+    index: _Index | None
+
+    @property
+    def known(self) -> _Index:
+        """The index of who writes, which is always there."""
+        if self.index is None:
+            raise ValueError("only a writer has an index for certain")
+        return self.index
+
+    def is_unfinished(self, driver: str) -> bool:
+        """Whether an enrolment of this id was begun and not finished."""
+        index = self.index
+        return index is not None and driver in index.pending and driver not in index.revisions
+
+    def refuse_stale_book(self, revision: int) -> None:
+        """Raise _SpoiltError if a guest book with this revision was put back.
+
+        One that is newer than the index was written just before the index could be.
+        """
+        index = self.index or _Index(0, {_GUESTS: 0})
+        if revision < index.revisions.get(_GUESTS, index.counter + 1):
+            raise _SpoiltError("is an older one that was put back")
+
+
 class ProfileStore:
     """The profiles of one folder, for one encoder and one car.
 
-    Every method raises ProfileError, with the mend in its text, if the key cannot be used or the
-    disk refuses; a profile on disk is then still whole, as before or as asked. A `who` is a
-    driver's name, in any case, or id. Several processes may write: they take turns.
+    Every method raises ProfileError, with the fix in its text, if the key cannot be used, the disk
+    refuses, or the folder is another car's; a profile on disk is then still whole, as before or as
+    asked. A `who` is a driver's name, in any case, or id. Several processes may write: they take
+    turns. An operation opens each file at most once; nothing is kept in memory between operations.
+
+    The index says which revision of each profile is the last one. A file that is older, or is not
+    in the index, is not used: it was put back. So the order of writes is: an existing profile, then
+    the index; a new one is announced in the index first, and is enrolled once the index lists it.
     """
 
     def __init__(
-        self, directory: Path, key_file: Path, encoder: str, limits: vss.Limits, vehicle: str
+        self,
+        directory: Path,
+        key_file: Path,
+        encoder: str,
+        limits: vss.Limits,
+        vehicle: str,
+        *,
+        dimension: int | None = None,
     ) -> None:
         """Look at nothing yet.
 
@@ -183,46 +252,75 @@ class ProfileStore:
             encoder: fingerprint of the encoder, hexadecimal; other encoders' profiles are problems.
             limits: what the car's ECUs accept; preferences outside are problems.
             vehicle: the car's id; other cars' profiles are problems.
+            dimension: numbers in an embedding of the encoder; None: any.
         """
         self._directory = directory
         self._key_file = key_file
         self._encoder = encoder
         self._limits = limits
         self._vehicle = vehicle
+        self._dimension = dimension
 
     def load(self) -> Loaded:
-        """All profiles that can be used; nothing on disk is changed."""
+        """All profiles that can be used; nothing on disk is changed.
+
+        Raises:
+            ProfileError: the folder as a whole cannot be used: it is another car's, or of another
+                key, or its index is missing.
+        """
+        with self._reading() as there:
+            if not there or not (self._paths() or os.path.lexists(self._index_path)):
+                return Loaded((), tuple(self._set_aside_before()))
+            return self._loaded(self._state())
+
+    def _loaded(self, state: _State) -> Loaded:
         profiles: dict[str, StoredProfile] = {}
         problems: list[str] = []
-        for path, key in self._paths_with_key():
+        for path in self._paths():
+            if state.is_unfinished(path.stem):
+                continue
             try:
-                stored, left_out = self._usable(self._read(path, key))
+                stored, left_out = self._usable(self._current(path, state))
+                stored, shared = _without_shared_key(stored, profiles.values())
                 _refuse_namesake(stored, profiles)
+            except _RefusedError:
+                raise
             except ProfileError as error:
                 problems.append(str(error))
             else:
-                profiles[folded(stored.name)] = stored
-                problems.extend(left_out)
+                profiles[names.folded(stored.name)] = stored
+                problems.extend([*left_out, *shared])
+        problems.extend(self._missing(state))
         problems.extend(self._set_aside_before())
         return Loaded(tuple(profiles.values()), tuple(problems))
 
-    def set_aside(self) -> None:
-        """Rename every file that can never be a profile of this car, or its guest book.
+    def _missing(self, state: _State) -> Iterator[str]:
+        """A sentence for each profile that the index lists and that is not there."""
+        for driver in state.index.revisions if state.index else ():
+            if driver != _GUESTS and not self._path(driver).is_symlink():
+                if self._path(driver).exists():
+                    continue
+                yield (
+                    f"profile {driver}: its file is missing; put it back from a backup, or run: "
+                    f"whodrives drivers forget {driver}"
+                )
 
-        They are called `*.rejected` then. Not when the key fits none of them, for then the key is
-        wrong; and not what a newer whodrives or another encoder made. `load` goes on naming what
-        was set aside.
+    def set_aside(self) -> None:
+        """Rename a guest book that can never be used, so that a new one can begin.
+
+        It is called `guests.sealed.rejected` then. Profiles are never renamed: one that cannot be
+        used today may be well tomorrow.
         """
-        if not any(self._is_rejected(path, key) for path, key in self._sealed_with_key()):
+        if not os.path.lexists(self._book):
             return
         with self._writing():
-            found = list(self._sealed_with_key())
-            if not any(self._fits(path, key) for path, key in found):
+            try:
+                self._read_guests(self._state())
+            except _DamagedError:
+                self._book.rename(_free(self._book.with_name(self._book.name + REJECTED)))
+                files.sync_folder(self._directory)
+            except (ProfileError, OSError):
                 return
-            for path, key in found:
-                if self._is_rejected(path, key):
-                    path.rename(_free(path.with_name(path.name + REJECTED)))
-            _sync_directory(self._directory)
 
     def save(
         self,
@@ -246,34 +344,46 @@ class ProfileStore:
         """
         name = names.checked(name)
         with self._writing():
-            key = self._key_for_first() or self._key()
-            old = self._find(name)
-            if old and not replace:
-                raise ProfileError(
-                    f"{name} is enrolled already; take another name, or say that it be replaced"
-                )
-            wanted = None if preferences is None else self._checked(preferences)
-            kept = old.profile.preferences if old else wanted or {}
-            driver = old.profile.id if old else self._new_id()
-            fob = old.profile.key if old else None
-            voice = _voice(embeddings)
-            profile = Profile(driver, voice, self._encoder, float(speech_s), kept, fob)
-            stored = StoredProfile(name, profile, _today(), consent=consent)
-            if old:
-                stored = _following(old, stored)
-            return self._write(stored if wanted is None else _preferring(stored, wanted), key)
+            state = self._state_to_write(first=True)
+            old = self._find(name, state)
+            _refuse_enrolled(name, old, replace=replace)
+            return self._enrol(state, old, name, embeddings, speech_s, preferences, consent)
 
     def adopt(
         self, driver: str | None, embeddings: Floats, speech_s: float, consent: Consent
     ) -> StoredProfile:
         """Enrol whose name is not known: a new driver, called "driver N", or `driver` anew."""
-        if driver is not None:
-            with self._writing():
-                name = self._require(driver).name
-            return self.save(name, embeddings, speech_s, consent=consent, replace=True)
-        taken = {folded(stored.name) for stored in self.load().profiles}
-        name = next(n for n in (f"driver {k}" for k in range(1, 1000)) if folded(n) not in taken)
-        return self.save(name, embeddings, speech_s, consent=consent)
+        with self._writing():
+            state = self._state_to_write(first=True)
+            if driver is not None:
+                old = self._require(driver, state)
+                return self._enrol(state, old, old.name, embeddings, speech_s, None, consent)
+            taken = {names.folded(stored.name) for stored in self._all(state)}
+            free = (f"driver {k}" for k in range(1, len(taken) + 2))
+            name = next(each for each in free if names.folded(each) not in taken)
+            return self._enrol(state, None, name, embeddings, speech_s, None, consent)
+
+    def _enrol(  # noqa: PLR0917 (a driver has so many facts)
+        self,
+        state: _State,
+        old: StoredProfile | None,
+        name: str,
+        embeddings: Floats,
+        speech_s: float,
+        preferences: Mapping[str, float] | None,
+        consent: Consent | None,
+    ) -> StoredProfile:
+        wanted = None if preferences is None else self._checked(preferences)
+        kept = old.profile.preferences if old else wanted or {}
+        driver = old.profile.id if old else self._new_id(state)
+        fob = old.profile.key if old else None
+        voice = _voice(embeddings, self._dimension)
+        profile = Profile(driver, voice, self._encoder, float(speech_s), kept, fob)
+        stored = StoredProfile(name, profile, _today(), consent=consent)
+        if old is None:
+            return self._write_new([stored], state)[0]
+        stored = _following(old, stored)
+        return self._write(stored if wanted is None else _preferring(stored, wanted), state)
 
     def restore(self, who: str) -> StoredProfile:
         """Go back to the voice that the present one replaced.
@@ -281,7 +391,8 @@ class ProfileStore:
         The present one is erased, and what was learned since: it was learned of that one.
         """
         with self._writing():
-            old = self._require(who)
+            state = self._state_to_write()
+            old = self._require(who, state)
             if old.before is None:
                 raise ProfileError(
                     f"{who}: there is no voice before this one; it was never replaced, or the new "
@@ -297,53 +408,62 @@ class ProfileStore:
             stored = dataclasses.replace(
                 old, profile=profile, enrolled_at=voice.enrolled_at, before=None
             )
-            return self._write(stored, self._key())
+            return self._write(stored, state)
 
     def recognised(self, driver: str) -> None:
         """Remember that this driver's voice settled a trip today.
 
-        It has proved itself, so the voice before is erased. Writes at most once a day.
+        It has proved itself, so the voice before is erased. Writes at most once a day. The day
+        never goes back, and a day that the clock cannot mean is not noted.
         """
-        today = _today()
+        today = believed(_today())
         with self._writing():
-            old = self._require(driver)
-            if old.recognised_on != today or old.before is not None:
-                new = dataclasses.replace(old, recognised_on=today, before=None)
-                self._write(new, self._key())
+            state = self._state_to_write()
+            old = self._require(driver, state)
+            known = [day for day in (believed(old.recognised_on), today) if day]
+            day = max(known) if known else old.recognised_on
+            if old.recognised_on != day or old.before is not None:
+                new = dataclasses.replace(old, recognised_on=day, before=None)
+                self._write(new, state)
 
     def rename(self, who: str, name: str) -> StoredProfile:
         """Call the driver `name`; the id stays."""
         name = names.checked(name)
         with self._writing():
-            old = self._require(who)
-            namesake = self._find(name)
+            state = self._state_to_write()
+            everybody = list(self._all(state))
+            old = _called(who, everybody) or self._require(who, state)
+            namesake = _called(name, everybody)
             if namesake and namesake.profile.id != old.profile.id:
                 raise ProfileError(f"{name} is another driver's name; take a different one")
-            return self._write(dataclasses.replace(old, name=name), self._key())
+            return self._write(dataclasses.replace(old, name=name), state)
 
     def set_preferences(self, who: str, preferences: Mapping[str, float]) -> StoredProfile:
         """Replace the driver's preferences, VSS path to value, by these; keep the ones before."""
         wanted = self._checked(preferences)
         with self._writing():
-            return self._write(_preferring(self._require(who), wanted), self._key())
+            state = self._state_to_write()
+            return self._write(_preferring(self._require(who, state), wanted), state)
 
     def adjust_preferences(self, who: str, changes: Mapping[str, float]) -> StoredProfile:
         """Replace those of the driver's preferences that are in `changes`; keep the ones before."""
         changes = self._checked(changes)
         with self._writing():
-            old = self._require(who)
+            state = self._state_to_write()
+            old = self._require(who, state)
             wanted = {**old.profile.preferences, **changes}
-            return self._write(_preferring(old, wanted), self._key())
+            return self._write(_preferring(old, wanted), state)
 
     def bring_back_preferences(self, who: str) -> StoredProfile:
         """Swap the driver's preferences with the ones before the last change."""
         with self._writing():
-            old = self._require(who)
+            state = self._state_to_write()
+            old = self._require(who, state)
             if old.previous is None:
                 raise ProfileError(
                     f"{who}: the preferences were never changed; there is nothing to bring back"
                 )
-            return self._write(_preferring(old, self._checked(old.previous)), self._key())
+            return self._write(_preferring(old, self._checked(old.previous)), state)
 
     def set_key(self, who: str, fob: str | None) -> StoredProfile:
         """Say which key fob is the driver's, by the id that the car gives it; None for none.
@@ -352,92 +472,279 @@ class ProfileStore:
         """
         fob = None if fob is None else _checked_fob(fob)
         with self._writing():
-            old = self._require(who)
-            owner = self._owner(fob)
-            if owner not in (None, old.profile.id):
-                raise ProfileError(
-                    f"this key is {owner}'s; take it away first: `whodrives drivers key {owner} "
-                    "--clear`"
-                )
+            state = self._state_to_write()
+            everybody = list(self._all(state))
+            old = _called(who, everybody) or self._require(who, state)
+            _refuse_key_of_another(old.profile.id, fob, everybody)
             profile = dataclasses.replace(old.profile, key=fob)
-            return self._write(dataclasses.replace(old, profile=profile), self._key())
+            return self._write(dataclasses.replace(old, profile=profile), state)
 
     def change(self, who: str, change: Callable[[Profile], Profile]) -> StoredProfile:
         """Replace the driver's profile by what `change` makes of it; it may be called once only."""
         with self._writing():
-            old = self._require(who)
-            new = dataclasses.replace(old, profile=change(old.profile))
-            return self._write(new, self._key())
+            state = self._state_to_write()
+            old = self._require(who, state)
+            return self._write(dataclasses.replace(old, profile=change(old.profile)), state)
 
-    def rehearse(self) -> None:
-        """Try whether a profile can be saved now: the folder, the key, room on the disk.
+    def rehearse(self, name: str | None = None, *, replace: bool = False) -> None:
+        """Try whether a profile can be saved now: the folder, the key, the name, room on the disk.
 
         To be called before anybody speaks. It may make the folders, and leaves nothing else.
+
+        Args:
+            name: as for `save`; None: not known yet.
+            replace: as for `save`.
         """
         self._refuse_root_among_others()
         with self._writing():
-            if _credential() or self._key_file.exists() or self._paths():
-                self._key()
+            if self._needs_key():
+                state = self._state()
+                if name is not None:
+                    _refuse_enrolled(name, self._find(name, state), replace=replace)
             else:
                 self._refuse_key_among_profiles()
-                self._key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                files.make_folder(self._key_file.parent)
                 _try_writing(self._key_file.parent)
             _try_writing(self._directory)
 
+    def derived_key(self, purpose: str) -> bytes:
+        """32 bytes that only who has the store's key can know, for one purpose.
+
+        HMAC-SHA-256 of the purpose under the key (RFC 2104). Other purposes' bytes tell nothing
+        of these.
+
+        Raises:
+            ProfileError: there is no key yet, or it cannot be used.
+        """
+        return hmac.digest(self._key(), b"whodrives derived key " + purpose.encode(), "sha256")
+
     def load_guests(self) -> tuple[guests.Guest, ...]:
         """The guest book; empty when there is none."""
-        path = self._book
-        try:
-            data = _bytes(path)
-            encoder, payload = _unsealed(self._key(), self._vehicle, _GUESTS, data)
-            # Another encoder's voices cannot be compared; those guests will come again.
-            return guests.unpacked(json.loads(payload)) if encoder == self._encoder else ()
-        except FileNotFoundError:
-            return ()
-        except OSError as error:
-            raise ProfileError(f"cannot read {path}: {error.strerror}; mend it") from error
-        except (_UnusableError, ValueError, KeyError, TypeError) as error:
-            raise ProfileError(f"the guest book {path} cannot be used; remove it") from error
+        with self._reading() as there:
+            if not there or not os.path.lexists(self._book):
+                return ()
+            return self._read_guests(self._state())
 
     def save_guests(self, book: Sequence[guests.Guest]) -> None:
         """Replace the guest book; an empty one is no file."""
-        path = self._book
-        if not book and not path.exists():
+        if not book and not os.path.lexists(self._book):
             return
         with self._writing():
-            if not book:
-                path.unlink()
-                _sync_directory(self._directory)
-                return
-            key = self._key_for_first() or self._key()
-            payload = json.dumps(guests.packed(book), allow_nan=False).encode()
-            sealed = _sealed(key, self._vehicle, self._encoder, _GUESTS, payload)
-            _write_whole(path, sealed, os.replace)
+            self._write_guests(book, self._state_to_write(first=True))
+
+    def _read_guests(self, state: _State) -> tuple[guests.Guest, ...]:
+        path = self._book
+        try:
+            encoder, payload = _unsealed(state.key, self._vehicle, _GUESTS, _bytes(path))
+            facts = msgspec.json.decode(payload)
+            # A book of before there was an index is the list alone.
+            revision, said = (0, facts) if isinstance(facts, list) else _revised(facts, _GUESTS)
+            state.refuse_stale_book(revision)
+            # Another encoder's voices cannot be compared; those guests will come again.
+            return guests.unpacked(said) if encoder == self._encoder else ()
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise ProfileError(f"cannot read {path}: {error.strerror}; replace it") from error
+        except _SpoiltError as error:
+            raise _DamagedError(f"the guest book {path} {error}; {_NEW_BOOK}") from error
+        except _UnusableError as error:
+            raise ProfileError(f"the guest book {path} {error}") from error
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+            raise _DamagedError(f"the guest book {path} holds no guests; {_NEW_BOOK}") from error
+
+    def _write_guests(self, book: Sequence[guests.Guest], state: _State) -> None:
+        index = state.known
+        if not book:
+            index.revisions.pop(_GUESTS, None)
+            self._write_index(index, state.key)
+            self._book.unlink(missing_ok=True)
+            files.sync_folder(self._directory)
+            return
+        revision = index.counter + 1
+        facts = {"revision": revision, _GUESTS: guests.packed(book)}
+        payload = json.dumps(facts, allow_nan=False).encode()
+        sealed = _sealed(state.key, self._vehicle, self._encoder, _GUESTS, payload)
+        _refuse_large(sealed)
+        files.write_whole(self._book, sealed, os.replace)
+        index.counter = index.revisions[_GUESTS] = revision
+        self._write_index(index, state.key)
 
     def holds(self, driver: str) -> bool:
         """Whether there is a profile of this id, readable or not."""
         return bool(_ID.fullmatch(driver)) and self._path(driver) in self._paths()
 
-    def forget(self, who: str) -> Receipt:
-        """Erase the driver: every file there is of that id, set aside or not, readable or not.
+    def forget(
+        self,
+        who: str,
+        stays: Callable[[Profile, Sequence[guests.Guest]], Sequence[guests.Guest]] | None = None,
+    ) -> Receipt:
+        """Erase the driver: every file there is of that id, readable or not.
 
-        Flash memory may keep the sealed bytes until it reuses the place; they stay unreadable
-        without the key.
+        An id needs no key. Flash memory may keep the sealed bytes until it reuses the place; they
+        stay unreadable without the key.
+
+        Args:
+            who: name or id.
+            stays: given the profile and the guest book, the guests who are not erased with it.
         """
         with self._writing():
-            by_id = bool(_ID.fullmatch(who)) and bool(self._files_of(who))
+            state, refusal = self._state_if_any()
             stored = None
             with suppress(ProfileError):
-                stored = self._find(who)
-            if stored is None and not by_id:
-                stored = self._require(who)
+                stored = self._find(who, state) if state else None
+            is_id = bool(_ID.fullmatch(who))
+            known = bool(state and state.index and who in state.index.revisions)
+            if stored is None and not (is_id and (known or self._files_of(who))):
+                if refusal is not None:
+                    raise refusal
+                raise _nobody(who)
             driver = stored.profile.id if stored else who
-            erased = [*_contents(stored)] if stored else ["a profile that cannot be read"]
+            erased = [*_contents(stored)] if stored else ["a profile that was not in use"]
+            self._strike_out(driver, state)
             for path in self._files_of(driver):
-                erased.append(f"the sealed file {path.name}, {path.stat().st_size} bytes")
+                erased.append(f"the sealed file {path.name}, {path.lstat().st_size} bytes")
                 path.unlink()
-            _sync_directory(self._directory)
+            files.sync_folder(self._directory)
+            if state is None:
+                erased.append(
+                    "not noted in the index, which cannot be opened: erase copies of the file too"
+                )
+            elif driver in state.known.revisions:
+                self._strike_out(driver, state, anyway=True)
+            if stored and stays and state:
+                gone = self._erase_guests(stored.profile, stays, state)
+                erased += [f"{gone} of the guest book, of the same voice"] if gone else []
         return Receipt(driver, now(), tuple(erased))
+
+    def _strike_out(self, driver: str, state: _State | None, *, anyway: bool = False) -> None:
+        """Take the driver out of the index; a full disk keeps nobody from being erased."""
+        if state is None:
+            return
+        left = {each: n for each, n in state.known.revisions.items() if each != driver}
+        index = _Index(state.known.counter, left, [p for p in state.known.pending if p != driver])
+        try:
+            self._write_index(index, state.key)
+        except OSError:
+            if anyway:
+                raise
+        else:
+            state.index = index
+
+    def _erase_guests(
+        self,
+        profile: Profile,
+        stays: Callable[[Profile, Sequence[guests.Guest]], Sequence[guests.Guest]],
+        state: _State,
+    ) -> int:
+        """Erase the guests who are this driver; how many there were."""
+        # A guest book that cannot be read does not keep a driver from being erased.
+        with suppress(ProfileError):
+            book = self._read_guests(state)
+            left = stays(profile, book)
+            if len(left) < len(book):
+                self._write_guests(left, state)
+            return len(book) - len(left)
+        return 0
+
+    def accept(self, who: Sequence[str] = ()) -> tuple[StoredProfile, ...]:
+        """Take profiles of this key that are not used as they are: somebody restored or moved them.
+
+        Those of another `vehicle.id`, older ones, those set aside by an earlier whodrives, and all
+        of them if the index is missing or damaged. All or none; nothing is erased.
+
+        Args:
+            who: names or ids; empty: everybody but who was forgotten, who must be named.
+
+        Returns:
+            Who is taken in now.
+        """
+        with self._writing():
+            key = self._key()
+            index, is_ours = self._any_index(key)
+            if index is None:
+                self._refuse_foreign_folder(key, None)
+            ours: list[StoredProfile] = []
+            found: list[tuple[Path, StoredProfile]] = []
+            for path, stored, is_here in self._openable(key):
+                least = index.revisions.get(stored.profile.id) if index else 0
+                is_listed = is_ours and is_here and least is not None
+                is_last = stored.revision >= (least or 0) if index else not stored.revision
+                if is_listed and is_last:
+                    ours.append(stored)
+                elif any(each.profile.id == stored.profile.id for each in ours):
+                    continue
+                elif any(map(stored.is_called, who)) or (not who and least is not None):
+                    found.append((path, stored))
+            known = [*ours, *(stored for _, stored in found)]
+            for each in who:
+                if not any(stored.is_called(each) for stored in known):
+                    raise ProfileError(
+                        f"no file of {each} opens with this key; give an id that `whodrives "
+                        "drivers` names"
+                    )
+            _refuse_two_of_one_name(known)
+            if found or not is_ours:
+                self._take_in(key, index, ours, found)
+            return tuple(stored for _, stored in found)
+
+    def _openable(self, key: bytes) -> Iterator[tuple[Path, StoredProfile, bool]]:
+        """One file of each id that opens with the key, and whether it is in use but for the index.
+
+        A profile goes before what was set aside of it.
+        """
+        seen: set[str] = set()
+        for path in (*self._paths(), *self._rejected_paths()):
+            driver = path.name.partition(".")[0]
+            if _ID.fullmatch(driver) and driver not in seen:
+                with suppress(ProfileError):
+                    stored, data = self._read(path, key, None, driver)
+                    is_here = path == self._path(driver) and _is_of(data, key, self._vehicle)
+                    seen.add(driver)
+                    yield path, stored, is_here
+
+    def _take_in(
+        self,
+        key: bytes,
+        index: _Index | None,
+        ours: Sequence[StoredProfile],
+        found: Sequence[tuple[Path, StoredProfile]],
+    ) -> None:
+        """Seal them for this car as the newest revision; the index, which is last, enrols them."""
+        there = [*ours, *(stored for _, stored in found)]
+        counter = max([index.counter if index else 0, *(each.revision for each in there)]) + 1
+        revisions = dict(index.revisions) if index else {}
+        revisions |= {each.profile.id: each.revision for each in ours}
+        revisions |= {each.profile.id: counter for _, each in found}
+        sealed = [
+            (path, each.profile.id, self._sealed_profile(each, counter, key)[0])
+            for path, each in found
+        ]
+        book = self._any_book(key, counter)
+        for _, driver, data in sealed:
+            files.write_whole(self._path(driver), data, os.replace)
+        if book is not None:
+            files.write_whole(self._book, book, os.replace)
+            revisions[_GUESTS] = counter
+        self._write_index(_Index(counter, revisions, []), key)
+        for path, driver, _ in sealed:
+            if path != self._path(driver):
+                path.unlink()
+        files.sync_folder(self._directory)
+
+    def _any_book(self, key: bytes, revision: int) -> bytes | None:
+        """The guest book of another `vehicle.id`, sealed for this car; None if there is none."""
+        try:
+            data = _bytes(self._book)
+            if _is_of(data, key, self._vehicle):
+                return None
+            encoder, payload = _unsealed(key, None, _GUESTS, data)
+            facts = msgspec.json.decode(payload)
+            said = facts if isinstance(facts, list) else _revised(facts, _GUESTS)[1]
+        except (OSError, _UnusableError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        text = json.dumps({"revision": revision, _GUESTS: said}, allow_nan=False)
+        return _sealed(key, self._vehicle, encoder, _GUESTS, text.encode())
 
     def export(self, path: Path, passphrase: str) -> int:
         """Write the household to a new file, sealed with the passphrase; how many drivers.
@@ -457,12 +764,18 @@ class ProfileStore:
             }
             for stored in profiles
         ]
+        text = json.dumps(house).encode()
+        if len(text) > _MOST_HOUSEHOLD_BYTES:
+            raise ProfileError(
+                f"the household is larger than {_MOST_HOUSEHOLD_BYTES // 2**20} MiB, which no "
+                "import takes; nothing was written"
+            )
         header = _HOUSEHOLD_MAGIC + bytes([_HOUSEHOLD_SCHEMA]) + secrets.token_bytes(_SALT_BYTES)
         nonce = secrets.token_bytes(_NONCE_BYTES)
         key = _stretched(passphrase, header[-_SALT_BYTES:])
-        sealed = AESGCM(key).encrypt(nonce, json.dumps(house).encode(), header)
+        sealed = AESGCM(key).encrypt(nonce, text, header)
         try:
-            _write_whole(path, header + nonce + sealed, os.link)
+            files.write_whole(path, header + nonce + sealed, os.link)
         except OSError as error:
             raise ProfileError(f"cannot write {path}: {error.strerror}; take another") from error
         return len(profiles)
@@ -470,34 +783,50 @@ class ProfileStore:
     def import_household(self, path: Path, passphrase: str) -> tuple[StoredProfile, ...]:
         """Take in the drivers of an exported file, all of them or none.
 
-        None is taken in if one has the name or id of somebody who is enrolled here, or was made by
-        another encoder.
+        None is taken in if one has the name, id or key fob of somebody who is enrolled here or of
+        another one in the file, was made by another encoder, or could not be enrolled here.
         """
         try:
-            with path.open("rb") as file:
-                data = file.read(_MOST_HOUSEHOLD_BYTES + 1)
+            data, _ = files.read_regular(path, _MOST_HOUSEHOLD_BYTES + 1, follow=True)
         except OSError as error:
-            raise ProfileError(f"cannot read {path}: {error.strerror}") from error
+            said = f"cannot read {path}: {error.strerror}; give the exported file"
+            raise ProfileError(said) from error
         try:
-            arrivals = _household(data, passphrase)
+            arrivals = _household(data, passphrase, self._dimension)
         except _UnusableError as error:
-            raise ProfileError(f"{path}: {error}") from error
+            raise ProfileError(f"{path}: {error}; nobody was taken in") from error
         with self._writing():
-            key = self._key_for_first() or self._key()
+            state = self._state_to_write(first=True)
+            there = list(self._all(state))
             for stored in arrivals:
-                self._refuse_arrival(stored)
-            return tuple(self._write(stored, key) for stored in arrivals)
+                self._refuse_arrival(stored, there)
+                there.append(stored)
+            return self._write_new(arrivals, state)
 
-    def _refuse_arrival(self, stored: StoredProfile) -> None:
-        if stored.profile.encoder != self._encoder:
+    def _refuse_arrival(self, stored: StoredProfile, there: Sequence[StoredProfile]) -> None:
+        """Raise ProfileError if the driver of an exported file cannot live with who is there."""
+        profile = stored.profile
+        who = f"{stored.name} ({profile.id})"
+        if profile.encoder != self._encoder:
             raise ProfileError(
-                f"{stored.name} was enrolled with another encoder; enrol this driver anew here"
+                f"{who} was enrolled with another encoder; export again from a car with the models "
+                "of this one, or enrol this driver anew here; nobody was taken in"
             )
-        if self._files_of(stored.profile.id) or self._find(stored.name):
+        if any(each.profile.id == profile.id for each in there) or self._files_of(profile.id):
             raise ProfileError(
-                f"{stored.name} ({stored.profile.id}) is enrolled here already; rename or forget "
-                "that driver first; nobody was taken in"
+                f"{who} is enrolled here already, or a file of that id is here; whoever is here "
+                "stays; nobody was taken in"
             )
+        if other := _called(stored.name, there):
+            raise ProfileError(
+                f"{who} is enrolled here already, as {other.profile.id}: two drivers cannot have "
+                f"one name; run: whodrives drivers rename {other.profile.id} NEW-NAME, or rename "
+                "the driver in the other car and export again; nobody was taken in"
+            )
+        try:
+            _refuse_key_of_another(profile.id, profile.key, there)
+        except ProfileError as error:
+            raise ProfileError(f"{who}: {error}; nobody was taken in") from error
 
     # --- one file ---
 
@@ -508,128 +837,290 @@ class ProfileStore:
     def _book(self) -> Path:
         return self._directory / f"{_GUESTS}.sealed"
 
+    @property
+    def _index_path(self) -> Path:
+        return self._directory / f"{_INDEX}.sealed"
+
     def _paths(self) -> list[Path]:
-        try:
-            return sorted(self._directory.glob("*.profile"))
-        except OSError as error:
-            raise ProfileError(f"cannot list {self._directory}: {error.strerror}") from error
+        return self._listed("*.profile")
+
+    def _rejected_paths(self) -> list[Path]:
+        """What an earlier whodrives has set aside."""
+        return self._listed(f"*{REJECTED}*")
 
     def _files_of(self, driver: str) -> list[Path]:
         """The driver's profile, and what was set aside of it."""
-        return sorted(self._directory.glob(f"{driver}.profile*"))
+        return self._listed(f"{driver}.profile*")
+
+    def _listed(self, pattern: str) -> list[Path]:
+        try:
+            return sorted(self._directory.glob(pattern))
+        except OSError as error:
+            raise ProfileError(f"cannot list {self._directory}: {error.strerror}") from error
 
     def _set_aside_before(self) -> Iterator[str]:
-        """A sentence for each file that was set aside and is still there."""
-        try:
-            left = sorted(self._directory.glob(f"*{REJECTED}*"))
-            key = self._key() if left else b""
-        except (OSError, ProfileError):
-            return
-        for path in left:
+        """A sentence for each file that an earlier whodrives set aside and that is still there."""
+        for path in self._rejected_paths():
             driver = path.name.partition(".")[0]
-            if not _ID.fullmatch(driver):
-                yield f"a file in {self._directory} cannot be used and is set aside; remove it"
-                continue
-            reason = "was set aside"
-            try:
-                _unsealed(key, self._vehicle, driver, _bytes(path))
-            except _UnusableError as error:
-                reason = str(error)
-            except OSError:
-                pass
-            yield (
-                f"profile {driver}: {reason} (set aside as {path.name}; `whodrives drivers forget "
-                f"{driver}` removes it)"
-            )
+            if _ID.fullmatch(driver):
+                yield (
+                    f"profile {driver}: was set aside as {path.name}; to take it back if it is "
+                    f"well: whodrives drivers accept {driver}; to erase it: whodrives drivers "
+                    f"forget {driver}"
+                )
+            else:
+                yield (
+                    f"a file in {self._directory} that ends in {REJECTED} could not be used and "
+                    "was set aside; remove it"
+                )
 
-    def _fits(self, path: Path, key: bytes) -> bool:
-        """Whether the file says that it was sealed with this key."""
-        with suppress(OSError), path.open("rb") as file:
-            start = len(_MAGIC) + 1
-            return file.read(_HEADER_BYTES)[start : start + _KEY_ID_BYTES] == _key_id(key)
-        return False
-
-    def _is_rejected(self, path: Path, key: bytes) -> bool:
-        """Whether the file is whole enough to be read, and never a profile of this car."""
-        if not _ID.fullmatch(path.stem) and path != self._book:
-            return True
-        try:
-            _unsealed(key, self._vehicle, path.stem, _bytes(path))
-        except (_NewerError, OSError):
-            return False
-        except _UnusableError:
-            return True
-        return False
-
-    def _new_id(self) -> str:
-        while self._files_of(driver := f"d-{secrets.token_hex(4)}"):
+    def _new_id(self, state: _State) -> str:
+        taken = state.known.revisions
+        while self._files_of(driver := f"d-{secrets.token_hex(4)}") or driver in taken:
             pass
         return driver
 
-    def _read(self, path: Path, key: bytes) -> StoredProfile:
-        """What the file holds, whatever encoder made it; ProfileError says why it holds nothing."""
-        driver = path.stem
+    def _current(self, path: Path, state: _State) -> StoredProfile:
+        """What the file holds, whatever encoder made it; ProfileError says why it is not used."""
+        stored = self._read(path, state.key, self._vehicle)[0]
+        driver = stored.profile.id
+        if state.index is None:
+            if stored.revision:
+                raise self._index_missing()
+            return stored
+        least = state.index.revisions.get(driver)
+        if least is None:
+            raise ProfileError(
+                f"profile {driver}: is not in the index: it was forgotten, and its file put back; "
+                f"to erase it: whodrives drivers forget {driver}; if you restored it on purpose: "
+                f"whodrives drivers accept {driver}"
+            )
+        if stored.revision < least:
+            raise ProfileError(
+                f"profile {driver}: is older than what was stored last: its file was put back; put "
+                "the newer one in its place, or if you restored it on purpose: whodrives drivers "
+                f"accept {driver}"
+            )
+        return stored
+
+    def _read(
+        self, path: Path, key: bytes, vehicle: str | None, driver: str | None = None
+    ) -> tuple[StoredProfile, bytes]:
+        """What the file holds, and its bytes; ProfileError says why it holds nothing."""
+        driver = driver or path.stem
         if not _ID.fullmatch(driver):
             # The file's name may be a person's: it is not repeated.
             raise ProfileError(
-                f"a file in {self._directory} is not named d-xxxxxxxx.profile; remove it"
+                f"a file in {self._directory} is not named d-xxxxxxxx.profile; move it elsewhere"
             )
         try:
             data = _bytes(path)
+            encoder, payload = _unsealed(key, vehicle, driver, data)
+            return _profile(driver, encoder, payload, self._dimension_of(encoder)), data
         except OSError as error:
             raise ProfileError(
-                f"profile {driver}: cannot be read: {error.strerror}; mend its permissions"
+                f"profile {driver}: cannot be read: {error.strerror}; correct that, or restore the "
+                "file"
             ) from error
-        try:
-            return _profile(driver, *_unsealed(key, self._vehicle, driver, data))
+        except _SpoiltError as error:
+            raise ProfileError(
+                f"profile {driver}: {error}; restore it from a backup; if there is none, erase it "
+                f"and enrol anew: whodrives drivers forget {driver}"
+            ) from error
         except _UnusableError as error:
             raise ProfileError(f"profile {driver}: {error}") from error
 
-    def _write(self, stored: StoredProfile, key: bytes) -> StoredProfile:
-        """Put the profile on disk, whole or not at all, and read it back."""
-        path = self._path(stored.profile.id)
-        profile, payload = stored.profile, _payload(stored)
+    def _dimension_of(self, encoder: str) -> int | None:
+        return self._dimension if encoder == self._encoder else None
+
+    def _sealed_profile(
+        self, stored: StoredProfile, revision: int, key: bytes
+    ) -> tuple[bytes, StoredProfile]:
+        """The bytes of a profile's file, and the profile as it will be read from them."""
+        profile = stored.profile
+        payload = _payload(dataclasses.replace(stored, revision=revision))
+        try:
+            again = _profile(
+                profile.id, profile.encoder, payload, self._dimension_of(profile.encoder)
+            )
+        except _UnusableError as error:
+            raise ProfileError(f"nothing was stored: it {error}") from error
         sealed = _sealed(key, self._vehicle, profile.encoder, profile.id, payload)
-        _write_whole(path, sealed, os.replace)
-        return self._read(path, key)
+        _refuse_large(sealed)
+        return sealed, again
+
+    def _write(self, stored: StoredProfile, state: _State) -> StoredProfile:
+        """Replace a profile that is there, whole or not at all."""
+        index = state.known
+        revision = index.counter + 1
+        sealed, again = self._sealed_profile(stored, revision, state.key)
+        # Before the index: a file that is newer than the index says is the one to use.
+        files.write_whole(self._path(stored.profile.id), sealed, os.replace)
+        index.counter = index.revisions[stored.profile.id] = revision
+        self._write_index(index, state.key)
+        return again
+
+    def _write_new(
+        self, arrivals: Sequence[StoredProfile], state: _State
+    ) -> tuple[StoredProfile, ...]:
+        """Put new profiles on disk, all or none: the index that lists them is the last write."""
+        before = state.known
+        revision = before.counter + 1
+        made = [self._sealed_profile(stored, revision, state.key) for stored in arrivals]
+        ids = [stored.profile.id for stored in arrivals]
+        try:
+            self._write_index(_Index(before.counter, before.revisions, ids), state.key)
+            for (sealed, _), driver in zip(made, ids, strict=True):
+                files.write_whole(self._path(driver), sealed, os.link)
+            revisions = before.revisions | dict.fromkeys(ids, revision)
+            self._write_index(_Index(revision, revisions, []), state.key)
+        except OSError:
+            for driver in ids:
+                self._path(driver).unlink(missing_ok=True)
+            with suppress(OSError):
+                self._write_index(before, state.key)
+            raise
+        return tuple(again for _, again in made)
+
+    # --- the index ---
+
+    def _state(self) -> _State:
+        """Key and index; ProfileError if the folder as a whole is not ours to use."""
+        key = self._key()
+        index = self._read_index(key)
+        if index is None:
+            self._refuse_foreign_folder(key, self._vehicle)
+        return _State(key, index)
+
+    def _state_to_write(self, *, first: bool = False) -> _State:
+        """The same, with an index, and without what an interrupted writer left.
+
+        Args:
+            first: whether a key may be made for an empty store.
+        """
+        if first:
+            self._make_first_key()
+        elif not self._needs_key():
+            return _State(b"", _Index(0, {}, []))
+        state = self._state()
+        if state.index is None:
+            # Profiles of before there was an index; none of them has a revision.
+            for _ in self._all(state):
+                pass
+            heads = {path.stem: _head(path) for path in (*self._paths(), self._book)}
+            ours = [name for name, head in heads.items() if _is_of(head, state.key, self._vehicle)]
+            state.index = _Index(0, dict.fromkeys(ours, 0), [])
+            self._write_index(state.index, state.key)
+        if state.index.pending:
+            for driver in state.index.pending:
+                if _ID.fullmatch(driver) and driver not in state.index.revisions:
+                    self._path(driver).unlink(missing_ok=True)
+            state.index.pending = []
+            self._write_index(state.index, state.key)
+        return state
+
+    def _state_if_any(self) -> tuple[_State | None, ProfileError | None]:
+        try:
+            return (self._state_to_write() if self._needs_key() else None), None
+        except ProfileError as error:
+            return None, error
+
+    def _read_index(self, key: bytes) -> _Index | None:
+        """The index; None if there is none."""
+        try:
+            _, payload = _unsealed(key, self._vehicle, _INDEX, _bytes(self._index_path))
+            return msgspec.json.decode(payload, type=_Index)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            said = f"cannot read {self._index_path}: {error.strerror}; correct that"
+            raise _RefusedError(said) from error
+        except _OtherKeyError as error:
+            raise self._other_key() from error
+        except _OtherVehicleError as error:
+            raise self._other_vehicle() from error
+        except _NewerError as error:
+            raise _RefusedError(f"{self._index_path} {error}") from error
+        except (_UnusableError, ValueError, RecursionError) as error:
+            raise self._index_missing("is damaged") from error
+
+    def _any_index(self, key: bytes) -> tuple[_Index | None, bool]:
+        """The index, of whatever `vehicle.id`, and whether it is ours; None if it is damaged."""
+        try:
+            data = _bytes(self._index_path)
+            _, payload = _unsealed(key, None, _INDEX, data)
+            return msgspec.json.decode(payload, type=_Index), _is_of(data, key, self._vehicle)
+        except FileNotFoundError:
+            return None, True
+        except OSError as error:
+            raise _RefusedError(f"cannot read {self._index_path}: {error.strerror}") from error
+        except _OtherKeyError as error:
+            raise self._other_key() from error
+        except _NewerError as error:
+            raise _RefusedError(f"{self._index_path} {error}") from error
+        except (_UnusableError, ValueError, RecursionError):
+            return None, False
+
+    def _write_index(self, index: _Index, key: bytes) -> None:
+        payload = msgspec.json.encode(index)
+        sealed = _sealed(key, self._vehicle, _NO_ENCODER, _INDEX, payload)
+        files.write_whole(self._index_path, sealed, os.replace)
+
+    def _refuse_foreign_folder(self, key: bytes, vehicle: str | None) -> None:
+        """Refuse a folder without an index in which everything is another's; `vehicle` as above."""
+        heads = [_head(path) for path in self._paths()]
+        kinds = [kind for head in heads if (kind := _foreign(head, key, vehicle))]
+        if len(kinds) == len(heads):
+            if _OtherVehicleError in kinds:
+                raise self._other_vehicle()
+            if _OtherKeyError in kinds:
+                raise self._other_key()
+
+    def _other_key(self) -> _RefusedError:
+        return _RefusedError(
+            f"the profiles in {self._directory} were sealed with another key; bring that key back "
+            f"as {_credential() or self._key_file}; if it is lost, move {self._directory} away to "
+            "begin anew"
+        )
+
+    def _other_vehicle(self) -> _RefusedError:
+        return _RefusedError(
+            f"the profiles in {self._directory} belong to another vehicle.id than "
+            f"{self._vehicle}, so none is used and none was changed; set vehicle.id back, or take "
+            "them over for this one: whodrives drivers accept"
+        )
+
+    def _index_missing(self, what: str = "is missing") -> _RefusedError:
+        return _RefusedError(
+            f"{self._index_path} {what}, so nobody can tell which profiles were forgotten; restore "
+            "it, or take all that are there as they are: whodrives drivers accept"
+        )
 
     # --- all files ---
 
-    def _paths_with_key(self) -> Iterator[tuple[Path, bytes]]:
-        """Every file with the key, which is not asked for when there is nothing to open."""
-        if paths := self._paths():
-            key = self._key()
-            yield from ((path, key) for path in paths)
+    def _all(self, state: _State) -> Iterator[StoredProfile]:
+        """Every profile that is in use, of any encoder."""
+        for path in self._paths():
+            if not state.is_unfinished(path.stem):
+                try:
+                    yield self._current(path, state)
+                except _RefusedError:
+                    raise
+                except ProfileError:
+                    continue
 
-    def _sealed_with_key(self) -> Iterator[tuple[Path, bytes]]:
-        """The same, and the guest book."""
-        yield from self._paths_with_key()
-        if self._book.exists():
-            yield self._book, self._key()
-
-    def _find(self, who: str) -> StoredProfile | None:
+    def _find(self, who: str, state: _State) -> StoredProfile | None:
         """The driver of this name or id, of any encoder."""
-        for path, key in self._paths_with_key():
+        if _ID.fullmatch(who):
             with suppress(ProfileError):
-                stored = self._read(path, key)
-                if stored.is_called(who):
-                    return stored
-        return None
+                return self._current(self._path(who), state)
+            return None
+        return _called(who, self._all(state))
 
-    def _owner(self, fob: str | None) -> str | None:
-        """The id of the driver who has this key."""
-        for path, key in self._paths_with_key() if fob else ():
-            with suppress(ProfileError):
-                if (profile := self._read(path, key).profile).key == fob:
-                    return profile.id
-        return None
-
-    def _require(self, who: str) -> StoredProfile:
-        found = self._find(who)
+    def _require(self, who: str, state: _State) -> StoredProfile:
+        found = self._find(who, state)
         if found is None:
-            raise ProfileError(
-                f"no driver is called {who}; `whodrives drivers list` says who is enrolled"
-            )
+            raise _nobody(who)
         return found
 
     def _usable(self, stored: StoredProfile) -> tuple[StoredProfile, list[str]]:
@@ -638,7 +1129,9 @@ class ProfileStore:
         if profile.encoder != ours:
             raise ProfileError(
                 f"profile {profile.id}: was made by another encoder ({profile.encoder[:12]}, ours "
-                f"is {ours[:12]}); their voices cannot be compared: enrol this driver again"
+                f"is {ours[:12]}); their voices cannot be compared: bring the models back that it "
+                "was made with, or enrol this driver again with --replace, which keeps all but the "
+                "voice"
             )
         wanted = profile.preferences
         found = {path: vss.check(path, value, self._limits) for path, value in wanted.items()}
@@ -655,10 +1148,29 @@ class ProfileStore:
         return {path: float(value) for path, value in preferences.items()}
 
     @contextmanager
+    def _reading(self) -> Iterator[bool]:
+        """Let nobody write meanwhile; gives whether there is a folder."""
+        try:
+            folder = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            yield False
+            return
+        except OSError as error:
+            raise ProfileError(
+                f"cannot read {self._directory}: {error.strerror}; run this as the user whom it "
+                "belongs to"
+            ) from error
+        try:
+            fcntl.flock(folder, fcntl.LOCK_SH)
+            yield True
+        finally:
+            os.close(folder)
+
+    @contextmanager
     def _writing(self) -> Iterator[None]:
         """Be the only writer; sweep up what an interrupted one left."""
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.make_folder(self._directory)
             folder = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX)
@@ -670,8 +1182,8 @@ class ProfileStore:
         except OSError as error:
             place = error.filename or self._directory
             raise ProfileError(
-                f"cannot write {place}: {error.strerror}; free space or mend the permissions, then "
-                "try again"
+                f"cannot write {place}: {error.strerror}; free space or correct the permissions, "
+                "then try again"
             ) from error
 
     # --- the key ---
@@ -682,24 +1194,31 @@ class ProfileStore:
             return _checked_key(given.read_bytes(), given)
         self._refuse_key_among_profiles()
         try:
-            with self._key_file.open("rb") as file:
-                _refuse_shared(os.fstat(file.fileno()), self._key_file)
-                return _checked_key(file.read(_KEY_BYTES + 1), self._key_file)
+            key, status = files.read_regular(self._key_file, _KEY_BYTES + 1, follow=True)
         except OSError as error:
             raise ProfileError(
                 f"cannot read the key {self._key_file}: {error.strerror}; bring it back from a "
-                "backup, or forget the drivers and enrol them again"
+                f"backup; if it is lost, move {self._directory} away to begin anew"
             ) from error
+        _refuse_shared(status, self._key_file)
+        return _checked_key(key, self._key_file)
 
-    def _key_for_first(self) -> bytes | None:
-        """A new key, if none was given or made yet and no profile needs an older one."""
-        if _credential() or self._key_file.exists() or self._paths():
-            return None
+    def _needs_key(self) -> bool:
+        """Whether a key is there, or something that only the right one opens."""
+        there = _credential() or os.path.lexists(self._key_file) or self._paths()
+        return bool(there)
+
+    def _make_first_key(self) -> None:
+        """Make a key, if none was given or made yet and no profile needs an older one."""
+        if self._needs_key():
+            return
         self._refuse_key_among_profiles()
-        key = secrets.token_bytes(_KEY_BYTES)
-        self._key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_whole(self._key_file, key, os.link)
-        return key
+        # Without their key and without a profile they say nothing any more.
+        self._index_path.unlink(missing_ok=True)
+        if os.path.lexists(self._book):
+            self._book.rename(_free(self._book.with_name(self._book.name + REJECTED)))
+        files.make_folder(self._key_file.parent)
+        files.write_whole(self._key_file, secrets.token_bytes(_KEY_BYTES), os.link)
 
     def _refuse_root_among_others(self) -> None:
         """What root writes into another user's folder, that user's daemon cannot read."""
@@ -714,7 +1233,9 @@ class ProfileStore:
                     )
 
     def _refuse_key_among_profiles(self) -> None:
-        if self._key_file.resolve().is_relative_to(self._directory.resolve()):
+        # Not Path.resolve, which raises at a link that leads to itself.
+        key, folder = map(os.path.realpath, (self._key_file, self._directory))
+        if Path(key).is_relative_to(folder):
             raise ProfileError(
                 f"the key {self._key_file} lies among the profiles it seals, so that a copy of the "
                 "folder is a copy of the voices; move it, and set profiles.key_file"
@@ -751,17 +1272,91 @@ def _preferring(stored: StoredProfile, wanted: Mapping[str, float]) -> StoredPro
     return dataclasses.replace(stored, profile=profile, previous=stored.profile.preferences)
 
 
+def _called(who: str, profiles: Iterable[StoredProfile]) -> StoredProfile | None:
+    return next((stored for stored in profiles if stored.is_called(who)), None)
+
+
+def _nobody(who: str) -> ProfileError:
+    return ProfileError(f"no driver is called {who}; `whodrives drivers list` says who is enrolled")
+
+
+def _refuse_enrolled(name: str, old: StoredProfile | None, *, replace: bool) -> None:
+    if old and not replace:
+        raise ProfileError(f"{name} is enrolled already; take another name, or give --replace")
+
+
 def _refuse_namesake(stored: StoredProfile, others: Mapping[str, StoredProfile]) -> None:
     """Two files of one driver can come from a backup; each would make the other ambiguous."""
-    if other := others.get(folded(stored.name)):
+    if other := others.get(names.folded(stored.name)):
+        driver = stored.profile.id
         raise ProfileError(
-            f"profile {stored.profile.id}: its driver's name is that of {other.profile.id}; "
-            "forget one of the two"
+            f"profile {driver}: its driver's name is that of {other.profile.id}; give it another: "
+            f"whodrives drivers rename {driver} NEW-NAME"
         )
+
+
+def _refuse_two_of_one_name(profiles: Sequence[StoredProfile]) -> None:
+    seen: dict[str, StoredProfile] = {}
+    for stored in profiles:
+        _refuse_namesake(stored, seen)
+        seen[names.folded(stored.name)] = stored
+
+
+def _without_shared_key(
+    stored: StoredProfile, others: Iterable[StoredProfile]
+) -> tuple[StoredProfile, list[str]]:
+    """The profile without a key fob that another driver has, and a sentence if that is so."""
+    fob, driver = stored.profile.key, stored.profile.id
+    other = next((each.profile.id for each in others if fob and each.profile.key == fob), None)
+    if other is None:
+        return stored, []
+    said = (
+        f"profile {driver}: its key is also that of {other}, and is not used; take it away from "
+        f"one of the two: whodrives drivers key {driver} --clear"
+    )
+    return dataclasses.replace(stored, profile=dataclasses.replace(stored.profile, key=None)), [
+        said
+    ]
+
+
+def _refuse_key_of_another(driver: str, fob: str | None, others: Iterable[StoredProfile]) -> None:
+    """Raise ProfileError if another driver has this key fob."""
+    for other in others:
+        owner = other.profile.id
+        if fob and other.profile.key == fob and owner != driver:
+            raise ProfileError(
+                f"this key is {owner}'s; take it away first: whodrives drivers key {owner} --clear"
+            )
+
+
+# --- the calendar ---------------------------------------------------------------------------------
+
+_FIRST_DAY, _LAST_DAY = date(2026, 11, 1), date(2050, 1, 1)
+"""A clock that says less was not set: whodrives was not there yet. One that says more is wrong:
+this whodrives will not be there any more. Clocks without a battery begin at 1970, 2000 or the day
+their system was built; 2036, 2038 and 2106 are where counters of seconds overflow."""
 
 
 def _today() -> str:
     return datetime.now(UTC).date().isoformat()
+
+
+def believed(day: str | None) -> str | None:
+    """The day (ISO 8601, also with a time), if a clock that is right can have said it; or None."""
+    if day is None:
+        return None
+    return day if _FIRST_DAY.isoformat() <= day[:10] < _LAST_DAY.isoformat() else None
+
+
+def clock_problem() -> str | None:
+    """What is wrong with the machine's clock, and the fix; None if it can be right."""
+    if believed(_today()):
+        return None
+    return (
+        f"the machine's clock says {_today()}, which cannot be right: nothing is learned, and no "
+        "day is noted; set it: sudo timedatectl set-time 'YYYY-MM-DD HH:MM:SS', or let it follow a "
+        "time server"
+    )
 
 
 def now() -> str:
@@ -772,21 +1367,46 @@ def now() -> str:
 def unused(
     profiles: Sequence[StoredProfile], retention_days: int
 ) -> tuple[tuple[StoredProfile, int], ...]:
-    """Who was not recognised for longer than `retention_days`, and for how many days; 0: nobody."""
-    today = datetime.now(UTC).date()
-    days = [(stored, stored.unused_days(today)) for stored in profiles]
-    return tuple(pair for pair in days if retention_days and pair[1] > retention_days)
+    """Who was not recognised for longer than `retention_days`, and for how many days; 0: nobody.
+
+    Nobody while the clock cannot be right, and nobody of whom no day is known.
+    """
+    today = believed(_today())
+    if today is None or not retention_days:
+        return ()
+    days = [(stored, stored.unused_days(date.fromisoformat(today))) for stored in profiles]
+    return tuple((stored, n) for stored, n in days if n is not None and n > retention_days)
 
 
 # --- the format -----------------------------------------------------------------------------------
 
 
 class _UnusableError(Exception):
-    """Why a file's bytes are no profile, and the mend; without a name."""
+    """Why a file's bytes cannot be used, and the fix; without a name, `{who}` for the id."""
 
 
 class _NewerError(_UnusableError):
     """A newer whodrives wrote it: it is well, only not for us."""
+
+
+class _OtherKeyError(_UnusableError):
+    """Another key opens it."""
+
+
+class _OtherVehicleError(_UnusableError):
+    """It is another vehicle's."""
+
+
+class _SpoiltError(_UnusableError):
+    """It was sealed for us, and was changed since."""
+
+
+class _RefusedError(ProfileError):
+    """The folder as a whole cannot be used."""
+
+
+class _DamagedError(ProfileError):
+    """The guest book can never be used."""
 
 
 def _key_id(key: bytes) -> bytes:
@@ -810,40 +1430,61 @@ def _sealed(key: bytes, vehicle: str, encoder: str, name: str, payload: bytes) -
     return header + nonce + AESGCM(key).encrypt(nonce, payload, header + name.encode())
 
 
-def _unsealed(key: bytes, vehicle: str, name: str, data: bytes) -> tuple[str, bytes]:
-    """The encoder and the payload in a file's bytes."""
+def _unsealed(key: bytes, vehicle: str | None, name: str, data: bytes) -> tuple[str, bytes]:
+    """The encoder and the payload in a file's bytes; `vehicle` None: of any."""
     header, rest = data[:_HEADER_BYTES], data[_HEADER_BYTES:]
-    _refuse_foreign(header, key, vehicle)
+    kind = _foreign(header, key, vehicle)
+    if kind is _SpoiltError:
+        raise _SpoiltError("is damaged or no file of whodrives")
+    if kind is not None:
+        raise kind(_FOREIGN[kind].format(written=header[len(_MAGIC)], read=_SCHEMA))
+    if len(data) > _MOST_BYTES:
+        raise _SpoiltError(f"is larger than {_MOST_BYTES // 2**20} MiB")
     try:
         nonce, ciphertext = rest[:_NONCE_BYTES], rest[_NONCE_BYTES:]
         payload = AESGCM(key).decrypt(nonce, ciphertext, header + name.encode())
     except (InvalidTag, ValueError) as error:
-        raise _UnusableError(
-            "was changed, cut short or renamed since it was sealed; restore it, or enrol again"
-        ) from error
+        raise _SpoiltError("was changed, cut short or renamed since it was sealed") from error
     return header[-_ENCODER_BYTES:].hex(), payload
 
 
-def _refuse_foreign(header: bytes, key: bytes, vehicle: str) -> None:
-    """Say of a file that cannot be opened which of the usual reasons it is."""
+_FOREIGN: Mapping[type[_UnusableError], str] = {
+    _NewerError: "has format {written}, this whodrives reads {read}; install the whodrives that "
+    "wrote it",
+    _UnusableError: "has format {written}, this whodrives reads {read}; install the whodrives that "
+    "wrote it",
+    _OtherKeyError: "was sealed with another key; bring that key back",
+    _OtherVehicleError: "belongs to another vehicle.id; set vehicle.id to that one, or take it "
+    "over: whodrives drivers accept",
+}
+
+
+def _foreign(header: bytes, key: bytes, vehicle: str | None) -> type[_UnusableError] | None:
+    """Which of the usual reasons keeps a file from being opened; None: its header is ours."""
     magic, rest = header[: len(_MAGIC)], header[len(_MAGIC) :]
     if magic != _MAGIC or len(header) < _HEADER_BYTES:
-        raise _UnusableError("is damaged or no profile of whodrives; restore it, or enrol again")
+        return _SpoiltError
     if rest[0] != _SCHEMA:
-        mistake = _NewerError if rest[0] > _SCHEMA else _UnusableError
-        raise mistake(
-            f"has format {rest[0]}, this whodrives reads {_SCHEMA}; install the whodrives that "
-            "wrote it, or enrol again"
-        )
+        return _NewerError if rest[0] > _SCHEMA else _UnusableError
     if not hmac.compare_digest(rest[1 : 1 + _KEY_ID_BYTES], _key_id(key)):
-        raise _UnusableError("was sealed with another key; bring that key back, or enrol again")
-    if not hmac.compare_digest(
-        rest[1 + _KEY_ID_BYTES : 1 + _KEY_ID_BYTES + _VEHICLE_BYTES], _vehicle_id(key, vehicle)
-    ):
-        raise _UnusableError(
-            "belongs to another vehicle; set vehicle.id to that one's, or move the household with "
-            "`whodrives drivers export` and `import`"
-        )
+        return _OtherKeyError
+    theirs = rest[1 + _KEY_ID_BYTES : 1 + _KEY_ID_BYTES + _VEHICLE_BYTES]
+    if vehicle is not None and not hmac.compare_digest(theirs, _vehicle_id(key, vehicle)):
+        return _OtherVehicleError
+    return None
+
+
+def _is_of(data: bytes, key: bytes, vehicle: str) -> bool:
+    """Whether the file says that it was sealed with this key for this vehicle."""
+    return _foreign(data[:_HEADER_BYTES], key, vehicle) is None
+
+
+def _revised(facts: Mapping[str, Any], name: str) -> tuple[int, Any]:
+    """The revision and what is of that revision."""
+    revision = facts["revision"]
+    if not isinstance(revision, int):
+        raise TypeError("a revision is a number")
+    return revision, facts[name]
 
 
 def _payload(stored: StoredProfile) -> bytes:
@@ -859,6 +1500,7 @@ def _payload(stored: StoredProfile) -> bytes:
         "adaptation": adaptation.packed(profile.adaptation),
         "consent": dataclasses.asdict(stored.consent) if stored.consent else None,
         "recognised_on": stored.recognised_on,
+        "revision": stored.revision,
         "before": {
             "speech_s": before.speech_s,
             "enrolled_at": before.enrolled_at,
@@ -872,67 +1514,121 @@ def _payload(stored: StoredProfile) -> bytes:
     return text + b"\n" + b"".join(each.astype("<f4").tobytes() for each in rows)
 
 
-def _profile(driver: str, encoder: str, payload: bytes) -> StoredProfile:
-    """The payload's profile; _UnusableError if it is not one."""
+class _VoiceFacts(msgspec.Struct):
+    """What is said of embeddings that follow the text."""
+
+    speech_s: float
+    enrolled_at: str
+    shape: tuple[int, int]
+
+
+class _ConsentFacts(msgspec.Struct):
+    by: str
+    at: str
+    text: str
+
+
+class _Facts(msgspec.Struct):
+    """A profile's text. Those of before there were such things do not hold the last ones."""
+
+    name: str
+    enrolled_at: str
+    speech_s: float
+    preferences: dict[str, float]
+    shape: tuple[int, int]
+    previous: dict[str, float] | None = None
+    key: str | None = None
+    adaptation: dict[str, Any] | None = None
+    consent: _ConsentFacts | None = None
+    recognised_on: str | None = None
+    before: _VoiceFacts | None = None
+    revision: int = 0
+
+
+def _profile(driver: str, encoder: str, payload: bytes, dimension: int | None) -> StoredProfile:
+    """The payload's profile; _UnusableError if it is not one, however it came about."""
     try:
-        return _stored(driver, encoder, payload)
-    except (ValueError, KeyError, TypeError, ProfileError) as error:
-        raise _UnusableError("holds no valid profile; enrol this driver again") from error
+        return _stored(driver, encoder, payload, dimension)
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise _SpoiltError("holds no valid profile") from error
+    except ProfileError as error:
+        raise _SpoiltError(f"holds no valid profile ({error})") from error
 
 
-def _stored(driver: str, encoder: str, payload: bytes) -> StoredProfile:
-    """The payload's profile; any of the usual errors if it is not one, however it came about."""
+def _stored(driver: str, encoder: str, payload: bytes, dimension: int | None) -> StoredProfile:
+    """The payload's profile; any of the usual errors if it is not one."""
     text, _, raw = payload.partition(b"\n")
-    facts = json.loads(text)
-    preferences = _numbers(facts["preferences"])
-    # Profiles that were made before there were such things do not hold them.
-    earlier, fob = facts.get("previous"), facts.get("key")
-    previous = None if earlier is None else _numbers(earlier)
-    numbers, count = np.frombuffer(raw, dtype="<f4"), math.prod(facts["shape"])
-    before = _before(facts.get("before"), numbers[count:])
-    learned = facts.get("adaptation")
+    facts = msgspec.json.decode(text, type=_Facts)
+    numbers, count = np.frombuffer(raw, dtype="<f4"), math.prod(facts.shape)
+    rows = _voice(numbers[:count].reshape(facts.shape), dimension)
+    before = _before(facts.before, numbers[count:], rows.shape[1])
+    learned = facts.adaptation
+    known = adaptation.unpacked(learned) if learned is not None else Adaptation()
+    _check_adaptation(known, rows.shape[1])
+    if not 0 <= facts.revision < _MOST_WRITES:
+        raise ValueError("no number of a write")
     profile = Profile(
         id=driver,
-        embeddings=_voice(numbers[:count].reshape(facts["shape"])),
+        embeddings=rows,
         encoder=encoder,
-        speech_s=float(facts["speech_s"]),
-        preferences=preferences,
-        key=None if fob is None else _checked_fob(fob),
-        adaptation=adaptation.unpacked(learned) if learned else Adaptation(),
+        speech_s=_seconds(facts.speech_s),
+        preferences=_numbers(facts.preferences),
+        key=None if facts.key is None else _checked_fob(facts.key),
+        adaptation=known,
     )
-    seconds = profile.speech_s, before.speech_s if before else 0.0
-    wanted = (*preferences.values(), *(previous or {}).values())
-    if not all(map(vss.is_number, (*seconds, *wanted))):
-        raise ValueError("a number that is not finite")
     return StoredProfile(
-        _stored_name(facts["name"]),
+        _stored_name(facts.name),
         profile,
-        _day(facts["enrolled_at"]),
-        previous,
-        _consent(facts.get("consent")),
-        _day(facts["recognised_on"]) if facts.get("recognised_on") else None,
+        _day(facts.enrolled_at),
+        None if facts.previous is None else _numbers(facts.previous),
+        _consent(facts.consent),
+        _day(facts.recognised_on) if facts.recognised_on else None,
         before,
+        facts.revision,
     )
 
 
-def _before(facts: Mapping[str, Any] | None, numbers: Floats) -> Voice | None:
+def _before(facts: _VoiceFacts | None, numbers: Floats, dimension: int) -> Voice | None:
     if facts is None:
         if numbers.size:
             raise ValueError("more embeddings than are described")
         return None
-    rows = _voice(numbers.reshape(facts["shape"]))
-    return Voice(rows, float(facts["speech_s"]), _day(facts["enrolled_at"]))
+    rows = _voice(numbers.reshape(facts.shape), dimension)
+    return Voice(rows, _seconds(facts.speech_s), _day(facts.enrolled_at))
 
 
-def _consent(facts: Mapping[str, Any] | None) -> Consent | None:
+def _check_adaptation(known: Adaptation, dimension: int) -> None:
+    """Raise ValueError unless all that was learned is of such embeddings and of days that exist."""
+    days = [step.day for step in known.steps]
+    for trip in (*(trip for step in known.steps for trip in step.trips), *known.held):
+        days.append(trip.day)
+        _seconds(trip.speech_s)
+        if trip.voice.shape != (dimension,) or not _is_unit(trip.voice[np.newaxis]):
+            raise ValueError("what was learned is no embedding of this length")
+        if abs(trip.anchor_cosine) > 1 + _UNIT_LENGTH_TOLERANCE:
+            raise ValueError("a cosine beyond 1")
+    for day in days:
+        date.fromordinal(day)
+
+
+def _seconds(seconds: float) -> float:
+    if not 0 <= seconds <= _MOST_SPEECH_S:
+        raise ValueError("no duration")
+    return seconds
+
+
+def _consent(facts: _ConsentFacts | None) -> Consent | None:
     if facts is None:
         return None
-    when = datetime.fromisoformat(facts["at"]).isoformat(timespec="seconds")
-    return Consent(names.readable(str(facts["by"])), when, str(facts["text"]))
+    when = datetime.fromisoformat(facts.at).isoformat(timespec="seconds")
+    text = names.readable(facts.text)[: names.MOST_CHARACTERS]
+    return Consent(names.readable(facts.by)[: names.MOST_CHARACTERS], when, text)
 
 
 def _numbers(facts: Mapping[str, float]) -> Mapping[str, float]:
-    return MappingProxyType({str(path): float(value) for path, value in facts.items()})
+    if not all(_PATH.fullmatch(path) and vss.is_number(value) for path, value in facts.items()):
+        raise ValueError("no preferences")
+    return MappingProxyType(dict(facts))
 
 
 def _day(text: str) -> str:
@@ -988,11 +1684,24 @@ def _stretched(passphrase: str, salt: bytes) -> bytes:
     return Scrypt(salt=salt, length=_KEY_BYTES, **_SCRYPT).derive(text)
 
 
-def _household(data: bytes, passphrase: str) -> list[StoredProfile]:
+class _Parcel(msgspec.Struct):
+    """A driver in an exported file; `payload` is base64 of what a sealed file holds."""
+
+    driver: str
+    encoder: str
+    payload: str
+
+
+def _household(data: bytes, passphrase: str, dimension: int | None) -> list[StoredProfile]:
     """The profiles in an exported file's bytes."""
     magic, rest = data[: len(_HOUSEHOLD_MAGIC)], data[len(_HOUSEHOLD_MAGIC) :]
-    if magic != _HOUSEHOLD_MAGIC or len(data) > _MOST_HOUSEHOLD_BYTES:
+    if magic != _HOUSEHOLD_MAGIC:
         raise _UnusableError("is no household that whodrives exported; give another file")
+    if len(data) > _MOST_HOUSEHOLD_BYTES:
+        raise _UnusableError(
+            f"is larger than any household ({_MOST_HOUSEHOLD_BYTES // 2**20} MiB); give another "
+            "file"
+        )
     if rest[:1] != bytes([_HOUSEHOLD_SCHEMA]):
         raise _UnusableError("was exported by another version of whodrives; use that one")
     salt, rest = rest[1 : 1 + _SALT_BYTES], rest[1 + _SALT_BYTES :]
@@ -1003,33 +1712,40 @@ def _household(data: bytes, passphrase: str) -> list[StoredProfile]:
     except (InvalidTag, ValueError) as error:
         raise _UnusableError("the passphrase is another, or the file was changed") from error
     try:
-        return [_arrival(facts) for facts in json.loads(text)]
-    except (ValueError, KeyError, TypeError, ProfileError) as error:
-        raise _UnusableError("holds no valid household") from error
+        return [
+            _arrival(parcel, dimension) for parcel in msgspec.json.decode(text, type=list[_Parcel])
+        ]
+    except (ValueError, RecursionError, _UnusableError) as error:
+        raise _UnusableError("holds no valid household; export it again") from error
 
 
-def _arrival(facts: Mapping[str, str]) -> StoredProfile:
-    if not _ID.fullmatch(facts["driver"]):
-        raise ValueError("no driver's id")
-    payload = base64.b64decode(facts["payload"], validate=True)
-    return _stored(facts["driver"], facts["encoder"], payload)
+def _arrival(parcel: _Parcel, dimension: int | None) -> StoredProfile:
+    if not _ID.fullmatch(parcel.driver) or not _FINGERPRINT.fullmatch(parcel.encoder):
+        raise ValueError("no driver's id, or no encoder's fingerprint")
+    payload = base64.b64decode(parcel.payload, validate=True)
+    return _profile(parcel.driver, parcel.encoder, payload, dimension)
 
 
-def _voice(embeddings: Floats) -> Floats:
+def _voice(embeddings: Floats, dimension: int | None) -> Floats:
     """The embeddings, read-only; ProfileError unless they are rows of unit length."""
     rows = np.array(embeddings, dtype=np.float32)
     match rows.shape:
-        case (int(k), int(d)) if k and d and k % RENDITIONS == 0:
+        case (int(k), int(d)) if k and d and k % RENDITIONS == 0 and dimension in (None, d):
             pass
         case shape:
             raise ProfileError(
-                f"a voice is {RENDITIONS} k embeddings of D numbers, not of shape {shape}"
+                f"a voice is {RENDITIONS} k embeddings of {dimension or 'D'} numbers, not of shape "
+                f"{shape}"
             )
-    lengths = np.linalg.norm(rows, axis=1)
-    if not bool(np.all(np.abs(lengths - 1) <= _UNIT_LENGTH_TOLERANCE)):
+    if not _is_unit(rows):
         raise ProfileError("an embedding is not of unit length; normalise it, then save")
     rows.flags.writeable = False
     return rows
+
+
+def _is_unit(rows: Floats) -> bool:
+    lengths = np.linalg.norm(rows, axis=1)
+    return bool(np.all(np.abs(lengths - 1) <= _UNIT_LENGTH_TOLERANCE))
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -1059,27 +1775,23 @@ def _refuse_shared(status: os.stat_result, path: Path) -> None:
 
 def _bytes(path: Path) -> bytes:
     """What is in a sealed file; of one that is too large to be ours, enough not to open."""
-    with path.open("rb") as file:
-        return file.read(_MOST_BYTES + 1)
+    return files.read_regular(path, _MOST_BYTES + 1)[0]
 
 
-def _write_whole(path: Path, data: bytes, publish: Callable[[Path, Path], None]) -> None:
-    """Write a file that is either whole or not there, also after a power cut.
-
-    `publish` gives the finished temporary file its name: os.replace, or os.link for a file that
-    must not be there yet.
-    """
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+def _head(path: Path) -> bytes:
+    """The header of a sealed file; nothing if there is none."""
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_directory(path.parent)
+        return files.read_regular(path, _HEADER_BYTES)[0]
+    except OSError:
+        return b""
+
+
+def _refuse_large(sealed: bytes) -> None:
+    if len(sealed) > _MOST_BYTES:
+        raise ProfileError(
+            f"a profile or guest book is larger than {_MOST_BYTES // 2**20} MiB, and could not be "
+            "read again; nothing was stored"
+        )
 
 
 def _try_writing(folder: Path) -> None:
@@ -1100,12 +1812,3 @@ def _free(path: Path) -> Path:
     """The path, or with a number after it if something is there."""
     candidates = (path.with_name(f"{path.name}.{n}" if n else path.name) for n in range(1000))
     return next(each for each in candidates if not each.exists())
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the directory's names durable: fsync(2) of a file does not."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

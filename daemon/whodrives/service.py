@@ -194,12 +194,14 @@ def open_store(config: Config) -> ProfileStore:
     Raises:
         ModelError: there is no encoder to bind them to.
     """
+    calibration = load_calibration(Path(config.models.directory))
     return ProfileStore(
         directory=Path(config.profiles.directory),
         key_file=Path(config.profiles.key_file),
-        encoder=load_calibration(Path(config.models.directory)).encoder,
+        encoder=calibration.encoder,
         limits=config.vehicle.signals,
         vehicle=config.vehicle.id,
+        dimension=calibration.mean.size,
     )
 
 
@@ -703,7 +705,7 @@ class Daemon:
         self._say(CommandResult(now_s, order.command, reason))
 
     def _household(self) -> Household:
-        """Everybody who is enrolled, once what is no profile is set aside."""
+        """Everybody who is enrolled, once a guest book that cannot be used is set aside."""
         try:
             self._store.set_aside()
         except ProfileError as error:

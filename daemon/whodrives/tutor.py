@@ -100,9 +100,7 @@ def enrol(wish: Wish, settings: Config, store: ProfileStore, console: Console) -
     agreed = None if wish.consent is None else checked_text(wish.consent, "who agreed")
     household = store.load().profiles
     old = [stored for stored in household if folded(stored.name) == folded(name)]
-    if old and not wish.replace:
-        raise ProfileError(f"{name} is enrolled already; take another name, or give --replace")
-    store.rehearse()
+    store.rehearse(name, replace=wish.replace)
     models = Path(settings.models.directory)
     policy = load_policy(settings)
     enrolment = Enrolment(load_gate(models), load_encoder(models))

@@ -223,6 +223,29 @@ def test_an_offered_guest_can_be_enrolled_by_its_pseudonym(
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize("wrong", ["1970-01-01", "2106-02-07"])
+def test_nothing_is_learned_or_lost_while_the_clock_cannot_be_right(
+    car: Car,
+    store: ProfileStore,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    wrong: str,
+) -> None:
+    """No guest is forgotten for an age that a wrong clock made up, and no trip gets its day."""
+    today = learning.today
+    car.guest(739_900, 5)
+    before = store.load()
+    monkeypatch.setattr(learning, "now", lambda: f"{wrong}T00:00:00+00:00")
+    monkeypatch.setattr(learning, "today", today)
+    (driver,) = car.household
+    assert not car.learning.learn(Learn(0.0, driver.id, lessons(1, 1)), car.household)
+    assert car.learning.meet(Met(0.0, lessons(5, 1)), car.household) is None
+    car.learning.tidy(car.household, 0.0)
+    assert str(store.load()) == str(before)
+    assert [guest.last_day for guest in store.load_guests()] == [739_900]
+    assert "the machine's clock cannot be right" in caplog.text
+
+
 def test_who_is_forgotten_is_in_the_guest_book_no_more(car: Car, store: ProfileStore) -> None:
     """A driver whom noise had made a guest too; other guests stay, and the receipt says so."""
     car.guest(1, 5)
