@@ -696,6 +696,8 @@ class ProfileStore:
         seen: set[str] = set()
         for path in (*self._paths(), *self._rejected_paths()):
             driver = path.name.partition(".")[0]
+            if path != self._path(driver) and os.path.lexists(self._path(driver)):
+                continue
             if _ID.fullmatch(driver) and driver not in seen:
                 with suppress(ProfileError):
                     stored, data = self._read(path, key, None, driver)
@@ -720,23 +722,24 @@ class ProfileStore:
             (path, each.profile.id, self._sealed_profile(each, counter, key)[0])
             for path, each in found
         ]
-        book = self._any_book(key, counter)
+        book = self._any_book(key, counter, is_listed=index is not None)
         for _, driver, data in sealed:
             files.write_whole(self._path(driver), data, os.replace)
         if book is not None:
             files.write_whole(self._book, book, os.replace)
             revisions[_GUESTS] = counter
-        self._write_index(_Index(counter, revisions, []), key)
+        pending = [p for p in index.pending if p not in revisions] if index else []
+        self._write_index(_Index(counter, revisions, pending), key)
         for path, driver, _ in sealed:
             if path != self._path(driver):
                 path.unlink()
         files.sync_folder(self._directory)
 
-    def _any_book(self, key: bytes, revision: int) -> bytes | None:
-        """The guest book of another `vehicle.id`, sealed for this car; None if there is none."""
+    def _any_book(self, key: bytes, revision: int, *, is_listed: bool) -> bytes | None:
+        """The guest book of another `vehicle.id`, or of no index, sealed anew; None if none is."""
         try:
             data = _bytes(self._book)
-            if _is_of(data, key, self._vehicle):
+            if is_listed and _is_of(data, key, self._vehicle):
                 return None
             encoder, payload = _unsealed(key, None, _GUESTS, data)
             facts = msgspec.json.decode(payload)
@@ -1296,10 +1299,16 @@ def _refuse_namesake(stored: StoredProfile, others: Mapping[str, StoredProfile])
 
 
 def _refuse_two_of_one_name(profiles: Sequence[StoredProfile]) -> None:
-    seen: dict[str, StoredProfile] = {}
+    seen: dict[str, str] = {}
     for stored in profiles:
-        _refuse_namesake(stored, seen)
-        seen[names.folded(stored.name)] = stored
+        driver = stored.profile.id
+        if other := seen.get(names.folded(stored.name)):
+            raise ProfileError(
+                f"the drivers of {other} and {driver} have one name; take in one, give it another, "
+                f"then take in the other: whodrives drivers accept {other}; whodrives drivers "
+                f"rename {other} NEW-NAME; whodrives drivers accept {driver}"
+            )
+        seen[names.folded(stored.name)] = driver
 
 
 def _without_shared_key(

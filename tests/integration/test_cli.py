@@ -58,6 +58,7 @@ def enrolled(tmp_path_factory: pytest.TempPathFactory, voices: Path) -> Installa
         "drivers forget",
         "drivers restore",
         "drivers alike",
+        "drivers accept",
         "drivers export",
         "drivers import",
         "drivers preferences",

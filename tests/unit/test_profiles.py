@@ -899,6 +899,7 @@ def test_without_the_index_nobody_is_used_until_somebody_says_so(
     store: ProfileStore, tmp_path: Path, how: str
 ) -> None:
     """Who removes the index brings nobody back unnoticed; the command that is named works."""
+    store.save_guests([guest()])
     index = tmp_path / "profiles" / "index.sealed"
     if how == "missing":
         index.unlink()
@@ -909,6 +910,32 @@ def test_without_the_index_nobody_is_used_until_somebody_says_so(
             attempt()
     assert [stored.name for stored in store.accept()] == ["Anna"]
     assert names_in(tmp_path) == ["Anna"]
+    assert len(store.load_guests()) == 1
+
+
+def test_two_of_one_name_are_taken_in_as_the_error_says(
+    store: ProfileStore, anna: StoredProfile, tmp_path: Path
+) -> None:
+    """A forgotten driver who was enrolled anew, and whose old file is restored on purpose."""
+    path = tmp_path / "profiles" / f"{anna.profile.id}.profile"
+    copy = path.read_bytes()
+    store.forget("Anna")
+    new = store.save("Anna", voice(1), 9).profile.id
+    path.write_bytes(copy)
+    with pytest.raises(ProfileError, match="have one name") as told:
+        store.accept([anna.profile.id])
+    assert names_in_use(store) == ["Anna"]
+    first, second = sorted([new, anna.profile.id], key=lambda each: each != new)
+    assert f"rename {first} NEW-NAME; whodrives drivers accept {second}" in str(told.value)
+    store.accept([first])
+    store.rename(first, "Anne")
+    store.accept([second])
+    assert names_in(tmp_path) == ["Anna", "Anne"]
+
+
+def names_in_use(store: ProfileStore) -> list[str]:
+    """The names that load, whatever else is a problem."""
+    return sorted(stored.name for stored in store.load().profiles)
 
 
 def test_a_missing_profile_is_named(
