@@ -1088,9 +1088,9 @@ class ProfileStore:
 
     def _other_vehicle(self) -> _RefusedError:
         return _RefusedError(
-            f"the profiles in {self._directory} belong to another vehicle.id than "
-            f"{self._vehicle}, so none is used and none was changed; set vehicle.id back, or take "
-            "them over for this one: whodrives drivers accept"
+            f"the household in {self._directory} belongs to another vehicle than {self._vehicle}, "
+            "so nobody is used and nothing was changed; set vehicle.id back, or take them over for "
+            "this one: whodrives drivers accept"
         )
 
     def _index_missing(self, what: str = "is missing") -> _RefusedError:

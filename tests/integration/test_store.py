@@ -35,7 +35,7 @@ def test_the_vehicles_id_there_and_back(installed: Installation, way: str) -> No
     before = installed.stored()
     installed.configure(vehicle={"id": "my-car"})
     ran = installed.run("run", given=bytes(64_000))
-    assert "another vehicle.id" in ran.stderr
+    assert "belongs to another vehicle" in ran.stderr
     assert "Traceback" not in ran.stderr
     listed = installed.run("drivers")
     assert listed.returncode == 1

@@ -21,11 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-<<<<<<< HEAD
-from whodrives import names, profiles, vss
-=======
-from whodrives import guests, profiles, vss
->>>>>>> c6e9955 (Seal an index of the store, and lose no profile that may be well)
+from whodrives import guests, names, profiles, vss
 from whodrives.config import Vehicle
 from whodrives.domain import Floats, Profile, ProfileError
 from whodrives.profiles import Consent, Loaded, ProfileStore, StoredProfile, unused
@@ -808,7 +804,7 @@ def test_another_vehicle_id_loses_nobody(
     moved = store_in(tmp_path, vehicle="other")
     moved.set_aside()
     for attempt in (moved.load, lambda: moved.save("Carla", voice(2), 9), moved.rehearse):
-        with pytest.raises(ProfileError, match=r"another vehicle\.id.*whodrives drivers accept"):
+        with pytest.raises(ProfileError, match=r"another vehicle.*whodrives drivers accept"):
             attempt()
     assert everything_in(tmp_path) == before
     if way == "back":
