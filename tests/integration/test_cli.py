@@ -358,20 +358,21 @@ def test_forgetting_prints_a_receipt(installed: Installation, voices: Path) -> N
     assert re.search(rf"Receipt of 20\d\d-\S+ for {driver}; erased:", told)
     assert "embeddings" in told
     assert "the record of consent" in told
-    assert not list((installed.folder / "profiles").iterdir())
+    assert [path.name for path in (installed.folder / "profiles").iterdir()] == ["index.sealed"]
 
 
 def test_a_driver_who_is_long_gone_is_offered_to_be_forgotten(
     installed: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the list and by the doctor; nobody is forgotten unasked."""
-    monkeypatch.setattr(profiles, "_today", lambda: "2020-01-01")
+    monkeypatch.setattr(profiles, "_today", lambda: "2026-11-01")
+    section = {"directory": "profiles", "key_file": "profile-key", "retention_days": 20}
+    installed.configure(profiles=section)
     store = open_store(load_config(installed.config))
     rows = np.eye(192, dtype=np.float32)[:3]
     store.save("Oldie", rows, 20.0)
     listed = installed.run("drivers").stdout
     assert re.search(r"^  whodrives --config \S+ drivers forget d-\w{8}$", listed, re.MULTILINE)
     assert "was not recognised for" in installed.run("doctor").stdout
-    section = {"directory": "profiles", "key_file": "profile-key", "retention_days": 0}
-    installed.configure(profiles=section)
+    installed.configure(profiles=section | {"retention_days": 0})
     assert "forget Oldie" not in installed.run("drivers").stdout
