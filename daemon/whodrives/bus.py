@@ -48,6 +48,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from whodrives import clock
 from whodrives.config import Mqtt, Tls, Vehicle
 from whodrives.contract import (
     RESULT_RATE,
@@ -149,7 +150,7 @@ class _Link:
         self.subscribed = self.silenced = False
         self.ended: str | None = None
         self.over = threading.Event()
-        self.started_s = time.monotonic()
+        self.started_s = clock.now_s()
         # Each has one writer, so that no lock is needed.
         self._sent = 0
         self._acknowledged = 0
@@ -403,7 +404,7 @@ class _Inbox:
         if retained and ("/command/" in topic or topic.endswith(_ANSWERS)):
             self._counters.ignored += 1
             return
-        now_s, wall_s = time.monotonic(), time.time()
+        now_s, wall_s = clock.now_s(), time.time()
         obeyed, merged = self._decoder.obeyed, self._decoder.merged
         try:
             news = self._decoded(topic, payload, now_s, wall_s)
@@ -463,7 +464,7 @@ class _Inbox:
 
     def wake(self) -> None:
         """Let whoever waits for inputs poll the bus: the connection has changed."""
-        self._put(Tick(time.monotonic()))
+        self._put(Tick(clock.now_s()))
 
     def stray(self) -> None:
         """Count a result that spoke of no request of this trip."""
@@ -528,7 +529,7 @@ class Bus:
         if self._settings.tls is None:
             log.warning("event=plain_mqtt host=%s port=%d", *self._settings.address)
         # Not before: the daemon that this one follows may have obeyed one a moment ago.
-        self._inbox.recall(time.monotonic())
+        self._inbox.recall(clock.now_s())
         self._open()
 
     def poll(self, now_s: float) -> None:
@@ -560,7 +561,7 @@ class Bus:
         or a `Recognition` that cannot go out at once never goes out. An event that is not the bus's
         is none of its business, and one that the contract does not let be said is dropped.
         """
-        if isinstance(event, Apply) and time.monotonic() - event.at_s > MAX_LAG_S:
+        if isinstance(event, Apply) and clock.now_s() - event.at_s > MAX_LAG_S:
             self.counters.dropped += 1
             log.warning("event=apply_dropped reason='more than %.0f s late'", MAX_LAG_S)
             return False
@@ -607,7 +608,7 @@ class Bus:
         try:
             access = _access(self._settings)
         except BusError as error:
-            self._gone(str(error), time.monotonic())
+            self._gone(str(error), clock.now_s())
         else:
             self._link = _Link(self._settings, self._vehicle.id, access, self._inbox)
 
@@ -778,7 +779,7 @@ def overhear(
     denied: list[str] = []
 
     def take(_client: Client, _data: Any, message: MQTTMessage) -> None:
-        now = time.monotonic(), time.time()
+        now = clock.now_s(), time.time()
         heard.put(Overheard(message.topic, bytes(message.payload), *now, message.retain))
 
     def refuse(_c: Client, _d: Any, _mid: int, codes: list[ReasonCode], _p: Any) -> None:
@@ -804,7 +805,7 @@ def _adjuster(settings: Mqtt, vehicle: Vehicle) -> SeatAdjuster | None:
 
 
 def _epoch_s() -> float:
-    return time.time() - time.monotonic()
+    return time.time() - clock.now_s()
 
 
 def _access(settings: Mqtt) -> _Access:

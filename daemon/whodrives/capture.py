@@ -21,6 +21,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from whodrives import clock
 from whodrives.domain import (
     BLOCK_S,
     BLOCK_SAMPLES,
@@ -110,7 +111,7 @@ def read_pipe(
 
 def paced(
     blocks: Iterable[AudioBlock],
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] = clock.now_s,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[AudioBlock]:
     """Give blocks as a microphone would: in real time and with `at_s` from `clock`.
@@ -451,7 +452,7 @@ class Microphone:
         """Open the device at a rate; what it gives as the reason if it refuses, else nothing."""
         portaudio = _portaudio()
         self._rate_hz, self._cutter = rate_hz, _Cutter(rate_hz)
-        self._hearing, self._last_call_s = False, time.monotonic()
+        self._hearing, self._last_call_s = False, clock.now_s()
         try:
             stream = portaudio.InputStream(
                 device=device.index,
@@ -475,7 +476,7 @@ class Microphone:
 
     def _hear(self, sound: Floats, frames: int, device_time: Any, status: Any) -> None:
         """Runs on PortAudio's thread for each 30 ms: float32 of shape (frames, 1), to be copied."""
-        self._last_call_s = now_s = time.monotonic()
+        self._last_call_s = now_s = clock.now_s()
         if not self._hearing:
             self._hearing = True
             self._put(SourceState(now_s, SourceHealth.OPEN))
@@ -507,7 +508,7 @@ class Microphone:
     def _finished(self) -> None:
         """Runs on PortAudio's thread when the stream ends; by itself, unless it was closed."""
         if self._stream is not None:
-            self._put(SourceState(time.monotonic(), SourceHealth.LOST, "the device went away"))
+            self._put(SourceState(clock.now_s(), SourceHealth.LOST, "the device went away"))
 
 
 def _portaudio() -> Any:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
+from whodrives import clock
 from whodrives.bus import Overheard, lets_in_strangers, overhear, probe
 from whodrives.capture import Device, Microphone, devices, level, read_file
 from whodrives.config import MICROPHONE, PIPE, Config
@@ -189,9 +189,9 @@ def _listen(device: str | int | None) -> Floats:
     inbox: SimpleQueue[AudioBlock | SourceState] = SimpleQueue()
     microphone = Microphone(device, inbox.put)
     microphone.open()
-    blocks, until_s = [], time.monotonic() + LISTEN_S
+    blocks, until_s = [], clock.now_s() + LISTEN_S
     try:
-        while time.monotonic() < until_s:
+        while clock.now_s() < until_s:
             try:
                 item = inbox.get(timeout=0.1)
             except Empty:
@@ -269,7 +269,7 @@ def _car(config: Config) -> Iterator[Finding]:
     state, ages, mistakes = _reports(decoder, heard)
     for mistake in mistakes:
         yield Finding("car", well=False, found=mistake)
-    now_s = time.monotonic()
+    now_s = clock.now_s()
     told = _told(decoder, now_s)
     lacking = missing(state, now_s)
     if not ages and asleep(state):

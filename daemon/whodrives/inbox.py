@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import deque
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
+from whodrives import clock
 from whodrives.domain import Cancel, Choose, Enrol, Input, Listen, Position, Tick, VehicleReport
 
 MOST_REPORTS = 64
@@ -60,7 +60,7 @@ class Inbox:
             with contextlib.suppress(Empty):
                 self._bell.get(timeout=timeout_s)
             item = self.pop(rung=True)
-        return Tick(time.monotonic()) if item is None else item
+        return Tick(clock.now_s()) if item is None else item
 
     def pop(self, *, rung: bool = False) -> Input | None:
         """The next input, if there is one; `rung` if its ring was taken already."""

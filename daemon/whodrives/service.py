@@ -18,7 +18,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +28,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import TypeAlias, TypeVar
 
+from whodrives import clock
 from whodrives.bus import Bus
 from whodrives.capture import STALL_S, Microphone, paced, read_file, read_pipe
 from whodrives.claim import Claim
@@ -259,12 +259,12 @@ class _Pipe(FileIO):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Up to `size` bytes, as soon as there are some; none at the end."""
-        asked_s = time.monotonic()
+        asked_s = clock.now_s()
         if not select.select([self], [], [], 0.0)[0]:
             self._rest()
         while not select.select([self], [], [], TICK_S)[0]:
             self._turn()
-            if not self._silent and time.monotonic() - asked_s > STALL_S:
+            if not self._silent and clock.now_s() - asked_s > STALL_S:
                 self._change(SourceHealth.LOST, "the pipe gives no sound")
         data: bytes = super().read(size)
         if data and self._silent:
@@ -273,7 +273,7 @@ class _Pipe(FileIO):
 
     def _change(self, health: SourceHealth, reason: str = "") -> None:
         self._silent = health is SourceHealth.LOST
-        self._take(SourceState(time.monotonic(), health, reason))
+        self._take(SourceState(clock.now_s(), health, reason))
 
 
 def replay(
@@ -341,7 +341,7 @@ class _LogFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is to be written."""
         with self._lock:
-            return self._limit.admits(str(record.msg).split()[0], time.monotonic())
+            return self._limit.admits(str(record.msg).split()[0], clock.now_s())
 
     def tend(self, now_s: float = math.inf) -> None:
         """Log how many lines were suppressed, in the minutes that are over by `now_s`."""
@@ -483,7 +483,7 @@ class Daemon:
         remembered, gone_s = self._journal.recall()
         if remembered is not None:
             log.info("event=resumed gone_s=%.1f", gone_s)
-        self._take(Begin(time.monotonic(), uuid.uuid4().hex, remembered, gone_s))
+        self._take(Begin(clock.now_s(), uuid.uuid4().hex, remembered, gone_s))
         self._take(self._household())
         notify("READY=1")
         try:
@@ -504,7 +504,7 @@ class Daemon:
     def _listen(self) -> None:
         """The microphone's loop."""
         while True:
-            self._microphone.tend(time.monotonic())
+            self._microphone.tend(clock.now_s())
             behind = self._from_microphone.qsize() >= GATHERED_BLOCKS
             self._turn(0.0 if behind else self._rest_s())
             self._take_all()
@@ -516,7 +516,7 @@ class Daemon:
             if (news := self._inbox.pop()) is not None:
                 self._take(news)
         sound = _drained(self._from_microphone)
-        now_s = time.monotonic()
+        now_s = clock.now_s()
         items, dropped = shed(sound, now_s)
         if dropped:
             log.warning("event=behind late_s=%.1f dropped=%d", now_s - sound[0].at_s, dropped)
@@ -532,14 +532,14 @@ class Daemon:
 
     def _play(self, blocks: Iterable[AudioBlock]) -> None:
         """The loop over a file or a pipe; turns are taken while its next block is waited for."""
-        self._take(SourceState(time.monotonic(), SourceHealth.OPEN))
+        self._take(SourceState(clock.now_s(), SourceHealth.OPEN))
         for block in blocks:
             self._gathered.append(block)
             if len(self._gathered) >= GATHERED_BLOCKS:
                 self._hear()
                 self._care()
         self._hear()
-        ended = SourceState(time.monotonic(), SourceHealth.ENDED, "the recording has ended")
+        ended = SourceState(clock.now_s(), SourceHealth.ENDED, "the recording has ended")
         self._take(ended)
 
     def _recorded(self) -> Iterator[AudioBlock]:
@@ -568,8 +568,8 @@ class Daemon:
 
     def _idle(self, seconds: float) -> None:
         """Take turns for so long, and until all is taken that waited then."""
-        until_s = time.monotonic() + seconds
-        while (left_s := until_s - time.monotonic()) > 0.0:
+        until_s = clock.now_s() + seconds
+        while (left_s := until_s - clock.now_s()) > 0.0:
             self._turn(min(left_s, TICK_S))
         for _ in range(max(1, self._inbox.qsize())):
             self._turn(0.0)
@@ -585,7 +585,7 @@ class Daemon:
 
     def _care(self) -> None:
         """Keep bus and watchdog going, and do what the process is told."""
-        now_s = time.monotonic()
+        now_s = clock.now_s()
         self._bus.poll(now_s)
         self._log_limit.tend(now_s)
         self._feed_watchdog(now_s)
@@ -622,7 +622,7 @@ class Daemon:
         if isinstance(news, SourceState):
             self._away = news.health is not SourceHealth.OPEN
         if isinstance(news, AudioBlock | SourceState):
-            self._heard_s = time.monotonic()
+            self._heard_s = clock.now_s()
         for outcome in self._enrolled(news):
             if isinstance(outcome, Adopt):
                 orders.append(outcome)
@@ -651,7 +651,7 @@ class Daemon:
         self._bus.publish(event)
         if isinstance(event, DriverState) and event.settled_by is SettledBy.VOICE:
             self._prove(event)
-        report(event, time.monotonic())
+        report(event, clock.now_s())
 
     def _prove(self, event: DriverState) -> None:
         """Note that a driver's voice settled a trip: once for each settling."""
@@ -675,7 +675,7 @@ class Daemon:
         reason = self._preferred(order) if isinstance(order, Prefer) else self._erased(order)
         if not reason:
             self._take(self._household())
-        self._say(CommandResult(time.monotonic(), order.command, reason))
+        self._say(CommandResult(clock.now_s(), order.command, reason))
 
     def _learn(self, event: Learn | Met) -> None:
         """Put what a trip taught into the store; a profile that learned is heard with at once."""
@@ -695,7 +695,7 @@ class Daemon:
         except ProfileError as error:
             log.warning("event=not_enrolled reason=%r", str(error))
             reason = "not_stored"
-        now_s = time.monotonic()
+        now_s = clock.now_s()
         if not reason:
             log.info("event=enrolled driver=%s speech_s=%.1f", driver, order.speech_s)
             self._take(self._household())
@@ -710,7 +710,7 @@ class Daemon:
             self._store.set_aside()
         except ProfileError as error:
             log.warning("event=not_set_aside reason=%r", str(error))
-        return household(self._store, time.monotonic())
+        return household(self._store, clock.now_s())
 
     def _preferred(self, order: Prefer) -> str:
         """Keep the position of what this car's drivers may set; why not, if it cannot be."""
@@ -801,7 +801,7 @@ class _Errand:
 
     def __init__(self, call: Callable[[], None]) -> None:
         self.error: Exception | None = None
-        self.began_s = time.monotonic()
+        self.began_s = clock.now_s()
         self._call = call
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -868,11 +868,11 @@ class _Watched:
 
     def close(self) -> None:
         """Let go of the device; of one that hangs, at once."""
-        deadline_s = time.monotonic() + FAREWELL_S
+        deadline_s = clock.now_s() + FAREWELL_S
         while self._errand is not None or self._open:
             if self._errand is None:
                 self._open, self._errand = False, _Errand(self._microphone.close)
-            if not self._errand.over(max(0.0, deadline_s - time.monotonic())):
+            if not self._errand.over(max(0.0, deadline_s - clock.now_s())):
                 log.warning("event=sound_stuck")
                 self._microphone.abandon()
                 return

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from whodrives import clock
 from whodrives.capture import Microphone, read_file
 from whodrives.coaching import CONSENT, CONSENT_VERSION, ON_THE_ROAD, PARKED, SENTENCES
 from whodrives.config import Config
@@ -249,7 +249,7 @@ def _microphone(device: str | int | None) -> Generator[AudioBlock, None, None]:
             try:
                 item = inbox.get(timeout=0.5)
             except Empty:
-                if microphone.stalled(time.monotonic()):
+                if microphone.stalled(clock.now_s()):
                     raise SourceError(
                         "microphone: gives no sound; is it muted in the mixer?"
                     ) from None

@@ -20,6 +20,7 @@ from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 from schemas import checked
 
+from whodrives import clock
 from whodrives.bus import Bus, probe
 from whodrives.config import Mqtt, Tls, Vehicle
 from whodrives.contract import Vitals
@@ -418,6 +419,22 @@ def test_an_old_apply_is_refused(bench: Bench) -> None:
     bench.connect()
     assert not bench.bus.publish(_apply(age_s=1.5))
     assert bench.bus.counters.dropped == 1
+
+
+def test_a_request_does_not_survive_a_suspend(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decided, then the machine sleeps for 75 s, then it would be sent: it is dropped."""
+    bench.connect()
+    ear = bench.ear()
+    decided, marker = _apply(), _apply()
+    awake = clock.now_s
+    monkeypatch.setattr(clock, "now_s", lambda: awake() + 75.0)
+    assert bench.bus.publish(decided) is False
+    assert bench.bus.publish(replace(marker, at_s=clock.now_s()))
+    bench.until(lambda: ear.on("preferences/apply"), "the one that is of now arrives")
+    assert ear.last("preferences/apply")["request_id"] == marker.request
+    assert len(ear.on("preferences/apply")) == 1
 
 
 def test_a_broker_that_is_late_is_no_failure(
