@@ -39,13 +39,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any
+from uuid import UUID
 
 import hypothesis
 import numpy as np
 import soundfile
 from hypothesis import strategies as st
 
-from whodrives import config, vss
+from whodrives import clock, config, vss
 from whodrives.capture import read_file, read_pipe
 from whodrives.commands import recorded_vehicle
 from whodrives.contract import READ_SIGNALS, TOPICS, Decoder
@@ -333,19 +334,21 @@ class Readers:
 
     def _memory(self) -> bytes:
         """A journal of this start of the machine, with everything in it."""
-        request = Request(
-            "r-1", "d-7f3a0000", {vss.SEAT_POSITION: 120.0}, Delivery.REJECTED, "", 1.0
-        )
-        outbox = OutboxMemory(("mirrors",), 72.25, requests=(request,), touched=("seat",))
-        Journal(self._journal).keep(TripMemory(10.0, settled=True, outbox=outbox))
+        name, driver, opened_s = str(UUID(int=1)), "d-7f3a0000", clock.now_s()
+        wanted = {vss.SEAT_POSITION: 120.0}
+        request = Request(name, driver, wanted, Delivery.REJECTED, "", opened_s)
+        outbox = OutboxMemory(("mirrors",), opened_s, requests=(request,), touched=("seat",))
+        memory = TripMemory(opened_s, settled=True, driver=driver, since_s=opened_s, outbox=outbox)
+        self._open_journal().keep(memory, opened_s)
         return self._journal.read_bytes()
 
     def _recall(self, data: bytes) -> bool:
         self._journal.write_bytes(data)
-        # Its age is told by this clock.
-        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        os.utime(self._journal, ns=(now_ns, now_ns))
-        return Journal(self._journal).recall()[0] is not None
+        self._journal.chmod(0o600)
+        return self._open_journal().recall()[0] is not None
+
+    def _open_journal(self) -> Journal:
+        return Journal(self._journal, lambda: b"k" * 32)
 
     def _prepare_models(self) -> None:
         (self._folder / "models").mkdir()

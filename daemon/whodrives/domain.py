@@ -310,7 +310,7 @@ class Begin:
         session: unlike every other daemon's; request ids are made from it.
         remembered: what the daemon before this one remembered of its trip, if it died in this
             start of the machine.
-        gone_s: seconds since that daemon was last known to be alive.
+        gone_s: seconds since that daemon last knew seat, door and ignition.
     """
 
     at_s: float
@@ -799,6 +799,8 @@ class TripMemory:
         probability: of the recognition that settled it.
         settled_by: what settled it.
         listen_until_s: until when a known voice may replace the driver; None: it may not.
+        other_voice: whether another driver's voice was known since this one was settled.
+        moved: VSS paths of what the ECU has told to be moved without a request in this trip.
         outbox: what is asked for.
     """
 
@@ -809,6 +811,8 @@ class TripMemory:
     probability: float | None = None
     settled_by: SettledBy | None = None
     listen_until_s: float | None = None
+    other_voice: bool = False
+    moved: tuple[str, ...] = ()
     outbox: OutboxMemory = OutboxMemory()
 
 

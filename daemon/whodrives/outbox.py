@@ -114,6 +114,18 @@ class Outbox:
         return len(self._live())
 
     @property
+    def moved(self) -> Mapping[str, float]:
+        """What the ECUs moved, or move, as we asked in this trip: VSS path to the value asked."""
+        acted_on = (Delivery.ACCEPTED, Delivery.COMPLETED)
+        done = [r.signals for r in self._held.requests if r.delivery in acted_on]
+        return {path: value for signals in done for path, value in signals.items()}
+
+    @property
+    def under_way(self) -> frozenset[str]:
+        """What may move because of a request: the VSS paths of all that are live."""
+        return frozenset(path for request in self._live() for path in request.signals)
+
+    @property
     def asked(self) -> bool:
         """Whether anything was asked for since the driver was settled, or was told to stop."""
         return self._held.cancelled or any(r.current for r in self._held.requests)

@@ -8,7 +8,7 @@ same events, live or from a recording.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from whodrives import adaptation
@@ -42,6 +42,10 @@ from whodrives.trip import Trip
 
 LEAST_HEARD_S = 0.5
 """Sounds with less speech than this are not reported at all: a cough is not an utterance."""
+
+SPLICE_S = 2.5
+"""Between two blocks with times this far apart sound is missing, whatever the source says: a
+machine that was suspended does not know what it has not heard."""
 
 TURN_S = 0.2
 """So often sound and ticks tell the trip the time; news of the car and verdicts do at once."""
@@ -101,6 +105,12 @@ class Recognizer:
         self._source_reason = "source: not open yet"
         self._health: Health | None = None
         self._turned_s = float("-inf")
+        self._block_s = float("inf")
+
+    @property
+    def heard_s(self) -> float:
+        """The last time for which seat, door and ignition were all known; -inf: never."""
+        return self._trip.heard_s
 
     @property
     def awaits_verdict(self) -> bool:
@@ -138,12 +148,23 @@ class Recognizer:
         It is what `step` gives for one after the other, at less cost: the detector hears them at
         one go. Anything but a `SourceState` may be told before the next is asked for.
         """
-        for run in _unbroken(blocks):
+        for run in _unbroken(self._spliced(blocks)):
             if run[0].gap:
                 self._activity.reset()
             probabilities = self._activity.probabilities([block.samples for block in run])
             for block, probability in zip(run, probabilities, strict=True):
                 yield self._with_lessons(self._heard(block, probability))
+
+    def _spliced(self, blocks: Sequence[AudioBlock]) -> Sequence[AudioBlock]:
+        """The same blocks, with `gap` where the time between two of them tells of one."""
+        if not blocks:
+            return blocks
+        before_s, self._block_s = self._block_s, blocks[-1].at_s
+        times = [before_s, *(block.at_s for block in blocks)]
+        return [
+            replace(block, gap=True) if now_s - last_s > SPLICE_S else block
+            for block, (last_s, now_s) in zip(blocks, pairwise(times), strict=True)
+        ]
 
     def _with_lessons(self, events: list[Event]) -> list[Event]:
         taught = [self._lessons.follow(e) for e in events if isinstance(e, DriverState)]

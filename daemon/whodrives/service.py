@@ -217,9 +217,15 @@ def household(store: ProfileStore, at_s: float) -> Household:
     return Household(at_s, tuple(stored.profile for stored in loaded.profiles), loaded.problems)
 
 
-def open_journal(config: Config) -> Journal:
+def open_journal(config: Config, store: ProfileStore) -> Journal:
     """Where this configuration's daemon remembers its trip."""
-    return Journal(_runtime_folder(config) / f"trip-{config.vehicle.id}.json")
+
+    def key() -> bytes | None:
+        with contextlib.suppress(ProfileError):  # an empty store has no key yet
+            return store.derived_key("trip")
+        return None
+
+    return Journal(_runtime_folder(config) / f"trip-{config.vehicle.id}.json", key)
 
 
 def _runtime_folder(config: Config) -> Path:
@@ -447,7 +453,7 @@ class Daemon:
             self._store, self._calibration, remember_guests=config.guests.remember
         )
         self._signals_of_car = frozenset(config.vehicle.signals)
-        self._journal = open_journal(config)
+        self._journal = open_journal(config, self._store)
         memory = Commands(_runtime_folder(config) / f"commands-{config.vehicle.id}.json")
         self._bus = Bus(config.mqtt, config.vehicle, self._inbox.put, self._vitals, memory)
         self._fed_s = self._heard_s = float("-inf")
@@ -614,7 +620,7 @@ class Daemon:
         for event in events:
             if isinstance(event, Remember):
                 # Before what follows it is sent: a daemon that dies then asks for nothing twice.
-                self._journal.keep(event.memory)
+                self._journal.keep(event.memory, self._recognizer.heard_s)
             elif isinstance(event, Prefer | Erase | Learn | Met):
                 orders.append(event)
             else:
@@ -785,7 +791,7 @@ class Daemon:
             return
         self._fed_s = now_s
         self._claim.tend()
-        self._journal.beat()
+        self._journal.beat(self._recognizer.heard_s)
         trying = self._away and not self._microphone.hangs(now_s)
         hearing = not self._away and now_s - self._heard_s < PROGRESS_S
         if trying or hearing:

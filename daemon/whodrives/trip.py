@@ -8,7 +8,8 @@ what time it is: every input brings its time.
 A stale or missing value of the car neither opens nor closes a trip. A moving car keeps its driver:
 a seat contact that flickers at speed ends nothing. `Listen` counts for one known voice and ends
 with the trip. A trip that is *vacant* is driven by nobody who is enrolled, and no voice takes the
-place unasked.
+place unasked. Who has not heard of seat, door and ignition for longer than GONE_S, for whatever
+reason, cannot know who sits there: the driver is doubted, and the trip becomes vacant.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from whodrives.domain import (
     Position,
     Prefer,
     Profile,
+    Reading,
     Remember,
     Save,
     SettledBy,
@@ -54,7 +56,23 @@ LISTEN_S = 10.0
 """How long after `Listen` a known voice may become the driver."""
 
 GONE_S = 10.0
-"""A daemon that was away for longer cannot know that nobody else has taken the seat."""
+"""If seat, door or ignition were not heard of for longer, somebody else may have taken the seat.
+
+It makes no difference whether the daemon was dead or asleep, or the broker or the gateway silent.
+"""
+
+STEADY_S = 1.5
+"""A position that may be kept has not changed for this long.
+
+An ECU reports its position once a second at least (docs/mqtt.md). So within this time a report of
+the ECU itself contradicts what somebody else has published in its name.
+"""
+
+STILL = 1.0
+"""Two readings of a position that differ by no more (mm, degrees or percent) are the same."""
+
+_SITS = ("seat_occupied", "door_open", "ignition_on")
+"""Of `VehicleState`: what tells whether somebody may have changed seats."""
 
 NO_BROKER = "broker"
 """What preferences wait for when the interlock permits and nobody would hear."""
@@ -86,7 +104,7 @@ class Trigger(StrEnum):
     CHOSEN = "a driver chosen by hand"
     GUEST = "by hand: none of us"
     FORGOTTEN = "the settled driver is forgotten"
-    DOUBTED = "the daemon was away too long"
+    DOUBTED = "seat, door and ignition not heard of for more than 10 s"
     SWITCH = "the seat's switch is worked"
     LISTEN = "listen"
     CANCEL = "cancel"
@@ -102,8 +120,10 @@ class Guard(StrEnum):
     HIMSELF = "the settled driver's"
     LISTENING = "within 10 s of listen"
     ENROLLED = "who is enrolled"
+    OTHER_VOICE = "another driver's voice was known since the driver was settled"
     NO_POSITION = "the ECU told no position in the last 2 s"
-    MOVING = "seat or mirrors move"
+    MOVING = "seat or mirrors move, or did 1.5 s ago"
+    NOT_MOVED = "nothing was moved by hand or by us in this trip"
 
 
 class Deed(StrEnum):
@@ -118,7 +138,7 @@ class Deed(StrEnum):
     TOUCH = "withdraw what was asked of the seat; not asked again in this trip"
     LISTEN = "the next known voice may replace the driver"
     CANCEL = "withdraw what was asked for, drop what waits"
-    PREFER = "the position becomes the preferences"
+    PREFER = "the position of what was moved becomes the preferences"
     ERASE = "erase the driver"
     REFUSE = "refuse"
 
@@ -171,8 +191,11 @@ TABLE: tuple[Row, ...] = (
     Row(_TRIP, Trigger.LISTEN, None, None, Deed.LISTEN),
     Row(_C, Trigger.LISTEN, None, None, Deed.REFUSE, "no_trip"),
     Row(_ANY, Trigger.CANCEL, None, None, Deed.CANCEL, "cancelled"),
+    # The position may be the other's: a person says first who drives.
+    Row(_S, Trigger.SAVE, Guard.OTHER_VOICE, None, Deed.REFUSE, "other_voice"),
     Row(_S, Trigger.SAVE, Guard.NO_POSITION, None, Deed.REFUSE, "no_position"),
     Row(_S, Trigger.SAVE, Guard.MOVING, None, Deed.REFUSE, "moving"),
+    Row(_S, Trigger.SAVE, Guard.NOT_MOVED, None, Deed.REFUSE, "not_moved"),
     Row(_S, Trigger.SAVE, None, None, Deed.PREFER),
     Row((*_O, *_V), Trigger.SAVE, None, None, Deed.REFUSE, "no_driver"),
     Row(_C, Trigger.SAVE, None, None, Deed.REFUSE, "no_trip"),
@@ -204,7 +227,10 @@ class Trip:
     def __init__(self) -> None:
         self._now_s = float("-inf")
         self._vehicle = VehicleState()
+        self._sits_s = dict.fromkeys(_SITS, float("-inf"))
         self._position: Position | None = None
+        # By path: where it is, and since when.
+        self._steady: dict[str, Reading[float]] = {}
         self._linked = False
         self._profiles: Mapping[str, Profile] | None = None
         self._state = State.CLOSED
@@ -221,8 +247,10 @@ class Trip:
             Guard.HIMSELF: self._himself,
             Guard.LISTENING: lambda _: self._listening(),
             Guard.ENROLLED: lambda cause: cause.driver in (self._profiles or {}),
+            Guard.OTHER_VOICE: lambda _: self._held.other_voice,
             Guard.NO_POSITION: lambda _: self._known_position() is None,
-            Guard.MOVING: lambda _: self._position is not None and self._position.moving,
+            Guard.MOVING: lambda _: self._is_moving(),
+            Guard.NOT_MOVED: lambda _: not self._moved_positions(),
         }
         self._deeds: Mapping[Deed, Callable[[Row, _Cause], None]] = {
             Deed.NOTHING: lambda _row, _cause: None,
@@ -244,9 +272,14 @@ class Trip:
         """The number of requests that no final answer came for yet."""
         return self._outbox.live
 
+    @property
+    def heard_s(self) -> float:
+        """The last time for which seat, door and ignition were all known; -inf: never."""
+        return min(self._sits_s.values())
+
     def step(self, news: Input) -> tuple[TripEvent, ...]:
         """Take one input; return what follows from it. Sound only tells the time."""
-        self._now_s = max(self._now_s, news.at_s)
+        self._pass_time(news.at_s)
         match news:
             case Begin():
                 self._begin(news)
@@ -257,7 +290,7 @@ class Trip:
             case Household():
                 self._meet(news)
             case Position():
-                self._position = news
+                self._watch(news)
             case Answer():
                 self._answered(news)
             case Listen() | Choose() | Cancel() | Save() | Forget():
@@ -267,13 +300,24 @@ class Trip:
 
     def heard(self, verdict: Verdict, at_s: float) -> tuple[TripEvent, ...]:
         """Take the conclusion about one utterance; return what follows from it."""
-        self._now_s = max(self._now_s, at_s)
+        self._pass_time(at_s)
         self._turn()
         known = verdict.outcome is Outcome.KNOWN and verdict.driver in (self._profiles or {})
         if known and self._state is not State.CLOSED:
+            asked = self._listening()
             self._fire(Trigger.VOICE, _Cause(verdict.driver, SettledBy.VOICE, verdict.probability))
-            self._held = replace(self._held, listen_until_s=None)
+            other = self._state is State.SETTLED and verdict.driver != self._held.driver
+            other |= self._held.other_voice and not asked
+            self._held = replace(self._held, listen_until_s=None, other_voice=other)
         return self._concluded()
+
+    def _pass_time(self, at_s: float) -> None:
+        """Before anything else is taken: who was not heard of until now may have left."""
+        self._now_s = max(self._now_s, at_s)
+        # A driver who is settled in a silence was there then.
+        known_s = max(self.heard_s, self._held.since_s or self.heard_s)
+        if self._now_s - known_s > GONE_S:
+            self._fire(Trigger.DOUBTED)
 
     # --- inputs ---
 
@@ -287,8 +331,8 @@ class Trip:
             self._state = State.OPEN
         else:
             self._state = State.VACANT if memory.driver is None else State.SETTLED
-        if news.gone_s > GONE_S:
-            self._fire(Trigger.DOUBTED)
+        self._sits_s = dict.fromkeys(_SITS, self._now_s - news.gone_s)
+        self._pass_time(news.at_s)
 
     def _meet(self, news: Household) -> None:
         self._profiles = {profile.id: profile for profile in news.profiles}
@@ -325,6 +369,10 @@ class Trip:
             self._fire(Trigger.LEFT)
         elif seat is True and door is False and ignition is True:
             self._fire(Trigger.READY)
+        for name in _SITS:
+            reading = getattr(self._vehicle, name)
+            if reading is not None:
+                self._sits_s[name] = max(self._sits_s[name], min(reading.at_s, self._now_s))
         switch, opened_s = self._vehicle.seat_switch, self._held.opened_s
         if switch is not None and switch.value and opened_s is not None:
             # Heard late it still tells of a hand; of a hand in this trip, if its time does.
@@ -367,6 +415,61 @@ class Trip:
         known = told is not None and 0.0 <= self._now_s - told.true_s <= MAX_AGE_S
         return told if known else None
 
+    def _watch(self, told: Position) -> None:
+        """Note since when the position is steady, and which motors a hand moves.
+
+        Only the ECU can tell of a hand on the mirrors or the steering wheel: VSS has no switches
+        for them. So what moves there while nothing is asked of it is moved by hand.
+        """
+        before, self._position = self._position, told
+        known = {p: v for p, v in told.signals.items() if p in vss.SIGNALS}
+        changed = {
+            path
+            for path, value in known.items()
+            if path in self._steady and abs(value - self._steady[path].value) > STILL
+        }
+        for path in changed | (known.keys() - self._steady.keys()):
+            self._steady[path] = Reading(known[path], told.true_s)
+        if self._held.opened_s is None or before is None or not (before.moving or told.moving):
+            return
+        by_hand = changed - self._outbox.under_way - set(self._held.moved)
+        moved = tuple(sorted(path for path in by_hand if not vss.has_switch(path)))
+        if moved:
+            self._held = replace(self._held, moved=(*self._held.moved, *moved))
+
+    def _is_moving(self) -> bool:
+        told = self._position
+        return told is not None and (
+            told.moving
+            or any(
+                told.true_s - self._steady[path].at_s < STEADY_S
+                for path in self._steady.keys() & told.signals.keys() - {vss.HEATING_COOLING}
+            )
+        )
+
+    def _moved_positions(self) -> dict[str, float]:
+        """Where what was moved in this trip is, by hand or by us: this may be kept.
+
+        That a hand moved the seat, the car's switch or the ECU's `manual` has told; of mirrors and
+        steering wheel the ECU's `manual` or its report of a movement. What we have moved is where
+        we asked for it. Heating and cooling are never kept: a seat that is warm was not asked to
+        be so in the next trip.
+        """
+        told = self._position.signals if self._position else {}
+        touched, asked = self._outbox.memory.touched, self._outbox.moved
+
+        def moved(path: str, value: float) -> bool:
+            group = vss.group_of(path)
+            by_switch = group in touched and (group is vss.Group.MIRRORS or vss.has_switch(path))
+            by_us = path in asked and abs(value - asked[path]) <= STILL
+            return by_switch or path in self._held.moved or by_us
+
+        return {
+            path: value
+            for path, value in told.items()
+            if path in vss.SIGNALS and path != vss.HEATING_COOLING and moved(path, value)
+        }
+
     def _start(self, _row: Row, _cause: _Cause) -> None:
         self._held = TripMemory(opened_s=self._true_since_s())
         self._outbox.clear()
@@ -397,6 +500,7 @@ class Trip:
             probability=cause.probability,
             settled_by=cause.by,
             listen_until_s=None,
+            other_voice=False,
         )
         if cause.driver is not None:
             self._want()
@@ -414,11 +518,10 @@ class Trip:
         self._events += self._outbox.cancel(self._now_s, row.reason)
 
     def _prefer(self, _row: Row, cause: _Cause) -> None:
-        told = self._position.signals if self._position else {}
-        signals = {path: value for path, value in told.items() if path in vss.SIGNALS}
         driver, command = self._held.driver, cause.command
         if driver is not None and command is not None:
-            self._events.append(Prefer(self._now_s, command, driver, signals))
+            kept = self._moved_positions()
+            self._events.append(Prefer(self._now_s, command, driver, kept))
 
     def _erase(self, _row: Row, cause: _Cause) -> None:
         if cause.driver is not None and cause.command is not None:

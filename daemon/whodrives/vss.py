@@ -80,6 +80,7 @@ _Row: TypeAlias = tuple[str, Datatype, str, tuple[float, float]]
 
 _SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide"
 SEAT_POSITION = f"{_SEAT}.Position"
+HEATING_COOLING = f"{_SEAT}.HeatingCooling"
 # VSS gives millimetres and degrees no range but the datatype's. These bounds are ours, and wider
 # than any driver's seat that is built: a value beyond them is a mistake (another unit, a sign, a
 # typing error), whatever the ECU would do with it. One car's own range is `vehicle.signals`.
@@ -94,7 +95,7 @@ _SEAT_ROWS: tuple[_Row, ...] = (
     (f"{_SEAT}.Seating.Length", "uint16", "mm", (0.0, 500.0)),
     (f"{_SEAT}.Headrest.Height", "uint8", "mm", (0.0, 255.0)),
     (f"{_SEAT}.Headrest.Angle", "float", "degrees", (-90.0, 90.0)),
-    (f"{_SEAT}.HeatingCooling", "int8", "percent", _EITHER_WAY),
+    (HEATING_COOLING, "int8", "percent", _EITHER_WAY),
     # The wheel moves towards the driver's body as the seat does: the seat's rule holds for it.
     ("Vehicle.Chassis.SteeringWheel.Tilt", "uint8", "percent", _PERCENT),
     ("Vehicle.Chassis.SteeringWheel.Extension", "uint8", "percent", _PERCENT),
@@ -229,6 +230,11 @@ SEAT_SWITCHES = _switches()
 def group_of(path: str) -> Group:
     """What moves when this signal is set; KeyError for a path that is not in `SIGNALS`."""
     return SIGNALS[path].group
+
+
+def has_switch(path: str) -> bool:
+    """Whether it is the seat's: a hand moves it by one of `SEAT_SWITCHES`."""
+    return path.startswith(f"{_SEAT}.")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,12 +1,12 @@
 """What the head unit asks of the store: real files and a real daemon, whose loop does not run."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from installation import POSITION, Installation
 
+from whodrives import clock
 from whodrives.coaching import CONSENT_VERSION
 from whodrives.domain import (
     Begin,
@@ -31,6 +31,7 @@ from whodrives.journal import Journal
 from whodrives.profiles import ProfileStore
 from whodrives.service import Daemon, Orders, household, open_store
 from whodrives.settings import load_config
+from whodrives.trip import STEADY_S
 
 pytestmark = pytest.mark.much_speech
 
@@ -54,18 +55,21 @@ class Stage:
         self.driver = driver
         self.told: list[Event] = []
         self.daemon._bus.publish = self._hear  # type: ignore[method-assign]
-        now_s = time.monotonic()
+        now_s = clock.now_s()
         self.take(Begin(now_s, "test"))
         self.take(household(self.store, now_s))
         self.take(LinkState(now_s, connected=True))
-        yes, no = Reading(value=True, at_s=now_s), Reading(value=False, at_s=now_s)
-        parked = VehicleState(Reading(0.0, now_s), yes, yes, no, yes, yes)
-        self.take(VehicleReport(now_s, parked))
+        self.take(VehicleReport(now_s, self._parked(now_s)))
         self.take(Choose(now_s, "c0", driver))
 
     def _hear(self, event: Event) -> bool:
         self.told.append(event)
         return True
+
+    @staticmethod
+    def _parked(now_s: float, *, switched: bool = False) -> VehicleState:
+        yes, no = Reading(value=True, at_s=now_s), Reading(value=False, at_s=now_s)
+        return VehicleState(Reading(0.0, now_s), yes, yes, no, yes, yes, yes if switched else no)
 
     def take(self, news: Input) -> None:
         """One input, in the daemon's own way."""
@@ -73,8 +77,10 @@ class Stage:
 
     def save(self, **signals: float) -> None:
         """The seat stands there, and it is good so."""
-        now_s = time.monotonic()
-        self.take(Position(now_s, now_s, moving=False, signals=signals))
+        now_s = clock.now_s()
+        self.take(VehicleReport(now_s, self._parked(now_s, switched=True)))
+        for age_s in (STEADY_S, 0.0):
+            self.take(Position(now_s, now_s - age_s, moving=False, signals=signals))
         self.take(Save(now_s, "c1"))
 
     def result(self) -> tuple[str, str]:
@@ -148,7 +154,7 @@ def test_nobody_is_asked_to_speak_for_a_store_that_cannot_be_written(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    command = Enrol(time.monotonic(), "c1", None, "account-3", CONSENT_VERSION)
+    command = Enrol(clock.now_s(), "c1", None, "account-3", CONSENT_VERSION)
     monkeypatch.setattr("os.posix_fallocate", full)
     stage.take(command)
     monkeypatch.undo()
@@ -161,7 +167,7 @@ def test_nobody_is_asked_to_speak_for_a_store_that_cannot_be_written(
 
 def test_a_forgotten_driver_is_gone_at_once(stage: Stage) -> None:
     """File, driver and recognition, without a restart; then the answer."""
-    stage.take(Forget(time.monotonic(), "c1", stage.driver))
+    stage.take(Forget(clock.now_s(), "c1", stage.driver))
     assert stage.store.load().profiles == ()
     assert stage.result() == ("c1", "")
     (last,) = [event for event in stage.told if isinstance(event, DriverState)][-1:]
@@ -171,7 +177,7 @@ def test_a_forgotten_driver_is_gone_at_once(stage: Stage) -> None:
 @pytest.mark.parametrize("who", ["Quirina", "d-00000000", "../profile-key"])
 def test_only_an_id_is_forgotten(stage: Stage, who: str, caplog: pytest.LogCaptureFixture) -> None:
     """A name is not for the bus, and no path leads out of the store."""
-    stage.take(Forget(time.monotonic(), "c1", who))
+    stage.take(Forget(clock.now_s(), "c1", who))
     assert stage.result() == ("c1", "unknown_driver")
     assert len(stage.store.load().profiles) == 1
     assert who not in caplog.text
@@ -185,7 +191,7 @@ def test_the_journal_knows_before_the_bus_does(
     known: list[bool] = []
 
     def look(event: Event) -> bool:
-        memory, _ = Journal(path).recall()
+        memory, _ = Journal(path, lambda: stage.store.derived_key("trip")).recall()
         assert memory is not None
         assert not isinstance(event, Remember)
         if request := getattr(event, "request", None):
@@ -193,7 +199,7 @@ def test_the_journal_knows_before_the_bus_does(
         return True
 
     monkeypatch.setattr(stage.daemon._bus, "publish", look)
-    now_s = time.monotonic()
+    now_s = clock.now_s()
     stage.take(Choose(now_s, "c1", None))
     stage.take(Choose(now_s, "c2", stage.driver))
     assert known == [True, True]

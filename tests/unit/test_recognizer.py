@@ -224,6 +224,16 @@ def test_lost_sound_discards_the_utterance_it_tears() -> None:
     assert (Outcome.KNOWN, "anna") not in drive.outcomes()
 
 
+def test_sound_from_before_a_suspend_is_not_joined_to_what_comes_after() -> None:
+    """The machine slept, and the source does not know: the times of the blocks tell of it."""
+    drive = Drive("anna")
+    drive.hear("anna", 0.9)
+    drive.at_s += 75.0
+    drive.hear("anna", 0.9)
+    drive.hear(None, 1.0)
+    assert (Outcome.KNOWN, "anna") not in drive.outcomes()
+
+
 def test_a_lost_microphone_ends_what_was_being_said_unjudged() -> None:
     """The device goes in mid-utterance; what comes after its return stands alone."""
     drive = Drive("anna")

@@ -44,11 +44,13 @@ from whodrives.domain import (
 )
 from whodrives.interlock import refusals
 from whodrives.outbox import REPEAT_S, WANTED_S
-from whodrives.trip import GONE_S, LISTEN_S, TABLE, State, Trigger, Trip, TripEvent
+from whodrives.trip import GONE_S, LISTEN_S, STEADY_S, TABLE, State, Trigger, Trip, TripEvent
 from whodrives.vss import Group, group_of
 
 SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide.Position"
 MIRROR = "Vehicle.Body.Mirrors.DriverSide.Tilt"
+WHEEL = "Vehicle.Chassis.SteeringWheel.Extension"
+HEAT = "Vehicle.Cabin.Seat.Row1.DriverSide.HeatingCooling"
 ANN, BEN, CLEO = "d-ann", "d-ben", "d-cleo"
 PREFERENCES = {
     ANN: {SEAT: 120.0, MIRROR: 10.0},
@@ -135,13 +137,16 @@ class Drive:
         request = self.applied[number].request
         self.tell(Answer(self.now_s, request, status, reason))
 
-    def dies(self, gone_s: float, *names: str) -> None:
-        """The daemon is killed; another one starts, so many seconds later."""
+    def dies(self, gone_s: float, *names: str, deaf_s: float | None = None) -> None:
+        """The daemon is killed; another one starts, so many seconds later.
+
+        `deaf_s`: since the daemon knew who sits there, if it did not until it died.
+        """
         self.daemons += 1
         self.now_s += gone_s
         self.trip = Trip()
         self.vehicle = VehicleState()
-        self.tell(Begin(self.now_s, f"s{self.daemons}", self.memory, gone_s))
+        self.tell(Begin(self.now_s, f"s{self.daemons}", self.memory, deaf_s or gone_s))
         self.tell(_household(*(names or (ANN, BEN, CLEO))))
         self.tell(LinkState(self.now_s, connected=True))
 
@@ -989,10 +994,25 @@ def test_preferences_that_change_meanwhile() -> None:
 # --- save and forget ------------------------------------------------------------------------------
 
 
-def _saves(drive: Drive, age_s: float = 0.5, *, moving: bool = False) -> None:
-    told = {SEAT: 111.0, "Vehicle.Horn": 1.0}
+def _at(drive: Drive, age_s: float = 0.0, *, moving: bool = False, **signals: Any) -> None:
+    """The ECU tells its position, as it was so long ago."""
+    names = {"seat": SEAT, "mirror": MIRROR, "wheel": WHEEL, "heat": HEAT, "horn": "Vehicle.Horn"}
+    told = {names[name]: value for name, value in signals.items()}
     drive.tell(Position(drive.now_s, drive.now_s - age_s, moving, told))
+
+
+def _saves(drive: Drive, age_s: float = 0.5, *, moving: bool = False, **signals: Any) -> None:
+    """The ECU has told the same position for a while, and the head unit says that it is good."""
+    told: dict[str, Any] = signals or {"seat": 111.0, "horn": 1.0}
+    _at(drive, age_s + STEADY_S, **told)
+    _at(drive, age_s, moving=moving, **told)
     drive.tell(Save(drive.now_s, "c1"))
+
+
+def _press(drive: Drive) -> None:
+    """A hand on the seat's switch, for a second."""
+    drive.car(seat_switch=True)
+    drive.car(seat_switch=False)
 
 
 def test_driver_saves_the_position() -> None:
@@ -1000,6 +1020,7 @@ def test_driver_saves_the_position() -> None:
     drive = Drive()
     drive.get_in()
     drive.says(ANN)
+    _press(drive)
     _saves(drive)
     assert drive.orders == [Prefer(drive.now_s, "c1", ANN, {SEAT: 111.0})]
     assert drive.results == []
@@ -1016,8 +1037,274 @@ def test_a_position_that_says_nothing_of_now_is_not_saved(
     drive = Drive()
     drive.get_in()
     drive.says(ANN)
+    _press(drive)
     _saves(drive, age_s, moving=moving)
     assert (drive.orders, drive.results) == ([], [reason])
+
+
+def test_a_position_that_jumps_is_not_saved() -> None:
+    """Somebody lies in the ECU's name: the ECU's own reports contradict it, and none is kept."""
+    drive = Drive()
+    drive.get_in()
+    drive.says(ANN)
+    _press(drive)
+    _at(drive, 1.0, seat=111.0)
+    _at(drive, 0.9, seat=0.0)
+    _at(drive, 0.1, seat=111.0)
+    _at(drive, 0.0, seat=0.0)
+    drive.tell(Save(drive.now_s, "c1"))
+    assert (drive.orders, drive.results) == ([], ["moving"])
+    drive.wait(2)
+    _saves(drive)
+    assert drive.orders == [Prefer(drive.now_s, "c1", ANN, {SEAT: 111.0})]
+
+
+def test_what_nobody_moved_is_not_saved() -> None:
+    """No hand was on a switch, and no request was acted on: what the ECU tells is not hers."""
+    drive = Drive()
+    drive.get_in()
+    drive.says(ANN)
+    _saves(drive, seat=0.0, wheel=100.0, heat=100.0, mirror=7.0)
+    assert (drive.orders, drive.results) == ([], ["not_moved"])
+
+
+def test_a_hand_on_the_seat_saves_the_seat_alone() -> None:
+    """Not the wheel, not the mirror, and never a heater."""
+    drive = Drive()
+    drive.get_in()
+    drive.says(ANN)
+    _press(drive)
+    _saves(drive, seat=99.0, wheel=100.0, heat=100.0, mirror=7.0)
+    assert drive.orders == [Prefer(drive.now_s, "c1", ANN, {SEAT: 99.0})]
+
+
+def test_what_we_moved_is_saved_where_we_moved_it() -> None:
+    """An ECU that tells another place than the one that it has reached, with no hand, errs."""
+    drive = Drive()
+    drive.get_in()
+    drive.says(ANN)
+    drive.answers(AnswerStatus.COMPLETED)
+    told: dict[str, Any] = {
+        "seat": PREFERENCES[ANN][SEAT],
+        "mirror": PREFERENCES[ANN][MIRROR] + 20.0,
+    }
+    _saves(drive, **told)
+    assert drive.orders == [Prefer(drive.now_s, "c1", ANN, {SEAT: told["seat"]})]
+
+
+def test_mirrors_that_a_hand_moved_are_saved() -> None:
+    """They have no switch in VSS: the ECU tells that they moved, and we had not asked for it."""
+    drive = Drive()
+    drive.get_in()
+    drive.says(ANN)
+    drive.answers(AnswerStatus.COMPLETED)
+    _at(drive, mirror=10.0)
+    _at(drive, moving=True, mirror=14.0)
+    drive.wait(1)
+    _at(drive, mirror=25.0)
+    drive.wait(2)
+    _saves(drive, mirror=25.0)
+    assert drive.orders == [Prefer(drive.now_s, "c1", ANN, {MIRROR: 25.0})]
+
+
+def test_mirrors_that_move_for_a_request_were_not_moved_by_hand() -> None:
+    """Her request is under way; then it is cancelled, and nothing of it is hers."""
+    drive = Drive()
+    drive.get_in()
+    drive.says(ANN)
+    drive.answers(AnswerStatus.ACCEPTED)
+    _at(drive, moving=True, mirror=-40.0)
+    _at(drive, moving=True, mirror=-20.0)
+    drive.tell(Cancel(drive.now_s, "c0"))
+    drive.wait(3)
+    _saves(drive, mirror=-20.0)
+    assert (drive.orders, drive.results) == ([], ["", "not_moved"])
+
+
+def test_what_was_moved_is_remembered_over_a_death() -> None:
+    """The next daemon keeps what a hand has moved before."""
+    drive = Drive()
+    drive.get_in()
+    drive.says(ANN)
+    drive.answers(AnswerStatus.REJECTED, "no")
+    _at(drive, mirror=10.0)
+    _at(drive, moving=True, mirror=14.0)
+    drive.dies(1.0)
+    drive.wait(2)
+    _saves(drive, mirror=14.0)
+    assert drive.orders == [Prefer(drive.now_s, "c1", ANN, {MIRROR: 14.0})]
+
+
+# --- another voice --------------------------------------------------------------------------------
+
+
+def _saves_after_a_switch(drive: Drive) -> str:
+    """What became of it: the reason, or empty."""
+    orders = len(drive.orders)
+    _press(drive)
+    _saves(drive)
+    return "" if len(drive.orders) > orders else drive.results[-1]
+
+
+def test_after_another_drivers_voice_a_person_says_who_drives() -> None:
+    """Else Ben's position would become Ann's; it is asked for once, by choosing."""
+    drive = Drive()
+    drive.get_in()
+    drive.says(ANN)
+    drive.says(BEN)
+    drive.says(ANN)
+    assert _saves_after_a_switch(drive) == "other_voice"
+    drive.tell(Choose(drive.now_s, "c2", ANN))
+    assert _saves_after_a_switch(drive) == ""
+    assert drive.orders[-1] == Prefer(drive.now_s, "c1", ANN, {SEAT: 111.0})
+
+
+@pytest.mark.parametrize("who", [ANN, BEN])
+def test_who_is_listened_to_is_who_saves(who: str) -> None:
+    """Or by listening: the next known voice is the driver's, also if it is the same one's."""
+    drive = Drive()
+    drive.get_in()
+    drive.says(ANN)
+    drive.says(BEN)
+    drive.tell(Listen(drive.now_s, "c2"))
+    drive.says(who)
+    assert _saves_after_a_switch(drive) == ""
+    assert drive.orders[-1] == Prefer(drive.now_s, "c1", who, {SEAT: 111.0})
+
+
+def test_an_unknown_voice_keeps_nobody_from_saving() -> None:
+    """A guest, and who speaks before the driver is settled, have no preferences here."""
+    drive = Drive()
+    drive.get_in()
+    drive.says(None, Outcome.UNKNOWN)
+    drive.says(ANN)
+    drive.says(None, Outcome.UNKNOWN)
+    assert _saves_after_a_switch(drive) == ""
+
+
+def test_another_voice_is_remembered_over_a_death_and_forgotten_with_the_trip() -> None:
+    """The next daemon refuses, too; the next trip is another."""
+    drive = Drive()
+    drive.get_in()
+    drive.says(ANN)
+    drive.says(BEN)
+    drive.dies(1.0)
+    drive.wait(2)
+    assert _saves_after_a_switch(drive) == "other_voice"
+    drive.get_out()
+    drive.get_in()
+    drive.says(BEN)
+    assert _saves_after_a_switch(drive) == ""
+
+
+# --- a car that is not heard of -------------------------------------------------------------------
+
+
+def _silent(drive: Drive, seconds: float, *names: str) -> None:
+    """Time passes; the car does not tell these facts, or nothing at all if none is named."""
+    if not names:
+        for _ in range(round(seconds)):
+            drive.now_s += 1.0
+            drive.tell(Tick(drive.now_s))
+        return
+    lost = {name: drive.facts.pop(name) for name in names}
+    drive.wait(seconds)
+    drive.facts.update(lost)
+
+
+@pytest.mark.parametrize(
+    "names", [(), ("seat_occupied",), ("door_open",), ("ignition_on",)], ids=str
+)
+def test_a_driver_who_was_not_watched_is_doubted(names: tuple[str, ...]) -> None:
+    """A silent gateway, sensor or broker for longer than GONE_S: somebody may have changed seats.
+
+    Exactly as after a restart: what was asked is withdrawn, no voice takes the place unasked.
+    """
+    drive = Drive()
+    drive.get_in()
+    drive.says(ANN)
+    _silent(drive, GONE_S + 2, *names)
+    assert (drive.state.driver, drive.state.trip_open) == (None, True)
+    assert [w.reason for w in drive.withdrawn] == ["restarted"]
+    drive.wait(3)
+    drive.says(ANN)
+    drive.says(BEN)
+    assert len(drive.applied) <= 1 + (GONE_S + 2) // REPEAT_S
+    assert drive.asked == [ANN]
+    assert _saves_after_a_switch(drive) == "no_driver"
+    drive.tell(Choose(drive.now_s, "c1", BEN))
+    drive.wait(1)
+    assert drive.asked == [ANN, BEN]
+
+
+def test_a_driver_who_was_watched_stays() -> None:
+    """Silences of less than GONE_S, with a report between two of them, change nothing."""
+    drive = Drive()
+    drive.get_in()
+    drive.says(ANN)
+    for _ in range(3):
+        _silent(drive, GONE_S - 1)
+        drive.wait(1)
+    assert drive.state.driver == ANN
+
+
+def test_the_first_report_after_a_silence_comes_too_late() -> None:
+    """No tick came meanwhile (the machine slept): the report itself tells that time has passed."""
+    drive = Drive()
+    drive.get_in()
+    drive.car(in_park=False)
+    drive.says(ANN)
+    drive.now_s += 28.0
+    drive.facts["in_park"] = True
+    drive.wait(3)
+    assert drive.applied == []
+    assert drive.state.driver is None
+
+
+def test_who_is_chosen_in_a_silence_is_doubted_later() -> None:
+    """A hand on the head unit tells who sits there now, and no more than the car does for later."""
+    drive = Drive()
+    drive.get_in()
+    drive.says(ANN)
+    _silent(drive, GONE_S + 5)
+    drive.tell(Choose(drive.now_s, "c1", BEN))
+    _silent(drive, GONE_S - 1)
+    assert drive.state.driver == BEN
+    _silent(drive, 2)
+    assert drive.state.driver is None
+
+
+def test_a_voice_is_the_first_thing_after_a_silence() -> None:
+    """It takes nobody's place, and does not bring back who was there."""
+    drive = Drive()
+    drive.get_in()
+    drive.says(ANN)
+    drive.now_s += 28.0
+    drive.says(ANN)
+    assert drive.state.driver is None
+
+
+def test_a_death_within_a_silence_is_one_absence() -> None:
+    """Six seconds of silence, then six seconds without a daemon, are twelve of not knowing."""
+    drive = Drive()
+    drive.get_in()
+    drive.says(ANN)
+    _silent(drive, 6)
+    drive.dies(6.0, deaf_s=12.0)
+    assert drive.state.driver is None
+
+
+def test_old_reports_end_no_silence() -> None:
+    """What was true before, and is delivered late, tells nothing of the time since."""
+    drive = Drive()
+    drive.get_in()
+    drive.says(ANN)
+    then_s = drive.now_s
+    for _ in range(12):
+        drive.now_s += 1.0
+        said: Any = {name: Reading(fact, then_s) for name, fact in drive.facts.items()}
+        drive.tell(VehicleReport(drive.now_s, VehicleState(**said)))
+    assert drive.state.driver is None
 
 
 def test_nobody_to_save_for() -> None:
@@ -1025,6 +1312,7 @@ def test_nobody_to_save_for() -> None:
     drive = Drive()
     _saves(drive)
     drive.get_in()
+    _press(drive)
     _saves(drive)
     drive.tell(Choose(drive.now_s, "c2", None))
     _saves(drive)

@@ -36,6 +36,8 @@ def block(at_s: float) -> AudioBlock:
 class Taken:
     """Stands where the recognizer stands, and notes what it is told."""
 
+    heard_s = 0.0
+
     awaits_verdict = False
     live_requests = 0
     fingerprint = ""
