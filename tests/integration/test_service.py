@@ -1,10 +1,9 @@
 """The daemon as systemd runs it: a process, a real broker, sound from a pipe or a microphone."""
 
 import json
-import os
 import re
 import signal
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,11 @@ from installation import POSITION, ROOT, Installation
 from running import Car, Start, pcm
 
 from conftest import Broker, VirtualMicrophone
+from whodrives import clock
+from whodrives.domain import OutboxMemory
+from whodrives.journal import Journal
+from whodrives.service import open_store
+from whodrives.settings import load_config
 
 pytestmark = pytest.mark.realtime
 
@@ -279,8 +283,18 @@ def test_a_daemon_that_was_away_for_long_does_not_trust_its_memory(
     first.close()
     (installed.folder / "notify").unlink()
     (remembered,) = installed.folder.glob("trip-*.json")
-    past_s = time.clock_gettime(time.CLOCK_BOOTTIME) - 60.0
-    os.utime(remembered, (past_s, past_s))
+    store = open_store(load_config(installed.config))
+    journal = Journal(remembered, lambda: store.derived_key("trip"))
+    memory, _ = journal.recall()
+    assert memory is not None
+    assert memory.opened_s is not None
+    earlier = replace(
+        memory,
+        opened_s=memory.opened_s - 60.0,
+        since_s=(memory.since_s or 0.0) - 60.0,
+        outbox=OutboxMemory(),
+    )
+    journal.keep(earlier, clock.now_s() - 60.0)
     second = run(installed)
     second.say(pcm(voices / "af_bella" / "6.opus") + bytes(3200))
     second.logged("event=recognition outcome=known")

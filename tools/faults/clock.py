@@ -29,9 +29,9 @@ class Calendar:
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
-            path.write_bytes(bytes(32))
+            path.write_bytes(bytes(40))
         with path.open("r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), 32)
+            self._memory = mmap.mmap(file.fileno(), 40)
 
     @property
     def offset_s(self) -> float:
@@ -63,11 +63,20 @@ class Calendar:
     @property
     def skipped_s(self) -> float:
         """How much time passed at once, on both clocks."""
-        return float(struct.unpack("d", self._memory[24:])[0])
+        return float(struct.unpack("d", self._memory[24:32])[0])
 
     @skipped_s.setter
     def skipped_s(self, value: float) -> None:
-        self._memory[24:] = struct.pack("d", value)
+        self._memory[24:32] = struct.pack("d", value)
+
+    @property
+    def asleep_s(self) -> float:
+        """For how long the machine was suspended, and a monotonic clock stood still."""
+        return float(struct.unpack("d", self._memory[32:])[0])
+
+    @asleep_s.setter
+    def asleep_s(self, value: float) -> None:
+        self._memory[32:] = struct.pack("d", value)
 
 
 @dataclass(slots=True)
@@ -87,9 +96,13 @@ class Clock:
     stalled_s: float = 0.0
 
     def now_s(self) -> float:
-        """The fast monotonic clock."""
+        """The fast clock, which goes on while the machine is suspended."""
         skipped_s = self.calendar.skipped_s if self.calendar else 0.0
         return 1000.0 + (_real_monotonic() - self.began_s) * self.scale + skipped_s
+
+    def awake_s(self) -> float:
+        """The same without the time in which the machine was suspended."""
+        return self.now_s() - (self.calendar.asleep_s if self.calendar else 0.0)
 
     def wall_s(self) -> float:
         """The fast calendar: seconds from 1970-01-01 UTC."""
@@ -111,8 +124,8 @@ def install(clock: Clock) -> None:
     ) -> tuple[list[Any], list[Any], list[Any]]:
         return _real_select(readers, writers, others, None if timeout is None else timeout / scale)
 
-    time.monotonic = clock.now_s
-    time.monotonic_ns = now_ns
+    time.monotonic = clock.awake_s
+    time.monotonic_ns = lambda: int(clock.awake_s() * 1e9)
     time.time = clock.wall_s
     time.sleep = sleeps
     time.clock_gettime = lambda _clock: clock.now_s()
@@ -123,12 +136,12 @@ def install(clock: Clock) -> None:
         """A queue whose waits are as fast as the clock, and that knows how long things waited."""
 
         def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
-            super().put((clock.now_s(), item), block, timeout)
+            super().put((clock.awake_s(), item), block, timeout)
 
         def get(self, block: bool = True, timeout: Any = None) -> Any:  # noqa: FBT001, FBT002
             at_s, item = super().get(block, None if timeout is None else timeout / scale)
             if at_s > clock.stalled_s:
-                note_late(clock, clock.now_s() - at_s)
+                note_late(clock, clock.awake_s() - at_s)
             return item
 
         def get_nowait(self) -> Any:
@@ -147,12 +160,12 @@ def watch_lateness(clock: Clock) -> None:
     """Measure for ever how late this process is served."""
     pause_s = 0.3
     while True:
-        due_s = clock.now_s() + pause_s
+        due_s = clock.awake_s() + pause_s
         _real_sleep(pause_s / clock.scale)
-        note_late(clock, clock.now_s() - due_s)
+        note_late(clock, clock.awake_s() - due_s)
 
 
 def stall(clock: Clock, seconds: float) -> None:
     """Wait, as a slow disk makes a process wait; this is no lateness of the machine's."""
     _real_sleep(seconds / clock.scale)
-    clock.stalled_s = clock.now_s()
+    clock.stalled_s = clock.awake_s()

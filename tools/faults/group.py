@@ -68,6 +68,9 @@ START_LIMIT_S = 60.0
 EVERY_TRIPS = 200
 """What was found is told each time so many more are done."""
 
+EDITED_S = 4.0
+"""So long after the store was changed the daemon has read it, and asks for nothing older."""
+
 POSITION_AGE_S = 4.0
 """A position that was told so long ago may be what a command keeps."""
 
@@ -215,6 +218,8 @@ class Car:
         self._reborn_s: float | None = None
         self._killed_s = 0.0
         self._greeted: int | None = None
+        self._asleep_s: float | None = None
+        self._apart = False
         self._ticked_s = self.clock.now_s()
         self._spans: dict[str, float] = {}
         self._commands: dict[str, int] = {}
@@ -342,6 +347,7 @@ class Car:
         for driver in self.drivers:
             self._note_preferred(began_s, driver)
         self._commands.clear()
+        self._apart = False
         self.ecu.faults = frozenset()
         waiting = list(plan.deeds)
         while (at_s := self.clock.now_s() - began_s) < plan.length_s or waiting:
@@ -387,9 +393,10 @@ class Car:
             self._bear()
 
     def _last_sign_s(self) -> float | None:
-        """When the dead daemon last said that it lived, on the fast clock; it left that behind."""
+        """When the dead daemon last knew of the car, on the fast clock; it left that behind."""
         with contextlib.suppress(FileNotFoundError):
-            return (self.folder / "run" / f"trip-{self.name}.json").stat().st_mtime
+            told = (self.folder / "run" / f"trip-{self.name}.json").read_bytes()
+            return int(told[:20]) / 1e9
         return None
 
     def _observe(self, now_s: float) -> None:
@@ -397,7 +404,7 @@ class Car:
         group, linked = self.group, self.link.newest is not None
         hears = linked and self.link.flows and self.link.newest == self._greeted
         car = group.gateway.is_connected() and group.headunit.is_connected()
-        alive = self._reborn_s is None
+        alive = self._reborn_s is None and self._asleep_s is None
         ecu = self.ecu_client.is_connected() and self.ecu_link.newest is not None
         self._note_span("deaf", not (alive and hears and car), now_s)
         self._note_span("down", alive and not linked, now_s)
@@ -435,6 +442,12 @@ class Car:
             case "switch":
                 self.record.acts.append((now_s, "switch", None))
                 self._answer(self.ecu.manual(PREFERENCES[0], float(deed.what), self.clock.wall_s()))
+            case "apart":
+                self._apart = True
+            case "sleep":
+                self._sleep(float(deed.what), now_s)
+            case "edit":
+                self._edit(deed.what, now_s)
             case "ecu":
                 self.record.misbehaviour = deed.what
                 self.ecu.faults = frozenset(ecus.Fault(name) for name in deed.what)
@@ -485,6 +498,47 @@ class Car:
         self.link.cut()
         self.link.mend()
 
+    def _sleep(self, seconds: float, now_s: float) -> None:
+        """The daemon's machine is suspended; it hears and does nothing."""
+        if self.pid is None or self._reborn_s is not None:
+            return
+        self.record.faults.append((now_s, now_s + seconds, "sleep"))
+        self._asleep_s = now_s
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGSTOP)
+        self._ends.append((now_s + seconds, self._awake))
+
+    def _awake(self) -> None:
+        """The machine goes on; its monotonic clock has stood still."""
+        calendar, since_s = self.clock.calendar, self._asleep_s
+        self._asleep_s = None
+        if calendar is not None and since_s is not None and self.pid is not None:
+            calendar.asleep_s += self.clock.now_s() - since_s
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGCONT)
+
+    def _edit(self, number: int, now_s: float) -> None:
+        """Somebody changes a driver's preferences in the store, and the daemon is told."""
+        driver = self.drivers[number]
+        if not self._store.holds(driver):
+            return
+        wanted = {
+            **self._preferences[driver][-1],
+            PREFERENCES[0]: float(self.rng.randrange(150, 200)),
+        }
+        self._store.adjust_preferences(driver, wanted)
+        self._preferences[driver].append(wanted)
+        self._note_preferred(now_s, driver, sure=False)
+        if self.pid is not None and self._reborn_s is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGHUP)
+        self._ends.append((now_s + EDITED_S, lambda: self._edited(driver, wanted)))
+
+    def _edited(self, driver: str, wanted: dict[str, float]) -> None:
+        if driver in self._preferences:
+            self._preferences[driver] = [wanted]
+            self._note_preferred(self.clock.now_s(), driver)
+
     def _hurry(self) -> None:
         self.link.delay_s = self.ecu_link.delay_s = 0.0
 
@@ -527,8 +581,18 @@ class Car:
         if result.kind == "save" and self._shown is not None and result.done:
             since_s = result.sent_s - POSITION_AGE_S
             told = [v for at_s, v in self._positions if at_s > since_s]
-            self._preferences[self._shown] = told or self._preferences[self._shown]
+            self._preferences[self._shown] = self._kept(told, self._preferences[self._shown])
             self._note_preferred(now_s, self._shown)
+
+    def _kept(
+        self, told: list[dict[str, float]], before: list[dict[str, float]]
+    ) -> list[dict[str, float]]:
+        """What a driver may prefer after a `save`: the seat's position, if a hand had moved it."""
+        if not told or not judge.hands(self.record):
+            return [*before, *told]
+        seat = PREFERENCES[:2]
+        others = [{p: v for p, v in one.items() if p not in seat} for one in (*before, *told)]
+        return [*({p: one[p] for p in seat} for one in told), *others]
 
     # --- the car and the ECU ---
 
@@ -542,7 +606,16 @@ class Car:
         if None in self._lost:
             return
         self.record.readings.append((now_s, said))
-        self.group.gateway.publish(f"whodrives/{self.name}/vehicle", checked("vehicle", body), 1)
+        topic = f"whodrives/{self.name}/vehicle"
+        if not self._apart:
+            self.group.gateway.publish(topic, checked("vehicle", body), 1)
+            return
+        # A whole cycle under one time; another switch is released all the while.
+        cycle = list({**said, trips.OTHER_SWITCH: False}.items())
+        self.rng.shuffle(cycle)
+        for path, value in cycle:
+            one = {"schema": 1, "value": value, "time": when}
+            self.group.gateway.publish(f"{topic}/{path}", checked("vehicle/<VSS path>", one), 1)
 
     def _run_ecu(self, now_s: float) -> None:
         dt_s, self._stepped_s = min(now_s - self._stepped_s, 1.0), now_s
@@ -674,7 +747,7 @@ class Car:
         blocks = max(0, int((now_s - self._heard_s) / BLOCK_S)) if self._heard_s else 1
         self._heard_s = now_s if not self._heard_s else self._heard_s + blocks * BLOCK_S
         said, self._sound = self._sound[:blocks], self._sound[blocks:]
-        if self._reborn_s is not None:
+        if self._reborn_s is not None or self._asleep_s is not None:
             return
         if "deaf" not in self._spans:
             note_late(self.clock, self._unheard_s())

@@ -291,6 +291,35 @@ def _left(said: dict[str, Any]) -> bool:
     return bool(gone and not said.get(SPEED))
 
 
+def _unwatched(record: Record) -> list[Span]:
+    """When the daemon surely did not know seat, door and ignition for longer than GONE_S.
+
+    What was said while it was deaf may have reached it when it heard again.
+    """
+    limit_s = GONE_S + 2 * _lateness(record)
+    found = []
+    for path in (OCCUPANCY, DOOR, IGNITION):
+        told = [t for t, said in record.readings if said.get(path, "UNKNOWN") != "UNKNOWN"]
+        arrived = sorted((max([t, *(b for a, b in record.deaf if a < t < b)]), t) for t in told)
+        known_s = told[0] if told else record.ended_s
+        for at_s, true_s in [*arrived, (record.ended_s, record.ended_s)]:
+            if at_s - known_s > limit_s:
+                found.append((known_s, at_s))
+            known_s = max(known_s, true_s)
+    return found
+
+
+def _perhaps_unwatched(record: Record) -> Iterator[Span]:
+    """When it may not have known them for GONE_S."""
+    for path in (OCCUPANCY, DOOR, IGNITION):
+        known_s = record.began_s
+        for t, said in record.readings:
+            if said.get(path, "UNKNOWN") != "UNKNOWN" and _heard(record, t):
+                if t - known_s > GONE_S:
+                    yield known_s, t
+                known_s = t
+
+
 def _returns(record: Record) -> int:
     """How often the car was ready for a trip again after it had said that everybody had left."""
     opened, left, count = False, False, 0
@@ -443,10 +472,13 @@ def _outlived(record: Record, asked: Asked) -> _Found:
     ]
     if moved:
         yield "stale", f"after the car had moved, {at_s - moved[-1]:.1f} s before"
+    for from_s, to_s in _unwatched(record):
+        if to_s < at_s and _stayed(record, asked.driver, from_s, at_s):
+            yield "unasked", f"{to_s - from_s:.1f} s without news of the car had emptied the place"
     for gone in record.gone:
         if gone.sign_s is None or not gone.born_s < at_s:
             continue
-        away_s = gone.born_s - gone.sign_s
+        away_s = gone.born_s - _sign_s(record, gone)
         if away_s <= GONE_S + SLACK_S or not _was_settled(record, gone):
             continue
         asked_again = [
@@ -456,6 +488,22 @@ def _outlived(record: Record, asked: Asked) -> _Found:
         ]
         if not any(when > gone.killed_s - SLACK_S for when in asked_again):
             yield "unasked", f"{away_s:.1f} s without a daemon had emptied the place"
+
+
+def _stayed(record: Record, driver: str, from_s: float, at_s: float) -> bool:
+    """Whether this driver was settled then, and nobody asked for anyone, or left, until `at_s`."""
+    shown = [who for t, who in record.shown if t < from_s - _lateness(record)][-1:]
+    by_hand = ("choose", "listen")
+    anew = [c for c in record.commands if c.kind in by_hand and c.sent_s > from_s - REACH_S]
+    anew_s = [t for _, who, t in record.settled if who == driver and from_s - REACH_S < t < at_s]
+    left = any(from_s - REACH_S < t < at_s and _left(said) for t, said in record.readings)
+    return shown == [driver] and not (anew or anew_s or left)
+
+
+def _sign_s(record: Record, gone: Gone) -> float:
+    """When the dead daemon last knew who drives: by the car, or because somebody was settled."""
+    settled = [t for _, _, t in record.settled if t <= gone.killed_s]
+    return max([gone.sign_s or gone.born_s, *settled])
 
 
 def _was_settled(record: Record, gone: Gone) -> bool:
@@ -468,9 +516,9 @@ def _was_settled(record: Record, gone: Gone) -> bool:
 def _stopped(record: Record, asked: Asked) -> _Found:
     """A hand had ended it: on the switch, or on the head unit."""
     at_s = asked.issued_s
-    hands = [t for t in _hands(record) if t < at_s - _lateness(record)]
-    if hands and SEAT_GROUP in asked.groups:
-        yield "touched", f"{at_s - hands[0]:.1f} s after it was told of a hand on the switch"
+    by_hand = [t for t in hands(record) if t < at_s - _lateness(record)]
+    if by_hand and SEAT_GROUP in asked.groups:
+        yield "touched", f"{at_s - by_hand[0]:.1f} s after it was told of a hand on the switch"
     since = [t for _, who, t in record.settled if who == asked.driver and t >= record.began_s]
     for cancel in (c for c in record.commands if c.kind == "cancel"):
         ended = cancel.done and cancel.at_s is not None and cancel.at_s + SLACK_S < at_s
@@ -481,7 +529,7 @@ def _stopped(record: Record, asked: Asked) -> _Found:
             yield "cancelled", "after a cancel"
 
 
-def _hands(record: Record) -> list[float]:
+def hands(record: Record) -> list[float]:
     """When a living daemon surely heard of a hand in this trip, by the car or by the ECU."""
     opened_s = _opened_s(record)
     told = [
@@ -583,7 +631,7 @@ def _unstopped(record: Record) -> _Found:
             # The next daemon knows that it was away too long before the broker is there.
             back_s = _back_s(record, gone)
             until_s = back_s + 2 * _lateness(record)
-            away_s = gone.born_s - (gone.sign_s or gone.born_s)
+            away_s = gone.born_s - _sign_s(record, gone)
             doubted = away_s > GONE_S + SLACK_S and _was_settled(record, gone)
             heard = _peace(record, first.issued_s - REACH_S, gone.killed_s - 2 * REACH_S)
             made = first.issued_s < gone.killed_s - 3 * REACH_S and until_s < record.ended_s
@@ -645,6 +693,12 @@ def _impossible(record: Record, c: Result, at_s: float) -> Iterator[str]:
         yield "while no trip was open"
     if c.kind != "save":
         return
+    if _other_voice(record, c):
+        yield "after another driver had spoken, and nobody had said who drives"
+    moved = any(said.status in ("accepted", "completed") for said in record.said)
+    switched = any(said.get(SWITCH) is True for _, said in record.readings)
+    if not (moved or switched or any(said.reason == "manual" for said in record.said)):
+        yield "with nothing moved"
     earliest_s = c.sent_s - 2 * _lateness(record)
     if any(a < earliest_s and b > at_s for a, b in record.moving) and not any(
         a < at_s and b > earliest_s for a, b in record.ecu_deaf
@@ -656,6 +710,24 @@ def _impossible(record: Record, c: Result, at_s: float) -> Iterator[str]:
     shown += [who for t, who in record.shown if earliest_s <= t <= at_s + REACH_S]
     if shown == [None] and _peace(record, earliest_s - 2.0, at_s + REACH_S):
         yield "with nobody settled"
+
+
+def _other_voice(record: Record, c: Result) -> bool:
+    """Whether another driver's voice was surely known since the one who is shown was settled."""
+    shown = [(t, who) for t, who in record.shown if t < c.sent_s]
+    if not shown or shown[-1][1] is None or any(d.kind == "forget" for d in record.commands):
+        return False
+    since_s, driver = shown[-1]
+    asked = [d.sent_s for d in record.commands if d.kind in ("choose", "listen")]
+    since_s = max([since_s, *(t + LISTEN_S for t in asked if t < c.sent_s)])
+    return any(
+        who != driver
+        and start > since_s + REACH_S
+        and end - start >= SPEECH_S
+        and end + HEARD_S < c.sent_s
+        and _peace(record, start - FRESH_S - REACH_S, c.sent_s)
+        for start, end, who in _clear_voices(record)
+    )
 
 
 def _topic(record: Record) -> _Found:
@@ -730,7 +802,7 @@ def _undelivered(record: Record) -> _Found:
 def _served(record: Record, driver: str, group: str, before_s: float) -> bool:
     unmoved = bool(set(record.misbehaviour) & {"lying", "deaf", "rejects", "locked"})
     # Nobody told the daemon of a hand, and so the ECU refuses a request for both.
-    untold = any(kind == "switch" for _, kind, _ in record.acts) and not _hands(record)
+    untold = any(kind == "switch" for _, kind, _ in record.acts) and not hands(record)
     if unmoved or untold:
         return any(
             a.driver == driver and group in a.groups and a.at_s <= before_s for a in record.asked
@@ -842,6 +914,7 @@ def _wanted_until(record: Record, wish: _Wish, group: str) -> float:
     if group == SEAT_GROUP:
         # What a hand has moved is left alone for the trip, by the ECU too.
         ends += [t for t, kind, _ in record.acts if kind == "switch"]
+        ends += [t for t, said in record.readings if said.get(SWITCH) is True]
     # The ECU does not say which group of a request a hand has moved.
     by_hand = {s.request: s.at_s for s in record.said if s.reason == "manual"}
     ends += [by_hand[a.request] for a in record.asked if a.request in by_hand and group in a.groups]
@@ -849,6 +922,7 @@ def _wanted_until(record: Record, wish: _Wish, group: str) -> float:
         away_s = _back_s(record, gone) - (gone.sign_s or 0.0)
         if gone.born_s > before_s and away_s > GONE_S:
             ends.append(gone.killed_s)
+    ends += [from_s for from_s, to_s in _perhaps_unwatched(record) if to_s > before_s]
     return min(ends)
 
 

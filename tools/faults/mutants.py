@@ -341,6 +341,52 @@ def _queue() -> None:
     trip._deliver, bus._arrived, bus.publish = always, flush, kept  # noqa: SLF001
 
 
+def _newest_switch(_honest: Any) -> Any:
+    """Of all switches the newest reading, and at one time a release, as it was."""
+
+    def switched(self: Any) -> Any:
+        known = [r for p in _get("vss", "SEAT_SWITCHES") if (r := self._get(p))]
+        return max(known, key=lambda r: (r.at_s, not r.value), default=None)
+
+    return switched
+
+
+def _doubts_the_dead_only() -> None:
+    def change(_honest: Any) -> Any:
+        def pass_time(self: Any, at_s: float) -> None:
+            self._now_s = max(self._now_s, at_s)
+
+        return pass_time
+
+    honest = _get("trip", "Trip")._pass_time  # noqa: SLF001
+
+    def begin(honest_begin: Any) -> Any:
+        def begun(self: Any, news: Any) -> None:
+            honest_begin(self, news)
+            honest(self, news.at_s)
+
+        return begun
+
+    _method("trip", "Trip", "_pass_time", change)()
+    _method("trip", "Trip", "_begin", begin)()
+
+
+def _stands_still() -> None:
+    _set("clock", "now_s", importlib.import_module("time").monotonic)()
+
+
+def _forgets_other_voices() -> None:
+    def change(honest: Any) -> Any:
+        def heard(self: Any, verdict: Any, at_s: float) -> Any:
+            events = honest(self, verdict, at_s)
+            self._held = replace(self._held, other_voice=False)
+            return events
+
+        return heard
+
+    _method("trip", "Trip", "heard", change)()
+
+
 _AROUND = {
     "known_only": Mutant("only a known voice settles", _any_voice),
     "retained": Mutant("a request is never retained", _retained),
@@ -352,6 +398,20 @@ _AROUND = {
     ),
     "gone": Mutant(
         "a daemon that was away too long takes nobody's place", _set("trip", "GONE_S", 1e9)
+    ),
+}
+
+_AROUND |= {
+    "press": Mutant(
+        "a press of a switch is not lost to the release of another",
+        _method("contract", "Decoder", "_switched", _newest_switch),
+    ),
+    "silence": Mutant(
+        "who has not heard of the car for 10 s doubts the driver", _doubts_the_dead_only
+    ),
+    "asleep": Mutant("time asleep is time away", _stands_still),
+    "other_voice": Mutant(
+        "another voice is remembered until a person says who drives", _forgets_other_voices
     ),
 }
 

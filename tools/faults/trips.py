@@ -23,6 +23,7 @@ OCCUPANCY = f"{SEAT}.OccupancyStatus"
 IGNITION = "Vehicle.LowVoltageSystemState"
 KEY = "Vehicle.Occupant.Row1.DriverSide.Identifier.Subject"
 SWITCH = f"{SEAT}.Switch.IsForwardEngaged"
+OTHER_SWITCH = f"{SEAT}.Switch.IsBackwardEngaged"
 
 PARK = 126
 PARKED: dict[str, Any] = {
@@ -61,7 +62,9 @@ class Deed:
     `kind` is what: `car` (signals change), `say` (voice, seconds), `choose` (number of a driver,
     None for nobody of us), `forget` (number), `listen`, `cancel`, `save`, `switch`, or a fault:
     `kill` (seconds), `cut`, `hold`, `delay` (seconds), `ecu_cut`, `lost` (signals or None for all,
-    seconds), `step` (seconds), `disk` (seconds of a slow one), `ecu` (misbehaviours).
+    seconds), `step` (seconds), `disk` (seconds of a slow one), `sleep` (seconds of a suspended
+    machine), `ecu` (misbehaviours). `edit` (number): the driver's preferences are changed in the
+    store. `apart`: from now on the gateway tells each signal on a topic of its own.
     """
 
     at_s: float
@@ -97,7 +100,7 @@ def plan(rng: random.Random) -> Plan:
     seated_s = _arrive(made, rng, driver)
     if _chance(rng, 0.06):
         seated_s = _adjust(made, rng, seated_s)
-    story = rng.choices((None, *_STORIES), (80, *[20 / len(_STORIES)] * len(_STORIES)))[0]
+    story = rng.choices((None, *_STORIES), (70, *[30 / len(_STORIES)] * len(_STORIES)))[0]
     if story is not None:
         spoken_s = story(made, rng, driver, seated_s)
     else:
@@ -115,7 +118,7 @@ def plan(rng: random.Random) -> Plan:
 
 def _lasts(deed: Deed) -> float:
     match deed.kind:
-        case "kill" | "cut" | "hold" | "ecu_cut" | "delay" | "disk":
+        case "kill" | "cut" | "hold" | "ecu_cut" | "delay" | "disk" | "sleep":
             return float(deed.what) + 2
         case "lost" | "say":
             return float(deed.what[1]) + 2
@@ -193,11 +196,11 @@ def _guest_and_voice(made: Plan, rng: random.Random, driver: int, seated_s: floa
 
 
 def _saved_meanwhile(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
-    """The driver's wish changes while the ECU says nothing to the last one."""
+    """The driver's preferences change while the ECU says nothing to the last request."""
     made.add(0.0, "ecu", ("deaf",))
     made.add(seated_s + 0.5, "say", (driver + 1, 1.6))
-    made.add(seated_s + rng.uniform(4.5, 8), "save")
-    return seated_s + 12.0
+    made.add(seated_s + rng.uniform(4.5, 8), "edit", driver)
+    return seated_s + 16.0
 
 
 def _saved(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
@@ -211,6 +214,8 @@ def _saved(made: Plan, rng: random.Random, driver: int, seated_s: float) -> floa
             made.add(seated_s + 13.0, "save")
         case _:
             made.add(seated_s + 10.0, "switch", rng.choice((90, 140)))
+            made.add(seated_s + 10.0, "car", {SWITCH: True})
+            made.add(seated_s + 11.2, "car", {SWITCH: False})
             made.add(seated_s + 17.0, "save")
             made.add(seated_s + 20.0, "choose", driver)
     return seated_s + 22.0
@@ -243,6 +248,62 @@ def _too_long_unsafe(made: Plan, rng: random.Random, driver: int, seated_s: floa
     return safe_s + 8.0
 
 
+def _not_watched(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
+    """The driver's wish waits for the brake when nothing is heard of the car for too long.
+
+    The gateway is silent, or a sensor, or the daemon's connection; or the machine is suspended.
+    """
+    away_s, seconds = seated_s + 5.0, rng.choice((20, 28, 33))
+    made.add(seated_s - 1.0, "car", {GEAR: 4, BRAKE: False})
+    made.add(seated_s + 0.5, "say", (driver + 1, 1.6))
+    match rng.choice(("car", "seat", "cut", "sleep", "sleep")):
+        case "car":
+            made.add(away_s, "lost", (None, seconds))
+        case "seat":
+            made.add(away_s, "lost", (OCCUPANCY, seconds))
+        case kind:
+            made.add(away_s, kind, seconds)
+    made.add(away_s + seconds + 3.0, "car", {GEAR: PARK, BRAKE: True})
+    if _chance(rng, 0.3):
+        made.add(away_s + seconds + 5.0, "say", (rng.randrange(DRIVERS) + 1, 1.6))
+    return away_s + seconds + 8.0
+
+
+def _short_press(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
+    """A gateway of one signal a topic; the driver presses a switch for 0.2 s while he waits."""
+    made.add(0.0, "apart")
+    made.add(seated_s - 1.0, "car", {GEAR: 4, BRAKE: False})
+    made.add(seated_s + 0.5, "say", (driver + 1, 1.6))
+    pressed_s = seated_s + rng.uniform(4, 6)
+    made.add(pressed_s, "car", {SWITCH: True})
+    made.add(pressed_s + 0.2, "car", {SWITCH: False})
+    made.add(pressed_s + 4.0, "car", {GEAR: PARK, BRAKE: True})
+    return pressed_s + 8.0
+
+
+def _saved_after_another(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
+    """Another driver speaks, the seat is moved by hand, and the position is to be kept."""
+    other = (driver + rng.randrange(1, DRIVERS)) % DRIVERS
+    made.add(seated_s + 0.5, "say", (driver + 1, 1.6))
+    made.add(seated_s + 6.0, "say", (other + 1, 1.6))
+    made.add(seated_s + 11.0, "switch", rng.choice((90, 140)))
+    made.add(seated_s + 11.0, "car", {SWITCH: True})
+    made.add(seated_s + 12.2, "car", {SWITCH: False})
+    made.add(seated_s + 18.0, "save")
+    if _chance(rng, 0.5):
+        made.add(seated_s + 20.0, "choose", rng.choice((driver, other)))
+        made.add(seated_s + 22.0, "save")
+    return seated_s + 24.0
+
+
+def _saved_unmoved(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
+    """Nothing moves in the whole trip, and the position is to be kept."""
+    made.add(seated_s - 1.0, "car", {GEAR: 4, BRAKE: False})
+    made.add(seated_s + 0.5, "say", (driver + 1, 1.6))
+    made.add(seated_s + rng.uniform(5, 9), "save")
+    return seated_s + 12.0
+
+
 _STORIES = (
     _long_without_daemon,
     _daemon_comes_back,
@@ -251,6 +312,10 @@ _STORIES = (
     _saved,
     _forgotten,
     _too_long_unsafe,
+    _not_watched,
+    _short_press,
+    _saved_after_another,
+    _saved_unmoved,
 )
 
 

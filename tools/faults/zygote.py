@@ -97,8 +97,8 @@ def slow_disk(clock: clocks.Clock) -> None:
 
     honest = journal.Journal.keep
 
-    def keep(self: journal.Journal, memory: Any) -> None:
-        honest(self, memory)
+    def keep(self: journal.Journal, memory: Any, heard_s: float) -> None:
+        honest(self, memory, heard_s)
         if clock.calendar is not None and clock.now_s() < clock.calendar.disk_slow_until_s:
             clocks.stall(clock, STALL_S)
 
