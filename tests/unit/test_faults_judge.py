@@ -97,6 +97,10 @@ SPOKE_AGAIN: dict[str, Any] = {
 """The trip before this record settled Anna; now she speaks again."""
 
 
+SPOKE_AFTER: dict[str, Any] = {"spoken": [(5.0, 7.0, ANNA), (15.0, 17.0, TOM)]}
+"""Anna is settled, and then Tom speaks."""
+
+
 def _done(at_s: float, kind: str, driver: str | None = None) -> Result:
     return Result(at_s, kind, driver, at_s + 0.3)
 
@@ -194,6 +198,22 @@ def _done(at_s: float, kind: str, driver: str | None = None) -> Result:
                 "spoken": [(5.0, 7.0, ANNA), (30.0, 32.0, ANNA)],
             },
         ),
+        # Nothing was heard of the car for 15 s, or not of the seat, or the daemon was asleep.
+        (
+            "unasked",
+            {
+                "asked": [_asked(8.0), _asked(33.0)],
+                "readings": [r for r in _record().readings if not 12.0 < r[0] < 27.0],
+            },
+        ),
+        (
+            "unasked",
+            {
+                "asked": [_asked(8.0), _asked(33.0)],
+                "readings": _readings((12.0, {OCCUPANCY: "UNKNOWN"}), (27.0, {})),
+            },
+        ),
+        ("unasked", {"asked": [_asked(8.0), _asked(33.0)], "deaf": [(12.0, 27.0)]}),
         ("unstopped", UNANSWERED),
         ("unstopped", {**WITHDRAWN, "commands": [_done(15.0, "cancel")]}),
         ("unstopped", {**WITHDRAWN, "commands": [_done(15.0, "choose", TOM)]}),
@@ -217,6 +237,8 @@ def _done(at_s: float, kind: str, driver: str | None = None) -> Result:
         ("misruled", {"commands": [_done(15.0, "save")], "moving": [(10.0, 20.0)]}),
         ("misruled", {"commands": [_done(15.0, "save")], "ecu_deaf": [(10.0, 20.0)]}),
         ("misruled", {"commands": [_done(4.0, "save")]}),
+        ("misruled", {"commands": [_done(30.0, "save")], **SPOKE_AFTER}),
+        ("misruled", {"commands": [_done(15.0, "save")], **NEVER_SERVED}),
         ("lingered", {"shown": [(0.0, None), (8.0, ANNA)]}),
         ("undelivered", {**NEVER_SERVED}),
         ("undelivered", {"began": [], "said": [], "withdrawn": [(42.4, "r-1", "trip_over")]}),
@@ -284,6 +306,15 @@ def test_what_is_wrong_is_noticed(kind: str, changes: dict[str, Any]) -> None:
         {"readings": [r for r in _record().readings if not 6.5 < r[0] < 8.0]},
         # That a value is not known does not take the last one back, until that is too old.
         {"readings": [*_readings((7.0, {OCCUPANCY: "UNKNOWN"}))[:18], *_record().readings[18:]]},
+        # Who drives was asked, and then the position was saved; or it is refused.
+        {"commands": [_done(20.0, "choose", ANNA), _done(34.0, "save")], **SPOKE_AFTER},
+        {"commands": [Result(30.0, "save", None, 30.3, "other_voice")], **SPOKE_AFTER},
+        # A silence of 8 s changes nothing.
+        {
+            "asked": [_asked(8.0), _asked(33.0)],
+            "said": [Said(8.3, "r-1", "rejected", "standing"), Said(33.3, "r-1", "completed", "")],
+            "readings": [r for r in _record().readings if not 12.0 < r[0] < 20.0],
+        },
         # A hand on the seat's switch ends one request for both; the mirrors are asked anew.
         {
             "acts": [(9.0, "switch", None)],
