@@ -522,22 +522,19 @@ class Car:
         driver = self.drivers[number]
         if not self._store.holds(driver):
             return
-        wanted = {
-            **self._preferences[driver][-1],
-            PREFERENCES[0]: float(self.rng.randrange(150, 200)),
-        }
-        self._store.adjust_preferences(driver, wanted)
-        self._preferences[driver].append(wanted)
+        place = {PREFERENCES[0]: float(self.rng.randrange(150, 200))}
+        self._store.adjust_preferences(driver, place)
+        wanted = [one | place for one in self._preferences[driver]]
+        self._preferences[driver] += wanted
         self._note_preferred(now_s, driver, sure=False)
         if self.pid is not None and self._reborn_s is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGHUP)
         self._ends.append((now_s + EDITED_S, lambda: self._edited(driver, wanted)))
 
-    def _edited(self, driver: str, wanted: dict[str, float]) -> None:
-        if driver in self._preferences:
-            self._preferences[driver] = [wanted]
-            self._note_preferred(self.clock.now_s(), driver)
+    def _edited(self, driver: str, wanted: list[dict[str, float]]) -> None:
+        self._preferences[driver] = wanted
+        self._note_preferred(self.clock.now_s(), driver)
 
     def _hurry(self) -> None:
         self.link.delay_s = self.ecu_link.delay_s = 0.0

@@ -475,6 +475,7 @@ def _outlived(record: Record, asked: Asked) -> _Found:
     for from_s, to_s in _unwatched(record):
         if to_s < at_s and _stayed(record, asked.driver, from_s, at_s):
             yield "unasked", f"{to_s - from_s:.1f} s without news of the car had emptied the place"
+            break
     for gone in record.gone:
         if gone.sign_s is None or not gone.born_s < at_s:
             continue

@@ -372,7 +372,8 @@ def _doubts_the_dead_only() -> None:
 
 
 def _stands_still() -> None:
-    _set("clock", "now_s", importlib.import_module("time").monotonic)()
+    time = importlib.import_module("time")
+    setattr(time, "clock_gettime", lambda _clock: time.monotonic())  # noqa: B010
 
 
 def _forgets_other_voices() -> None:

@@ -253,7 +253,7 @@ def _not_watched(made: Plan, rng: random.Random, driver: int, seated_s: float) -
 
     The gateway is silent, or a sensor, or the daemon's connection; or the machine is suspended.
     """
-    away_s, seconds = seated_s + 5.0, rng.choice((20, 28, 33))
+    away_s, seconds = seated_s + 8.0, rng.choice((20, 28, 33))
     made.add(seated_s - 1.0, "car", {GEAR: 4, BRAKE: False})
     made.add(seated_s + 0.5, "say", (driver + 1, 1.6))
     match rng.choice(("car", "seat", "cut", "sleep", "sleep")):
