@@ -496,14 +496,13 @@ def _stayed(record: Record, driver: str, from_s: float, at_s: float) -> bool:
     shown = [who for t, who in record.shown if t < from_s - _lateness(record)][-1:]
     by_hand = ("choose", "listen")
     anew = [c for c in record.commands if c.kind in by_hand and c.sent_s > from_s - REACH_S]
-    anew_s = [t for _, who, t in record.settled if who == driver and from_s - REACH_S < t < at_s]
     left = any(from_s - REACH_S < t < at_s and _left(said) for t, said in record.readings)
-    return shown == [driver] and not (anew or anew_s or left)
+    return shown == [driver] and not (anew or left)
 
 
 def _sign_s(record: Record, gone: Gone) -> float:
     """When the dead daemon last knew who drives: by the car, or because somebody was settled."""
-    settled = [t for _, _, t in record.settled if t <= gone.killed_s]
+    settled = [t for told_s, _, t in record.settled if t <= told_s <= gone.killed_s]
     return max([gone.sign_s or gone.born_s, *settled])
 
 
