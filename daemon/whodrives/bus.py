@@ -106,6 +106,22 @@ METRICS_S = 10.0
 CREDENTIAL = "mqtt-password"
 MAX_PASSWORD_BYTES = 65_535
 """The longest that MQTT can carry."""
+PROBATION_S = 1.5
+"""A new connection says nothing and asks for nothing until it has stood this long.
+
+If another daemon serves this car, it comes back meanwhile and ends ours.
+"""
+RETURN_S = 1.0
+"""Who comes back this soon need not wait again. Less than PROBATION_S, so that nobody else has
+gone to work meanwhile."""
+STANDBY_FIRST_S = 60.0
+STANDBY_LAST_S = 600.0
+"""Pauses of a daemon that left its place to another one; each attempt disturbs that one."""
+RIVAL_S = 300.0
+"""How long `status` tells of a client that took our place for a moment."""
+UNSPECIFIED = 0x80
+TAKEN_OVER = 0x8E
+"""MQTT 5, 3.14.2.1: another connection uses the same client identifier."""
 RETRY_FIRST_S = 1.0
 RETRY_LAST_S = 60.0
 
@@ -150,11 +166,15 @@ class _Link:
         self.subscribed = self.silenced = False
         self.ended: str | None = None
         self.over = threading.Event()
+        self.up_s = math.inf
+        self.thrown_out_s: float | None = None
+        self.taken_over = False
         self.started_s = clock.now_s()
         # Each has one writer, so that no lock is needed.
         self._sent = 0
         self._acknowledged = 0
         self._inbox = inbox
+        self._address = settings.address
         self._advice = access.advice
         self.echo_topic = f"{root(vehicle)}/{ECHO}"
         self._echo = secrets.token_hex(8)
@@ -210,6 +230,13 @@ class _Link:
         self.ended = self.ended or reason
         self.client.disconnect()
 
+    def _ended_without_reason(self, code: ReasonCode) -> bool:
+        """Whether a broker that is still there ended the connection and did not say why.
+
+        So does mosquitto 2.0.11 when another client comes under our identity.
+        """
+        return code.value == UNSPECIFIED and _answers(self._address)
+
     def release(self) -> None:
         """Break the circle between us and the client, so that its sockets are closed right away.
 
@@ -242,6 +269,7 @@ class _Link:
             mend = f"let our user read {', '.join(denied)}"
             log.warning("event=subscription_denied mend=%r", mend)
         self.silenced = self.echo_topic in denied
+        self.up_s = clock.now_s()
         self.subscribed = True
         self._inbox.wake()
 
@@ -272,9 +300,20 @@ class _Link:
     def _on_disconnect(
         self, _client: Client, _data: Any, _flags: DisconnectFlags, code: ReasonCode, _p: Any
     ) -> None:
+        self.taken_over = code.value == TAKEN_OVER
+        if self.up and self.ended is None and (self.taken_over or self._ended_without_reason(code)):
+            self.thrown_out_s = clock.now_s()
         self.ended = self.ended or _broken(code, greeted=self.subscribed)
         self.over.set()
         self._inbox.wake()
+
+
+def _answers(address: tuple[str, int]) -> bool:
+    """Whether somebody listens there."""
+    with contextlib.suppress(OSError):
+        socket.create_connection(address, timeout=RETURN_S / 2).close()
+        return True
+    return False
 
 
 def _refused(code: ReasonCode, advice: str) -> str:
@@ -337,6 +376,64 @@ def _properties(message: Message) -> Properties:
 
 _ANSWERS = ("/preferences/result", *SeatAdjuster.topics)
 """What says what became of a request; it is stale when it was retained."""
+
+
+STANDS_BY = (
+    "another whodrives serves this car, on this broker; this one stands by: stop one of the two"
+)
+TAKEN_FOR_A_MOMENT = (
+    "another client comes under our name and certificate; stop the other whodrives of this car"
+)
+
+
+class Place:
+    """Whether this daemon has its car's place at the broker, which only one can have.
+
+    A second daemon with the same identity makes the broker end the first one's connection, and
+    neither can ask the other. The rule: who has worked for PROBATION_S comes back at once, and who
+    is thrown out before that leaves the place to the other and stands by. So the second steps back
+    before it has said anything, there are two takeovers and no more, and never two requests.
+
+    Pure: times are the monotonic clock's.
+    """
+
+    def __init__(self) -> None:
+        self._since_s = math.inf
+        self._left_s = -math.inf
+        self._certain = False
+        self._standby_s = STANDBY_FIRST_S
+
+    def admits(self, up_s: float, now_s: float) -> bool:
+        """Whether a connection that is up since `up_s` goes to work now."""
+        returned = up_s - self._left_s <= RETURN_S
+        if not returned and now_s - up_s < PROBATION_S:
+            return False
+        if not returned:
+            self._standby_s = STANDBY_FIRST_S
+        self._since_s, self._left_s = (now_s if returned else up_s), -math.inf
+        return True
+
+    def missed(self, now_s: float) -> bool:
+        """Whether it is too late to come back at once: the other one goes to work."""
+        return self._left_s + RETURN_S < now_s and self._left_s > -math.inf
+
+    def lost(self, thrown_out_s: float | None, *, certain: bool = True) -> float | None:
+        """After how long to come back; None if nobody threw us out.
+
+        Args:
+            thrown_out_s: when the broker ended the connection that was up, for another client.
+            certain: whether it said that this was why.
+        """
+        returning = self._left_s > -math.inf and self._certain
+        worked_s = -math.inf if thrown_out_s is None else thrown_out_s - self._since_s
+        self._since_s, self._left_s = math.inf, -math.inf
+        if thrown_out_s is None and not returning:
+            return None
+        if thrown_out_s is not None and worked_s >= PROBATION_S:
+            self._left_s, self._certain = thrown_out_s, certain
+            return 0.0
+        pause_s, self._standby_s = self._standby_s, min(2 * self._standby_s, STANDBY_LAST_S)
+        return pause_s
 
 
 class CommandMemory(Protocol):
@@ -519,6 +616,8 @@ class Bus:
         self._lost = False
         self._retry_at_s = math.inf
         self._retry_s = RETRY_FIRST_S
+        self._place = Place()
+        self._rival, self._rival_s = "", -math.inf
         self._status: Health | None = None
         # A predecessor that died may have left a driver behind: the first greeting clears it.
         self._driver = DriverState(0.0)
@@ -547,12 +646,18 @@ class Bus:
         elif link.echo(now_s):
             self._deaf(link, now_s)
         elif link.up and not self._connected:
-            self._arrived(now_s)
+            if self._place.admits(link.up_s, now_s):
+                self._arrived(now_s)
+        elif not link.up and self._place.missed(now_s):
+            link.end("the broker does not answer at once")
         elif not link.up and now_s - link.started_s > CONNECT_LIMIT_S:
             link.end("the broker does not answer")
         elif self._connected:
             self._refuse(link)
             self._measure(now_s)
+            if self._rival and now_s - self._rival_s > RIVAL_S:
+                self._rival = ""
+                self._put(LinkState(now_s, connected=True))
 
     def publish(self, event: Event) -> bool:
         """Send an event, if the broker is there; return whether it went out.
@@ -625,7 +730,11 @@ class Bus:
             self._send(message)
         self._measured_s = -math.inf
         self._measure(now_s)
-        self._put(LinkState(now_s, connected=True))
+        if now_s - self._rival_s <= PROBATION_S:
+            self._rival = TAKEN_FOR_A_MOMENT
+        elif self._rival == STANDS_BY:
+            self._rival = ""
+        self._put(LinkState(now_s, connected=True, rival=self._rival))
 
     def _deaf(self, link: _Link, now_s: float) -> None:
         """End a connection that brings us nothing; the car is told that first.
@@ -642,10 +751,15 @@ class Bus:
         link.end(reason)
 
     def _gone(self, reason: str, now_s: float) -> None:
+        pause_s = None
         if self._link is not None:
+            pause_s = self._place.lost(self._link.thrown_out_s, certain=self._link.taken_over)
             self._link.end(reason)
             self._link.release()
         self._link, self._connected = None, False
+        if pause_s is not None:
+            self._left_place(pause_s, now_s)
+            return
         level = logging.DEBUG if self._lost else logging.WARNING
         log.log(level, "event=broker_lost reason=%r retry_s=%.0f", reason, self._retry_s)
         if not self._lost:
@@ -653,6 +767,18 @@ class Bus:
         self._lost = True
         self._retry_at_s = now_s + self._retry_s
         self._retry_s = min(2 * self._retry_s, RETRY_LAST_S)
+
+    def _left_place(self, pause_s: float, now_s: float) -> None:
+        """Tell of a client that came under our identity; come back after a pause, or at once."""
+        # Until we are back at once, the broker may as well have been stuck.
+        self._rival, self._rival_s = STANDS_BY if pause_s else "", now_s
+        reason = STANDS_BY if pause_s else TAKEN_FOR_A_MOMENT
+        log.warning("event=thrown_out retry_s=%.0f reason=%r", pause_s, reason)
+        self._put(LinkState(now_s, connected=False, reason=reason, rival=self._rival))
+        self._lost = True
+        self._retry_at_s = now_s + pause_s
+        if not pause_s:
+            self._open()
 
     def _refuse(self, link: _Link) -> None:
         """Tell what became of commands that were refused, while the broker keeps up."""

@@ -171,11 +171,19 @@ class SourceState:
 
 @dataclass(frozen=True, slots=True)
 class LinkState:
-    """The connection to the broker came up or went away."""
+    """The connection to the broker came up or went away.
+
+    Attributes:
+        at_s: when.
+        connected: whether it is there.
+        reason: why not.
+        rival: what is known of another client under our identity, for `status`; empty if nothing.
+    """
 
     at_s: float
     connected: bool
     reason: str = ""
+    rival: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from whodrives.domain import (
     Household,
     Input,
     Lesson,
+    LinkState,
     Look,
     Recognition,
     SourceHealth,
@@ -103,6 +104,7 @@ class Recognizer:
         self._anchors: tuple[Floats, ...] = ()
         self._problems: tuple[str, ...] = ()
         self._source_reason = "source: not open yet"
+        self._rival = ""
         self._health: Health | None = None
         self._turned_s = float("-inf")
         self._block_s = float("inf")
@@ -138,7 +140,8 @@ class Recognizer:
         events = self._told(news)
         if not isinstance(news, Tick):
             self._reports.step(news)
-            if isinstance(news, Household | SourceState) or self._health is not None:
+            told = isinstance(news, Household | SourceState | LinkState)
+            if told or self._health is not None:
                 events += self._health_events(news.at_s)
         return self._with_lessons(events)
 
@@ -190,6 +193,8 @@ class Recognizer:
             return self._turned(news.at_s)
         if isinstance(news, SourceState):
             return self._source_changed(news)
+        if isinstance(news, LinkState):
+            self._rival = news.rival
         if isinstance(news, Household):
             calibration = self._policy.calibration
             self._voices = tuple((p.id, adaptation.voice(p, calibration)) for p in news.profiles)
@@ -272,7 +277,9 @@ class Recognizer:
 
     def _health_events(self, at_s: float) -> list[Event]:
         car = f"vehicle: {self._reports.reason}" if self._reports.reason else ""
-        reasons = [reason for reason in (self._source_reason, car, *self._problems) if reason]
+        rival = f"broker: {self._rival}" if self._rival else ""
+        found = (self._source_reason, car, rival, *self._problems)
+        reasons = [reason for reason in found if reason]
         if not self._voices:
             reasons.append("profiles: no driver is enrolled")
         health = Health(at_s, tuple(reasons))

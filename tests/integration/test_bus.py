@@ -150,6 +150,13 @@ class Bench:
             ear.close()
 
 
+@pytest.fixture(autouse=True)
+def at_work_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the tests of two daemons wait until a connection has stood for a while."""
+    if "two_daemons" not in request.node.name:
+        monkeypatch.setattr("whodrives.bus.PROBATION_S", 0.0)
+
+
 @pytest.fixture
 def bench(broker: Any) -> Iterator[Bench]:
     """A bus that is not started yet, at a running broker."""
@@ -358,6 +365,36 @@ def test_a_half_open_predecessor_does_not_declare_us_dead(bench: Bench) -> None:
     bench.until(lambda: len(ear.on("status")) >= 3, "all three arrive")
     states = [json.loads(message.payload)["state"] for message in ear.on("status")]
     assert states == ["offline", "online", "online"]
+
+
+def test_of_two_daemons_the_second_steps_back_and_asks_for_nothing(broker: Any) -> None:
+    """On two machines no lock helps: the broker throws one out, and they do not go on with that."""
+    first, second = Bench(broker), Bench(broker)
+    try:
+        first.connect()
+        ear = first.ear()
+        second.bus.start()
+        until_s = time.monotonic() + 10.0
+        asked = 0
+        while time.monotonic() < until_s:
+            for each in (first, second):
+                each.bus.poll(time.monotonic())
+                while not each.inbox.empty():
+                    each.inputs.append(each.inbox.get())
+            asked += second.bus.publish(_apply())
+            time.sleep(0.01)
+        news = second.of(LinkState)
+        assert [n.connected for n in news] == [False]
+        assert "another whodrives serves this car" in news[0].rival
+        assert asked == 0
+        assert first.linked()
+        assert "stop the other whodrives" in first.of(LinkState)[-1].rival
+        assert first.bus.counters.connections == 2
+        assert first.bus.publish(_apply())
+        first.until(lambda: ear.on("preferences/apply"), "the first still asks")
+    finally:
+        second.close()
+        first.close()
 
 
 def test_broker_restart_brings_back_the_facts_only(bench: Bench) -> None:
