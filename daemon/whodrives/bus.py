@@ -679,7 +679,8 @@ class Bus:
         elif isinstance(event, Stray):
             self._inbox.stray()
         try:
-            message = encode(event, self._vehicle, _epoch_s())
+            evidence = self._settings.evidence
+            message = encode(event, self._vehicle, _epoch_s(), evidence=evidence)
         except PayloadError as error:
             self.counters.dropped += 1
             log.error("event=message_unfit error=%r", str(error))  # noqa: TRY400 (no traceback)

@@ -471,6 +471,14 @@ class Mqtt:
             "Whether Home Assistant is told, below homeassistant/, how to show this car.",
         ),
     )
+    evidence: bool = field(
+        default=False,
+        metadata=_knob(
+            _SWITCH,
+            "Whether recognition tells the exact likelihood ratios to whoever may read it: for a "
+            "technician. They help whoever tries to imitate a driver.",
+        ),
+    )
     velocitas: bool = field(
         default=False,
         metadata=_knob(

@@ -154,6 +154,13 @@ class Preferences(Struct, kw_only=True, frozen=True):
     ]
 
 
+CONFIDENCE_STEPS = (0.0, 0.5, 0.9, 0.99, 0.999)
+"""A confidence is told as the highest of these that it reaches: whoever imitates a driver must not
+be told how much nearer the last attempt came."""
+_STEPS = "a calibrated probability that is at least this: 0, 0.5, 0.9, 0.99 or 0.999"
+Confidence: TypeAlias = Annotated[float, Meta(ge=0, le=1)] | None
+
+
 class DriverPayload(_Payload, kw_only=True, frozen=True):
     """Who drives this trip."""
 
@@ -161,10 +168,7 @@ class DriverPayload(_Payload, kw_only=True, frozen=True):
     state: Literal["known", "unknown"]
     driver: DriverId | None
     since: Annotated[Time | None, Meta(description="when the driver was settled")]
-    confidence: Annotated[
-        Annotated[float, Meta(ge=0, le=1)] | None,
-        Meta(description="a calibrated probability; null unless settled by voice"),
-    ]
+    confidence: Annotated[Confidence, Meta(description=f"{_STEPS}; null unless settled by voice")]
     settled_by: Annotated[SettledBy | None, Meta(description="null while nothing did")]
     preferences: Preferences
 
@@ -177,9 +181,15 @@ class RecognitionPayload(_Payload, kw_only=True, frozen=True):
     driver: Annotated[DriverId | None, Meta(description="set exactly when the outcome is known")]
     speech_s: Annotated[float, Meta(ge=0, description="seconds of speech")]
     snr_db: Annotated[float | None, Meta(description="dB; null while no noise was heard")]
+    confidence: Annotated[
+        Confidence, Meta(description=f"{_STEPS}; null unless the outcome is known")
+    ] = None
     llr: Annotated[
         float | None,
-        Meta(description="natural-log likelihood ratio of the best match; null without one"),
+        Meta(
+            description="natural-log likelihood ratio of the best match; null without one, and "
+            "unless mqtt.evidence is on"
+        ),
     ]
     runner_up_llr: Annotated[float | None, Meta(description="the same of the second best")]
     reason: Annotated[
@@ -848,13 +858,16 @@ class Vitals:
     encoder: str | None = None
 
 
-def encode(event: Event, vehicle: Vehicle, epoch_s: float) -> Message | None:
+def encode(
+    event: Event, vehicle: Vehicle, epoch_s: float, *, evidence: bool = False
+) -> Message | None:
     """The message that tells the car of an event; None for an event that is not the bus's.
 
     Args:
         event: what happened.
         vehicle: the car: its name in the topics, what its ECUs accept, and which VSS they speak.
         epoch_s: seconds from 1970-01-01 UTC to the moment that is `at_s` 0.
+        evidence: whether a recognition tells its exact likelihood ratios.
 
     Raises:
         PayloadError: the event holds what the contract does not allow to be said, such as a
@@ -864,7 +877,7 @@ def encode(event: Event, vehicle: Vehicle, epoch_s: float) -> Message | None:
     body: _Payload | None
     match event:
         case Recognition():
-            name, body = "recognition", _recognition(event, when)
+            name, body = "recognition", _recognition(event, when, evidence=evidence)
         case DriverState():
             name, body = "driver", _driver(event, when, epoch_s) if event.trip_open else None
         case Health():
@@ -929,16 +942,18 @@ def _cancel(event: Withdraw, when: datetime) -> CancelPayload:
     return CancelPayload(schema=SCHEMA, request_id=event.request, time=when, reason=event.reason)
 
 
-def _recognition(event: Recognition, when: datetime) -> RecognitionPayload:
-    verdict, evidence = event.verdict, event.verdict.evidence
-    llrs = [match.llr for match in evidence.matches[:2]]
+def _recognition(event: Recognition, when: datetime, *, evidence: bool) -> RecognitionPayload:
+    verdict, heard = event.verdict, event.verdict.evidence
+    llrs = [match.llr for match in heard.matches[:2]] if evidence else []
+    known = verdict.outcome is Outcome.KNOWN
     return RecognitionPayload(
         schema=SCHEMA,
         time=when,
         outcome=verdict.outcome,
         driver=verdict.driver,
-        speech_s=round(evidence.speech_s, 2),
-        snr_db=_rounded(evidence.snr_db, 1),
+        confidence=_stepped(verdict.probability) if known else None,
+        speech_s=round(heard.speech_s, 2),
+        snr_db=_rounded(heard.snr_db, 1),
         llr=_rounded(next(iter(llrs), None), 2),
         runner_up_llr=_rounded(next(iter(llrs[1:]), None), 2),
         reason=verdict.reason,
@@ -952,7 +967,7 @@ def _driver(event: DriverState, when: datetime, epoch_s: float) -> DriverPayload
         state="unknown" if event.driver is None else "known",
         driver=event.driver,
         since=None if event.since_s is None else _when(event.since_s + epoch_s),
-        confidence=_rounded(event.probability, 4),
+        confidence=_stepped(event.probability),
         settled_by=event.settled_by,
         preferences=Preferences(
             state=event.delivery,
@@ -1023,6 +1038,13 @@ def _when(wall_s: float) -> datetime:
 
 def _iso(when: datetime) -> str:
     return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _stepped(probability: float | None) -> float | None:
+    """The highest step that a probability reaches."""
+    if probability is None or not math.isfinite(probability):
+        return None
+    return max(step for step in CONFIDENCE_STEPS if step <= max(probability, 0.0))
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -189,7 +189,7 @@ def write_config(folder: Path, port: int) -> Path:
     settings = {
         "vehicle": {"id": VEHICLE},
         "sound": {"source": "-"},
-        "mqtt": {"host": "127.0.0.1", "port": port},
+        "mqtt": {"host": "127.0.0.1", "port": port, "evidence": True},
         "profiles": {"directory": "profiles", "key_file": "profile-key"},
         "models": {"directory": str(ROOT / "models")},
     }

@@ -498,19 +498,41 @@ def test_status_is_online_without_reasons() -> None:
 
 @pytest.mark.parametrize("outcome", [o for o in Outcome if o is not Outcome.KNOWN])
 def test_a_recognition_names_nobody_unless_known(outcome: Outcome) -> None:
-    """Best match and runner-up are told by their ratios alone; no cosine, no confidence."""
-    verdict = Verdict(outcome, None, EVIDENCE, 0.4)
-    payload = _encode(Recognition(AT_S, verdict)).payload.decode()
-    assert json.loads(payload)["llr"] == 6.64
-    for word in ("d-7f3a", "d-0b12", "cosine", "confidence"):
+    """Nothing tells how near an attempt came, unless the evidence is asked for."""
+    event = Recognition(AT_S, Verdict(outcome, None, EVIDENCE, 0.4))
+    payload = _encode(event).payload.decode()
+    body = json.loads(payload)
+    assert (body["confidence"], body["llr"], body["runner_up_llr"]) == (None, None, None)
+    for word in ("d-7f3a", "d-0b12", "cosine"):
         assert word not in payload
+    message = encode(event, CAR, EPOCH_S, evidence=True)
+    assert message is not None
+    assert json.loads(message.payload)["llr"] == 6.64
+
+
+@given(st.floats(0.0, 1.0))
+def test_confidence_is_told_in_steps(probability: float) -> None:
+    """No two attempts can be told apart by it within a step, on either topic."""
+    known = Verdict(Outcome.KNOWN, "d-7f3a", EVIDENCE, probability)
+    driver = DriverState(
+        AT_S, "d-7f3a", AT_S, probability, settled_by=SettledBy.VOICE, trip_open=True
+    )
+    told = {
+        json.loads(_encode(event).payload)["confidence"]
+        for event in (Recognition(AT_S, known), driver)
+    }
+    (step,) = told
+    assert step in (0.0, 0.5, 0.9, 0.99, 0.999)
+    assert step <= probability
 
 
 @pytest.mark.parametrize("llr", [math.inf, -math.inf, math.nan])
 def test_numbers_that_json_lacks_are_null(llr: float) -> None:
     """A ratio that is not finite is told as not known, in valid JSON."""
     evidence = Evidence((Match("a", 0.1, llr),), 1.0, None, AT_S)
-    message = _encode(Recognition(AT_S, Verdict(Outcome.UNKNOWN, None, evidence, None)))
+    event = Recognition(AT_S, Verdict(Outcome.UNKNOWN, None, evidence, None))
+    message = encode(event, CAR, EPOCH_S, evidence=True)
+    assert message is not None
     body = json.loads(message.payload)
     assert (body["llr"], body["runner_up_llr"], body["snr_db"]) == (None, None, None)
 
