@@ -107,7 +107,7 @@ CREDENTIAL = "mqtt-password"
 MAX_PASSWORD_BYTES = 65_535
 """The longest that MQTT can carry."""
 PROBATION_S = 1.5
-"""A new connection says nothing and asks for nothing until it has stood this long.
+"""A new connection asks for nothing until it has stood this long.
 
 If another daemon serves this car, it comes back meanwhile and ends ours.
 """
@@ -197,7 +197,8 @@ class _Link:
         info = self.client.publish(
             message.topic, message.payload, message.qos, message.retain, _properties(message)
         )
-        if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
+        # Why a connection has just ended is what `_on_disconnect` is about to be told.
+        if info.rc not in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN):
             self.end("the connection takes no more messages")
         self._sent += 1
         return info
@@ -392,7 +393,7 @@ class Place:
     A second daemon with the same identity makes the broker end the first one's connection, and
     neither can ask the other. The rule: who has worked for PROBATION_S comes back at once, and who
     is thrown out before that leaves the place to the other and stands by. So the second steps back
-    before it has said anything, there are two takeovers and no more, and never two requests.
+    before it has asked for anything, there are two takeovers and no more, and never two requests.
 
     Pure: times are the monotonic clock's.
     """
@@ -617,6 +618,7 @@ class Bus:
         self._retry_at_s = math.inf
         self._retry_s = RETRY_FIRST_S
         self._place = Place()
+        self._at_work = False
         self._rival, self._rival_s = "", -math.inf
         self._status: Health | None = None
         # A predecessor that died may have left a driver behind: the first greeting clears it.
@@ -646,13 +648,13 @@ class Bus:
         elif link.echo(now_s):
             self._deaf(link, now_s)
         elif link.up and not self._connected:
-            if self._place.admits(link.up_s, now_s):
-                self._arrived(now_s)
+            self._arrived(now_s)
         elif not link.up and self._place.missed(now_s):
             link.end("the broker does not answer at once")
         elif not link.up and now_s - link.started_s > CONNECT_LIMIT_S:
             link.end("the broker does not answer")
         elif self._connected:
+            self._go_to_work(link, now_s)
             self._refuse(link)
             self._measure(now_s)
             if self._rival and now_s - self._rival_s > RIVAL_S:
@@ -669,6 +671,9 @@ class Bus:
         if isinstance(event, Apply) and clock.now_s() - event.at_s > MAX_LAG_S:
             self.counters.dropped += 1
             log.warning("event=apply_dropped reason='more than %.0f s late'", MAX_LAG_S)
+            return False
+        if isinstance(event, Apply) and not self._at_work:
+            self.counters.dropped += 1
             return False
         if isinstance(event, Health):
             self._status = event
@@ -705,7 +710,7 @@ class Bus:
                 farewell.wait_for_publish(0.5)
             link.end("stopped")
             link.over.wait(0.3)
-        self._link, self._connected = None, False
+        self._link, self._connected, self._at_work = None, False, False
         link.end("stopped")
         link.release()
 
@@ -731,6 +736,13 @@ class Bus:
             self._send(message)
         self._measured_s = -math.inf
         self._measure(now_s)
+        self._go_to_work(self._link, now_s)
+
+    def _go_to_work(self, link: _Link | None, now_s: float) -> None:
+        """Let requests be made once no other daemon can have our place."""
+        if link is None or self._at_work or not self._place.admits(link.up_s, now_s):
+            return
+        self._at_work = True
         if now_s - self._rival_s <= PROBATION_S:
             self._rival = TAKEN_FOR_A_MOMENT
         elif self._rival == STANDS_BY:
@@ -757,7 +769,7 @@ class Bus:
             pause_s = self._place.lost(self._link.thrown_out_s, certain=self._link.taken_over)
             self._link.end(reason)
             self._link.release()
-        self._link, self._connected = None, False
+        self._link, self._connected, self._at_work = None, False, False
         if pause_s is not None:
             self._left_place(pause_s, now_s)
             return
