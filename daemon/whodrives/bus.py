@@ -649,10 +649,9 @@ class Bus:
             self._deaf(link, now_s)
         elif link.up and not self._connected:
             self._arrived(now_s)
-        elif not link.up and self._place.missed(now_s):
-            link.end("the broker does not answer at once")
-        elif not link.up and now_s - link.started_s > CONNECT_LIMIT_S:
-            link.end("the broker does not answer")
+        elif not link.up:
+            if self._place.missed(now_s) or now_s - link.started_s > CONNECT_LIMIT_S:
+                link.end("the broker does not answer")
         elif self._connected:
             self._go_to_work(link, now_s)
             self._refuse(link)

@@ -1,6 +1,7 @@
 """The daemon as systemd runs it: a process, a real broker, sound from a pipe or a microphone."""
 
 import json
+import os
 import re
 import signal
 from dataclasses import replace
