@@ -5,23 +5,31 @@ its accidents and its time stamps. Must never know what a voice is, nor a profil
 
 One channel is taken, never a mix: a mix cancels a stereo pair of inverse phase, combs the sound of
 two microphones that stand apart, and blends two people who were recorded on a channel each. Of a
-file it is the channel with the most energy; live, where that is not known beforehand, the first.
+file it is the one that is asked for, or else the loudest, a constant offset apart; live it is the
+first. A constant offset (DC) is removed here, so that nobody else has to think of it.
 """
 
 import atexit
+import contextlib
+import io
 import math
+import mmap
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
 import soxr
+from numpy.typing import NDArray
 
-from whodrives import clock
+from whodrives import clock, headers, rawformat
+from whodrives.acoustics import OFFSET_BLOCKS, Offset
 from whodrives.domain import (
     BLOCK_S,
     BLOCK_SAMPLES,
@@ -55,7 +63,25 @@ _UNKNOWN_FRAMES = 1 << 62
 """libsndfile promises more frames than this when the file does not say."""
 
 _GUESS_S = 0.1
-"""An MP3 file's length may be guessed, and wrong by a frame or two of some 0.03 s."""
+"""A length may be wrong by so much: that of an MP3 file is guessed, and some recorders count the
+header as sound. What is missing then is no word."""
+
+MOST_CHANNELS = 32
+HIGHEST_RATE_HZ = 192_000
+"""No microphone needs more; memory and time for a file are bounded by these and its length."""
+
+LONGEST_S = 4 * 3600.0
+"""A file that is longer is refused: a small one can claim to be days long."""
+
+_LOUDEST_FLOAT = 1e9
+"""Floating-point samples beyond this are no sound, in whatever unit."""
+
+_OVERSHOOT = 1.5
+"""Decoders of lossy formats give more than full scale by less than this, from sound that was
+limited at it; what is beyond was never limited."""
+
+_LOSSY = frozenset({"VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"})
+_FLOATS = frozenset({"FLOAT", "DOUBLE"})
 
 _PROMISE = re.compile(
     r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
@@ -66,21 +92,48 @@ _PROMISE = re.compile(
 # --- files and pipes ------------------------------------------------------------------------------
 
 
-def read_file(path: Path) -> Iterator[AudioBlock]:
+def read_file(
+    path: Path, *, channel: int | None = None, longest_s: float = LONGEST_S
+) -> Iterator[AudioBlock]:
     """Read a sound file of any format, rate and channel count that libsndfile knows.
 
     The file is read as it is consumed, in bounded memory. `at_s` is the position in the file, 0 at
-    its start. The last block is filled up with zeros. A file of several channels is read twice.
-    A file that promises more sound than it holds is refused; Ogg and MP3 without a Xing header
-    promise nothing, and what libsndfile finds in them is taken.
+    its start. The last block is filled up with zeros. A file of several channels or of
+    floating-point samples is read twice. Floating-point samples beyond full scale are scaled down,
+    all by the same factor. A constant offset is removed.
+
+    A file that promises more sound than it holds is refused, but for a tenth of a second; Ogg and
+    MP3 without a Xing header promise nothing, and what they hold is taken. A header that was never
+    finished is read as if it told what is there.
+
+    Args:
+        path: of the file.
+        channel: from 0; None is the loudest, where a constant offset is not loud.
+        longest_s: a longer file is refused.
 
     Raises:
-        SourceError: at once, when the file is missing, empty, cut short, no sound, or sampled
-            below 16 kHz; while reading, when its sound is damaged.
+        SourceError: at once, when the file is missing, empty, too short or too long, cut short, no
+            sound, sampled below 16 kHz or above HIGHEST_RATE_HZ, or has more than MOST_CHANNELS;
+            while reading, when its sound is damaged.
     """
-    rate_hz, channels = _inspect(path)
-    channel = _loudest_channel(path, channels)
-    return _cut((chunk[:, channel] for chunk in _file_chunks(path)), rate_hz)
+    facts = _inspect(path, longest_s)
+    energy, peak = _surveyed(path, facts, longest_s)
+    chosen = int(energy.argmax()) if channel is None else channel
+    full = _OVERSHOOT if facts.subtype in _LOSSY else 1.0
+    gain = np.float32(1 / peak[chosen] if peak[chosen] > full else 1)
+    chunks = (chunk[:, chosen] for chunk in _file_chunks(path, longest_s))
+    scaled = chunks if gain == 1 else (chunk * gain for chunk in chunks)
+    return _cut(scaled, facts.rate_hz, expect_offset=True)
+
+
+def channels_of(path: Path, *, longest_s: float = LONGEST_S) -> tuple[int, ...]:
+    """The channels of a file, from 0, the loudest first; a constant offset is not loud.
+
+    Raises:
+        SourceError: as `read_file`.
+    """
+    energy, _ = _surveyed(path, _inspect(path, longest_s), longest_s)
+    return tuple(int(channel) for channel in np.argsort(-energy, kind="stable"))
 
 
 def read_pipe(
@@ -100,10 +153,10 @@ def read_pipe(
 
     Raises:
         SourceError: at once, when rate or channels are not acceptable; while reading, when the
-            stream has a header or ends before its first sample.
+            stream is a sound file or has another sample format, or ends before its first sample.
     """
-    if rate_hz < SAMPLE_RATE_HZ:
-        raise SourceError(f"the pipe: {_too_low(rate_hz)}")
+    if fault := _unacceptable(rate_hz, channels):
+        raise SourceError(f"the pipe: {fault}")
     if channels < 1:
         raise SourceError(f"the pipe: {channels} channels cannot be; give 1 or more")
     return _cut(_pipe_chunks(stream, rate_hz, channels), rate_hz)
@@ -168,10 +221,20 @@ class _Cutter:
         self._rest = self._rest[:0]
 
 
-def _cut(chunks: Iterable[Floats], rate_hz: int) -> Iterator[AudioBlock]:
-    """Blocks of the mono chunks of a whole recording, timed by their position in it."""
-    for number, samples in enumerate(_cut_samples(chunks, rate_hz), start=1):
-        yield AudioBlock(at_s=number * BLOCK_S, samples=samples)
+def _cut(
+    chunks: Iterable[Floats], rate_hz: int, *, expect_offset: bool = False
+) -> Iterator[AudioBlock]:
+    """Blocks of the mono chunks of a whole recording, timed by their position in it.
+
+    With `expect_offset` the first second is read before it is given, so that not even that has a
+    constant offset.
+    """
+    offset = Offset()
+    samples = _cut_samples(chunks, rate_hz)
+    first = list(islice(samples, OFFSET_BLOCKS)) if expect_offset else []
+    offset.expect(first)
+    for number, block in enumerate(chain(first, samples), start=1):
+        yield AudioBlock(at_s=number * BLOCK_S, samples=offset.remove(block))
 
 
 def _cut_samples(chunks: Iterable[Floats], rate_hz: int) -> Iterator[Floats]:
@@ -192,20 +255,60 @@ def _too_low(rate_hz: float) -> str:
     )
 
 
-def _inspect(path: Path) -> tuple[int, int]:
-    """Sampling rate and channels of a file whose header gives no reason to refuse it."""
+def _unacceptable(rate_hz: int, channels: int) -> str:
+    """Why sound of this rate and so many channels is refused; empty when it is not."""
+    if rate_hz < SAMPLE_RATE_HZ:
+        return _too_low(rate_hz)
+    if rate_hz > HIGHEST_RATE_HZ:
+        return f"sampled at {rate_hz} Hz; record at {HIGHEST_RATE_HZ} Hz or less"
+    if channels > MOST_CHANNELS:
+        return f"has {channels} channels; record {MOST_CHANNELS} or fewer"
+    return ""
+
+
+class _Facts(NamedTuple):
+    """What a file's header says."""
+
+    rate_hz: int
+    channels: int
+    subtype: str
+
+
+def _inspect(path: Path, longest_s: float) -> _Facts:
+    """What the header says of a file, where that is no reason to refuse it."""
     _check_regular(path)
     with _opened(path) as sound:
-        if sound.samplerate < SAMPLE_RATE_HZ:
-            raise SourceError(f"{path}: {_too_low(sound.samplerate)}")
-        _check_whole(path, sound.extra_info)
+        rate_hz = sound.samplerate
+        if fault := _unacceptable(rate_hz, sound.channels):
+            raise SourceError(f"{path}: {fault}")
         if sound.frames == 0:
             raise SourceError(f"{path}: holds no samples; record it again")
         if sound.frames > _UNKNOWN_FRAMES:
             raise SourceError(
-                f"{path}: does not say how long it is; record into a file, not through a pipe"
+                f"{path}: does not say how long it is, as if it was recorded through a pipe; "
+                f"convert it: ffmpeg -i {_quoted(path)} {_quoted(path.with_suffix('.wav'))}"
             )
-        return sound.samplerate, sound.channels
+        _check_whole(path, sound)
+        if sound.frames < rate_hz * BLOCK_S:
+            some = "1 sample" if sound.frames == 1 else f"{sound.frames} samples"
+            raise SourceError(
+                f"{path}: holds {some}, {1000 * sound.frames / rate_hz:.2g} ms, and no word is so "
+                "short; record it again"
+            )
+        if sound.frames > rate_hz * longest_s:
+            raise SourceError(f"{path}: {_too_long(sound.frames / rate_hz, longest_s)}")
+        return _Facts(rate_hz, sound.channels, sound.subtype)
+
+
+def _too_long(length_s: float, longest_s: float) -> str:
+    return (
+        f"is {length_s / 60:.0f} minutes long, and {longest_s / 60:.0f} are the most; "
+        "give the part with the voice"
+    )
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def _check_regular(path: Path) -> None:
@@ -219,41 +322,107 @@ def _check_regular(path: Path) -> None:
         raise SourceError(f"{path}: is empty (0 bytes); record it again")
 
 
-def _check_whole(path: Path, log: str) -> None:
+def _check_whole(path: Path, sound: soundfile.SoundFile) -> None:
     """Refuse a file whose header promises more bytes than there are: libsndfile reads it silently.
 
-    One byte may be missing, the padding of an odd chunk.
+    Bytes for less than _GUESS_S may be missing.
     """
-    for promised, there in _PROMISE.findall(log):
-        if int(there) + 1 < int(promised) < _UNKNOWN_SIZE:
+    for promised, there in _PROMISE.findall(sound.extra_info):
+        second = max(1.0, int(there) * sound.samplerate / max(sound.frames, 1))
+        missing = int(promised) - int(there)
+        if int(promised) < _UNKNOWN_SIZE and missing > max(1.0, _GUESS_S * second):
             raise SourceError(
                 f"{path}: cut short: its header promises {promised} bytes of sound and {there} "
                 "are there; copy or record it again"
             )
 
 
-def _opened(path: Path) -> soundfile.SoundFile:
-    try:
-        return soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name that ends in .raw
-        reason = getattr(error, "error_string", "raw PCM has no header")
-        raise SourceError(
-            f"{path}: not sound that can be read ({reason.rstrip('.')}); "
-            "give a WAV, FLAC or Ogg Opus file"
-        ) from error
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+    """The file, with the header that it should have."""
+    with contextlib.ExitStack() as stack:
+        try:
+            right = _right_start(path)
+            file = path if right is None else stack.enter_context(_Restarted(path, *right))
+            sound = stack.enter_context(soundfile.SoundFile(file))
+        except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name ends in .raw
+            reason = getattr(error, "error_string", "raw PCM has no header")
+            raise SourceError(
+                f"{path}: not sound that can be read ({reason.rstrip('.')}); "
+                "give a WAV, FLAC or Ogg Opus file"
+            ) from error
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be read ({error.strerror}); check it") from error
+        yield sound
 
 
-def _file_chunks(path: Path) -> Iterator[Floats]:
+def _right_start(path: Path) -> tuple[bytes, int] | None:
+    """What a file should begin with, and how many of its bytes that replaces; None if it does."""
+    with path.open("rb") as file:
+        head = file.read(headers.HEAD_BYTES)
+        if (right := headers.completed(head, path.stat().st_size)) is not None:
+            return right, len(head)
+        if not headers.is_mpeg_audio(head):
+            return None
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            counted = headers.counted(data)
+            if counted is None:
+                return None
+            start = data[: counted.start]
+    with soundfile.SoundFile(path) as sound:
+        guessed_s = sound.frames / sound.samplerate
+    # libsndfile guesses from the first frame, which is right if the bit rate stays.
+    if abs(guessed_s - counted.samples / counted.rate_hz) <= _GUESS_S:
+        return None
+    return start + counted.tag, counted.start
+
+
+class _Restarted(io.RawIOBase):
+    """A file of which the first `skipped` bytes are replaced by `start`."""
+
+    def __init__(self, path: Path, start: bytes, skipped: int) -> None:
+        self._file = path.open("rb")
+        self._start, self._skipped = start, skipped
+        self._size = len(start) + path.stat().st_size - skipped
+        self._at = 0
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill the buffer as far as there is something: libsndfile takes less for the end."""
+        view = memoryview(buffer)
+        first = self._start[self._at : self._at + len(view)]
+        view[: len(first)] = first
+        self._file.seek(max(0, self._at - len(self._start)) + self._skipped)
+        rest = self._file.readinto(view[len(first) :]) if len(first) < len(view) else 0
+        self._at += len(first) + rest
+        return len(first) + rest
+
+
+def _file_chunks(path: Path, longest_s: float = LONGEST_S) -> Iterator[Floats]:
     """30 ms after 30 ms of a file, float32 of shape (n, channels)."""
     with _opened(path) as sound:
         frames = _chunk_frames(sound.samplerate)
         missing = sound.frames
         while len(chunk := _read_chunk(path, sound, frames)):
             missing -= len(chunk)
+            if sound.frames - missing > longest_s * sound.samplerate + frames:
+                raise SourceError(f"{path}: {_too_long(longest_s + BLOCK_S, longest_s)}")
             yield chunk
-    if missing > _GUESS_S * sound.samplerate:
+        rate_hz = sound.samplerate
+    if missing > _GUESS_S * rate_hz:
         raise SourceError(
-            f"{path}: cut short: {missing / sound.samplerate:.2f} s of what its header promises "
+            f"{path}: cut short: {missing / rate_hz:.2f} s of what its header promises "
             "are not there; copy or record it again"
         )
 
@@ -271,27 +440,56 @@ def _read_chunk(path: Path, sound: soundfile.SoundFile, frames: int) -> Floats:
     return chunk
 
 
-def _loudest_channel(path: Path, channels: int) -> int:
-    if channels == 1:
-        return 0
-    energy = np.zeros(channels)
-    for chunk in _file_chunks(path):
-        energy += np.square(chunk, dtype=np.float64).sum(axis=0)
-    return int(energy.argmax())
+def _surveyed(
+    path: Path, facts: _Facts, longest_s: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Energy and peak of each channel; (channels,). Ones where nothing depends on them."""
+    energy, peak = np.ones(facts.channels), np.ones(facts.channels)
+    if facts.channels == 1 and facts.subtype not in _FLOATS | _LOSSY:
+        return energy, peak
+    energy[:] = peak[:] = 0
+    for chunk in _file_chunks(path, longest_s):
+        # What stays the same for 30 ms, a constant offset, is not heard.
+        energy += np.var(chunk, axis=0, dtype=np.float64) * len(chunk)
+        np.maximum(peak, np.abs(chunk).max(axis=0), out=peak)
+    if peak.max() > _LOUDEST_FLOAT:
+        raise SourceError(f"{path}: holds samples of {peak.max():.2g}, no sound; record it again")
+    return energy, peak
 
 
 def _pipe_chunks(stream: BinaryIO, rate_hz: int, channels: int) -> Iterator[Floats]:
     """What has come of the first channel of a raw stream, piece by piece, float32 of shape (n,)."""
     frame_bytes = 2 * channels
     data = _read_fully(stream, _chunk_frames(rate_hz) * frame_bytes)
-    _check_raw(data, frame_bytes)
+    if data[:1] == b"\xff":
+        # Perhaps MP3 or AAC, whose frames are longer than 30 ms of PCM.
+        data += _read_fully(stream, rawformat.START_BYTES - len(data))
+    _check_raw(data, rate_hz, channels)
+    check = rawformat.FormatCheck(rate_hz, channels)
     most = int(_PIECE_S * rate_hz) * frame_bytes
+    fresh = data
     while data:
+        if (found := check.hear(fresh)) is not None:
+            given = f"-f {found.ffmpeg} -ar {rate_hz} -ac {channels}"
+            raise SourceError(
+                f"the pipe: {found.text} samples come in, not signed 16-bit little-endian; "
+                f"{_conversion(rate_hz, channels, given)}"
+            )
         cut = len(data) - len(data) % frame_bytes
         frames = np.frombuffer(data[:cut], "<i2")
         yield frames[::channels].astype(np.float32) / np.float32(32768)
-        piece = stream.read(most)
-        data = data[cut:] + piece if piece else b""
+        fresh = stream.read(most)
+        data = data[cut:] + fresh if fresh else b""
+
+
+def _conversion(rate_hz: int, channels: int, given: str = "") -> str:
+    """What to type so that a pipe carries the right thing."""
+    recorded = f"record with `arecord -t raw -f S16_LE -r {rate_hz} -c {channels}`"
+    given = f"{given} " if given else ""
+    return (
+        f"{recorded}, or convert it with "
+        f"`ffmpeg {given}-i - -f s16le -ar {rate_hz} -ac {channels} -`"
+    )
 
 
 def _read_fully(stream: BinaryIO, size: int) -> bytes:
@@ -302,13 +500,12 @@ def _read_fully(stream: BinaryIO, size: int) -> bytes:
     return data
 
 
-def _check_raw(start: bytes, frame_bytes: int) -> None:
-    if len(start) < frame_bytes:
+def _check_raw(start: bytes, rate_hz: int, channels: int) -> None:
+    if len(start) < 2 * channels:
         raise SourceError("the pipe: ended before any sound came; check the program that records")
-    if start[:4] in (b"RIFF", b"OggS", b"fLaC"):
+    if kind := rawformat.file_kind(start):
         raise SourceError(
-            f"the pipe: a {start[:4].decode()} file comes in, not raw PCM; "
-            "record with `arecord -t raw -f S16_LE -r 16000 -c 1`"
+            f"the pipe: a file comes in ({kind}), not raw PCM; {_conversion(rate_hz, channels)}"
         )
 
 
@@ -388,7 +585,8 @@ class Microphone:
 
         Args:
             device: PortAudio's index; its name, or a part of it that no other has, in any case of
-                letters; None is the system's default.
+                letters, with " (ALSA)" or another system behind it where two of them know the name;
+                None is the system's default.
             put: takes blocks and states, from another thread, without waiting:
                 `queue.SimpleQueue.put`.
         """
@@ -398,6 +596,7 @@ class Microphone:
         self._stream: Any = None
         self._rate_hz = SAMPLE_RATE_HZ
         self._cutter = _Cutter(SAMPLE_RATE_HZ)
+        self._offset = Offset()
         self._heard_s = -math.inf
         self._last_call_s = -math.inf
         self._hearing = False
@@ -451,7 +650,7 @@ class Microphone:
     def _refused(self, device: Device, rate_hz: int) -> str:
         """Open the device at a rate; what it gives as the reason if it refuses, else nothing."""
         portaudio = _portaudio()
-        self._rate_hz, self._cutter = rate_hz, _Cutter(rate_hz)
+        self._rate_hz, self._cutter, self._offset = rate_hz, _Cutter(rate_hz), Offset()
         self._hearing, self._last_call_s = False, clock.now_s()
         try:
             stream = portaudio.InputStream(
@@ -487,7 +686,7 @@ class Microphone:
         blocks = self._cutter.feed(sound[:, 0])
         end_s = now_s - self._delay_s(frames, device_time) - self._cutter.held_s()
         for following, samples in zip(reversed(range(len(blocks))), blocks, strict=True):
-            self._offer(end_s - following * BLOCK_S, samples)
+            self._offer(end_s - following * BLOCK_S, self._offset.remove(samples))
 
     def _delay_s(self, frames: int, device_time: Any) -> float:
         """Seconds since the last sample was heard, by the device's own clock if it has one."""
@@ -523,14 +722,19 @@ def _portaudio() -> Any:
 def _choose(wanted: str | int | None, found: list[Device]) -> Device:
     """The one device that is meant; an error that lists what there is when that is not clear."""
     matching = [device for device in found if _meant(wanted, device)]
-    exact = [d for d in matching if str(wanted).casefold() == d.name.casefold()]
+    exact = [d for d in matching if str(wanted).casefold() in (d.name.casefold(), _full(d))]
     chosen = exact or matching
     if len(chosen) == 1:
         return chosen[0]
     name = "the default one" if wanted is None else repr(wanted)
     listed = "; ".join(f"{d.index}: {d.name} ({d.host_api})" for d in found) or "none"
-    fault = "could be several" if chosen else "is not there"
-    raise SourceError(f"microphone: {name} {fault}; plug it in or name one of these: {listed}")
+    if not chosen:
+        fault = "is not there; plug it in or name"
+    elif len({_full(d) for d in chosen}) < len(chosen):
+        fault = "could be several; give the number of"
+    else:
+        fault = "could be several; name, with what is in brackets,"
+    raise SourceError(f"microphone: {name} {fault} one of these: {listed}")
 
 
 def _meant(wanted: str | int | None, device: Device) -> bool:
@@ -538,7 +742,12 @@ def _meant(wanted: str | int | None, device: Device) -> bool:
         return device.default
     if isinstance(wanted, int):
         return device.index == wanted
-    return wanted.casefold() in device.name.casefold()
+    return wanted.casefold() in _full(device)
+
+
+def _full(device: Device) -> str:
+    """A device's name with the system that it belongs to, in small letters."""
+    return f"{device.name} ({device.host_api})".casefold()
 
 
 # --- the meter ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -18,11 +19,13 @@ from rich.console import Console
 from rich.text import Text
 
 from whodrives import clock
+from whodrives.acoustics import SILENCE, SILENT_SPAN
 from whodrives.bus import Overheard, lets_in_strangers, overhear, probe
 from whodrives.capture import Device, Microphone, devices, level, read_file
 from whodrives.config import MICROPHONE, PIPE, Config
 from whodrives.contract import Decoder
 from whodrives.domain import (
+    BLOCK_S,
     AudioBlock,
     Floats,
     PayloadError,
@@ -45,6 +48,10 @@ CAR_S = 3.0
 """How long the car's reports are listened to. They are due every second."""
 STRANGER_S = 1.0
 MQTT_PORTS = (1883, 8883)
+SETTLE_S = 1.2
+"""A constant offset is removed after a second of it: what comes before is not measured."""
+
+FILE_BLOCKS = 1000
 QUIET_DBFS = -75.0
 CLIPPING_DBFS = -0.2
 
@@ -156,8 +163,17 @@ def _sound(config: Config) -> Iterator[Finding]:
     elif source == MICROPHONE:
         yield from _microphone(config.sound.device)
     else:
-        next(read_file(Path(source)))
-        yield Finding("sound", well=True, found=f"{source} can be read")
+        yield from _file(Path(source))
+
+
+def _file(path: Path) -> Iterator[Finding]:
+    """The start of a file: whether it can be read, and holds more than silence."""
+    start = [block.samples for block in islice(read_file(path), FILE_BLOCKS)]
+    if float(np.ptp(np.concatenate(start))) <= SILENT_SPAN:
+        found = f"{path}: nothing but silence in its first {len(start) * BLOCK_S:.0f} s"
+        yield Finding("sound", well=False, found=f"{found}; record it again")
+    else:
+        yield Finding("sound", well=True, found=f"{path} can be read")
 
 
 def _microphone(device: str | int | None) -> Iterator[Finding]:
@@ -168,7 +184,9 @@ def _microphone(device: str | int | None) -> Iterator[Finding]:
     heard = _listen(device)
     measured = level(heard)
     said = f"level {measured.rms_dbfs:.0f} dBFS, peak {measured.peak_dbfs:.0f} dBFS"
-    if measured.peak_dbfs < QUIET_DBFS:
+    if float(np.ptp(heard)) <= SILENT_SPAN:
+        yield Finding("level", well=False, found=f"{said}: {SILENCE}")
+    elif measured.peak_dbfs < QUIET_DBFS:
         yield Finding(
             "level", well=False, found=f"{said}: nearly silent; unmute it or raise the gain"
         )
@@ -181,15 +199,17 @@ def _microphone(device: str | int | None) -> Iterator[Finding]:
 def _listed(found: list[Device]) -> str:
     if not found:
         return f"none; plug one in, and see that this user ({os.getuid()}) is in the group audio"
-    return "; ".join(f"{d.index}: {d.name}{' (default)' if d.default else ''}" for d in found)
+    return "; ".join(
+        f"{d.index}: {d.name} ({d.host_api}){', the default' if d.default else ''}" for d in found
+    )
 
 
 def _listen(device: str | int | None) -> Floats:
-    """LISTEN_S of sound; SourceError if none comes."""
+    """LISTEN_S of sound, once it has settled; SourceError if none comes."""
     inbox: SimpleQueue[AudioBlock | SourceState] = SimpleQueue()
     microphone = Microphone(device, inbox.put)
     microphone.open()
-    blocks, until_s = [], clock.now_s() + LISTEN_S
+    blocks, until_s = [], clock.now_s() + SETTLE_S + LISTEN_S
     try:
         while clock.now_s() < until_s:
             try:
@@ -203,7 +223,7 @@ def _listen(device: str | int | None) -> Floats:
         microphone.close()
     if not blocks:
         raise SourceError("microphone: opens but gives no sound; is another program holding it?")
-    return np.concatenate(blocks)
+    return np.concatenate(blocks[-int(LISTEN_S / BLOCK_S) :])
 
 
 def _broker(config: Config) -> Iterator[Finding]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from whodrives import adaptation
-from whodrives.acoustics import Quality
+from whodrives.acoustics import SILENCE, SILENT_SPAN, Quality
 from whodrives.decision import Policy, judge
 from whodrives.domain import (
+    BLOCK_S,
     AudioBlock,
     DriverState,
     Encoder,
@@ -47,6 +48,9 @@ LEAST_HEARD_S = 0.5
 SPLICE_S = 2.5
 """Between two blocks with times this far apart sound is missing, whatever the source says: a
 machine that was suspended does not know what it has not heard."""
+DEAF_S = 60.0
+"""A source that gave nothing but silence for so long is reported. A microphone never does; one
+whose noise is gated does, when nobody speaks for so long and nothing is heard of the car."""
 
 TURN_S = 0.2
 """So often sound and ticks tell the trip the time; news of the car and verdicts do at once."""
@@ -105,6 +109,7 @@ class Recognizer:
         self._problems: tuple[str, ...] = ()
         self._source_reason = "source: not open yet"
         self._rival = ""
+        self._silent_blocks = 0
         self._health: Health | None = None
         self._turned_s = float("-inf")
         self._block_s = float("inf")
@@ -174,10 +179,21 @@ class Recognizer:
         return [*events, *(event for some in taught for event in some)]
 
     def _heard(self, block: AudioBlock, probability: float) -> list[Event]:
-        events: list[Event] = []
+        events = self._silence_events(block)
         for piece in self._gate.step(block, probability):
             events += self._judged(piece)
         return events + self._turned(block.at_s)
+
+    def _silence_events(self, block: AudioBlock) -> list[Event]:
+        """Say when a source that is open has given no sound for DEAF_S, and when it does again."""
+        before = self._is_deaf
+        silent = float(block.samples.max() - block.samples.min()) <= SILENT_SPAN
+        self._silent_blocks = self._silent_blocks + 1 if silent else 0
+        return self._health_events(block.at_s) if self._is_deaf != before else []
+
+    @property
+    def _is_deaf(self) -> bool:
+        return self._silent_blocks * BLOCK_S >= DEAF_S
 
     def _turned(self, at_s: float) -> list[Event]:
         """Let the trip know the time, unless it was told just before."""
@@ -208,6 +224,7 @@ class Recognizer:
 
     def _source_changed(self, news: SourceState) -> list[Event]:
         self._source_reason = "" if news.health is SourceHealth.OPEN else f"source: {news.reason}"
+        self._silent_blocks = 0
         events: list[Event] = []
         if news.health is SourceHealth.ENDED:
             for piece in self._gate.flush(news.at_s):
@@ -276,9 +293,10 @@ class Recognizer:
         return [Recognition(at_s, verdict), *self._trip.heard(verdict, at_s)]
 
     def _health_events(self, at_s: float) -> list[Event]:
+        deaf = f"source: {SILENCE}" if self._is_deaf else ""
         car = f"vehicle: {self._reports.reason}" if self._reports.reason else ""
         rival = f"broker: {self._rival}" if self._rival else ""
-        found = (self._source_reason, car, rival, *self._problems)
+        found = (self._source_reason, deaf, car, rival, *self._problems)
         reasons = [reason for reason in found if reason]
         if not self._voices:
             reasons.append("profiles: no driver is enrolled")

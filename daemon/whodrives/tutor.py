@@ -47,6 +47,9 @@ from whodrives.service import load_policy
 ROAD_S = 10.0
 """So much useful speech is heard once more on the road."""
 
+LONGEST_S = 600.0
+"""A recording of one person is no longer: twenty seconds are enough."""
+
 QUIET_DBFS, LOUD_DBFS = -45.0, -6.0
 """Between them the level meter is green."""
 
@@ -105,7 +108,7 @@ def enrol(wish: Wish, settings: Config, store: ProfileStore, console: Console) -
     policy = load_policy(settings)
     enrolment = Enrolment(load_gate(models), load_encoder(models))
     for path in wish.files:
-        read_file(path)
+        read_file(path, longest_s=LONGEST_S)
     if not wish.files:
         with contextlib.closing(_microphone(settings.sound.device)) as blocks:
             next(blocks)
@@ -185,9 +188,10 @@ def enrol_files(enrolment: Enrolment, files: Sequence[Path]) -> Enrolled:
     """
     end_s = 0.0
     for path in files:
-        for block in read_file(path):
-            enrolment.step(replace(block, at_s=end_s + block.at_s))
-        end_s += block.at_s
+        start_s = end_s
+        for block in read_file(path, longest_s=LONGEST_S):
+            end_s = start_s + block.at_s
+            enrolment.step(replace(block, at_s=end_s))
         enrolment.pause(end_s)
     try:
         return enrolment.finish(end_s)

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,8 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from whodrives.capture import read_file, read_pipe
+from conftest import Prompts
+from whodrives.capture import channels_of, read_file, read_pipe
 from whodrives.domain import BLOCK_SAMPLES, Floats, SourceError
 
 NOISE: Floats = np.random.default_rng(1).uniform(-0.5, 0.5, 32_000).astype(np.float32)
@@ -169,6 +171,165 @@ def test_no_damage_ends_in_anything_but_sound_or_a_clear_error(
         assert str(error).startswith(f"{path}: ")  # noqa: PT017 sound is as good an end as this
 
 
+# --- headers that say something else than the file holds ------------------------------------------
+
+
+def length(path: Path) -> int:
+    """Samples that are read."""
+    return sum(len(block.samples) for block in read_file(path))
+
+
+def test_header_that_counts_itself_as_sound_is_read(tmp_path: Path) -> None:
+    """Some recorders write the size of the file as the size of the sound: 44 bytes too many."""
+    path = written(tmp_path / "long.wav")
+    data = bytearray(path.read_bytes())
+    data[40:44] = len(data).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert length(path) == 67 * BLOCK_SAMPLES
+
+
+UNFINISHED = {
+    "WAV": [(b"data", 4, 4, 0), (b"RIFF", 4, 4, 0)],
+    "WAVEX": [(b"data", 4, 4, 0), (b"fact", 8, 4, 0)],
+    "RF64": [(b"ds64", 8, 8, 0), (b"ds64", 16, 8, 0)],
+    "W64": [(b"data", 16, 8, 24)],
+    "AIFF": [(b"SSND", 4, 4, 0), (b"COMM", 10, 4, 0)],
+    "AU": [(b".snd", 8, 4, 0)],
+    "CAF": [(b"data", 4, 8, 0)],
+}
+"""Where a format keeps its lengths: the chunk, bytes from its start, bytes, what nobody filled."""
+
+
+@pytest.mark.parametrize("container", UNFINISHED)
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_header_that_was_never_finished_is_read(
+    tmp_path: Path, container: str, subtype: str
+) -> None:
+    """A recorder that was ended before it wrote the length has all the sound in its file."""
+    path = written(tmp_path / "ended", format=container, subtype=subtype)
+    whole = np.concatenate([block.samples for block in read_file(path)])
+    data = bytearray(path.read_bytes())
+    for chunk, offset, size, empty in UNFINISHED[container]:
+        at = data.index(chunk) + offset
+        data[at : at + size] = bytes(size)
+        data[at] = empty
+    path.write_bytes(data)
+    read = np.concatenate([block.samples for block in read_file(path)])
+    assert np.array_equal(read[: len(NOISE)], whole[: len(NOISE)])
+
+
+def test_empty_file_with_a_note_after_the_sound_is_empty(tmp_path: Path) -> None:
+    """What follows an empty chunk of sound may be chunks: they are not read as sound."""
+    path = tmp_path / "noted.wav"
+    soundfile.write(path, NOISE[:0], 16_000)
+    with path.open("ab") as file:
+        file.write(b"LIST" + (4000).to_bytes(4, "little") + bytes(4000))
+    assert refusal(path) == "holds no samples; record it again"
+
+
+def test_mp3_of_variable_bit_rate_without_a_count_is_read_to_its_end(tmp_path: Path) -> None:
+    """Without a Xing header the length is guessed from the first frame: most would be dropped."""
+    quiet = np.concatenate([NOISE, np.zeros(8 * 44_100, np.float32), NOISE])
+    path = tmp_path / "vbr.mp3"
+    soundfile.write(path, quiet, 44_100, format="MP3", bitrate_mode="VARIABLE")
+    data = path.read_bytes()
+    at = data.index(b"Xing")
+    first = data.rindex(b"\xff\xfb", 0, at)
+    path.write_bytes(data[data.index(b"\xff\xfb", at) :] if first == 0 else data)
+    seconds = length(path) / 16_000
+    assert seconds == pytest.approx(len(quiet) / 44_100, abs=0.1)
+
+
+# --- samples that are not what they seem ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("container", ["WAV", "AIFF", "CAF", "W64", "AU"])
+@pytest.mark.parametrize("peak", [1.2, 4.0, 32768.0])
+def test_float_file_beyond_full_scale_is_scaled_and_not_clipped(
+    tmp_path: Path, container: str, peak: float
+) -> None:
+    """Floats have room above full scale: that we would cut it off is not the recorder's fault."""
+    path = tmp_path / "loud"
+    soundfile.write(path, NOISE * 2 * peak, 16_000, format=container, subtype="FLOAT")
+    read = np.concatenate([block.samples for block in read_file(path)])[: len(NOISE)]
+    assert np.abs(read).max() == pytest.approx(1.0)
+    assert np.corrcoef(read, NOISE)[0, 1] > 0.9999
+
+
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100, 48_000, 192_000])
+@pytest.mark.parametrize("count", [1, 2, 100])
+def test_a_few_samples_are_no_recording(tmp_path: Path, count: int, rate_hz: int) -> None:
+    """A resampler may give nothing for so few: there is an error, and no traceback."""
+    path = tmp_path / "short.wav"
+    soundfile.write(path, NOISE[:count], rate_hz)
+    assert "and no word is so short; record it again" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "channels", "said"),
+    [
+        (2_000_000_000, 1, "sampled at 2000000000 Hz; record at 192000 Hz or less"),
+        (16_000, 1000, "has 1000 channels; record 32 or fewer"),
+    ],
+)
+def test_absurd_headers_are_refused_before_anything_is_read(
+    tmp_path: Path, rate_hz: int, channels: int, said: str
+) -> None:
+    """A file of a few bytes on the disk must not take gigabytes of memory."""
+    path = tmp_path / "absurd.wav"
+    path.write_bytes(_wav_header(rate_hz, channels, 1_000_000_000))
+    os.truncate(path, 1_000_000_044)
+    assert refusal(path) == said
+
+
+def test_a_file_that_is_days_long_is_refused(tmp_path: Path) -> None:
+    """A small file can hold days of silence."""
+    path = tmp_path / "days.wav"
+    path.write_bytes(_wav_header(16_000, 1, 2_000_000_000))
+    os.truncate(path, 2_000_000_044)
+    assert "is 1042 minutes long, and 240 are the most" in refusal(path)
+
+
+def _wav_header(rate_hz: int, channels: int, size: int) -> bytes:
+    """The 44 bytes before `size` bytes of 16-bit samples."""
+    frame = 2 * channels
+    second = min(rate_hz * frame, 0xFFFFFFFF)
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, rate_hz, second, frame, 16)
+    return (
+        struct.pack("<4sI4s", b"RIFF", size + 36, b"WAVE")
+        + form
+        + struct.pack("<4sI", b"data", size)
+    )
+
+
+# --- constant offsets -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offset", [0.001, 0.02, -0.3])
+def test_constant_offset_of_a_file_is_removed(tmp_path: Path, offset: float) -> None:
+    """An input without a capacitor has one; it is no noise, and nothing of the file is lost."""
+    path = tmp_path / "offset.wav"
+    soundfile.write(path, NOISE / 2 + offset, 16_000)
+    read = np.concatenate([block.samples for block in read_file(path)])[: len(NOISE)]
+    assert np.abs(read - NOISE / 2).max() < 0.01
+
+
+def test_sound_without_an_offset_is_given_bit_for_bit(tmp_path: Path) -> None:
+    """A filter would change every recording: only an offset that is there is removed."""
+    path = tmp_path / "plain.wav"
+    soundfile.write(path, NOISE, 16_000, subtype="FLOAT")
+    read = np.concatenate([block.samples for block in read_file(path)])
+    assert np.array_equal(read[: len(NOISE)], NOISE)
+
+
+def test_channel_that_is_dead_at_an_offset_is_not_the_loudest(tmp_path: Path) -> None:
+    """An open input may rest at half of full scale: that is louder than any voice, and silent."""
+    path = tmp_path / "dead.wav"
+    soundfile.write(path, np.stack([NOISE / 5, np.full_like(NOISE, -0.48)], axis=1), 16_000)
+    assert channels_of(path) == (0, 1)
+    assert np.std(np.concatenate([block.samples for block in read_file(path)])) > 0.05
+
+
 # --- pipes ----------------------------------------------------------------------------------------
 
 
@@ -186,12 +347,59 @@ def test_pipe_that_ends_at_once(data: bytes) -> None:
     assert said.endswith("check the program that records")
 
 
-@pytest.mark.parametrize("container", ["WAV", "FLAC", "OGG"])
+@pytest.mark.parametrize(
+    "container", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3"]
+)
 def test_pipe_that_carries_a_file(tmp_path: Path, container: str) -> None:
     """A header is not sound, and a compressed file is not PCM: the right command is given."""
-    path = written(tmp_path / "file", format=container)
+    rate_hz = 44_100 if container == "MP3" else 16_000
+    path = written(tmp_path / "file", rate_hz, format=container)
     said = pipe_refusal(lambda: list(read_pipe(io.BytesIO(path.read_bytes()))))
     assert "arecord -t raw" in said
+    assert "`ffmpeg -i - -f s16le -ar 16000 -ac 1 -`" in said
+
+
+def test_pipe_that_carries_mp4() -> None:
+    """What a phone records: its kind is in the fifth byte."""
+    mp4 = b"\0\0\0\x1cftypM4A " + bytes(4000)
+    assert "(MP4 or M4A)" in pipe_refusal(lambda: list(read_pipe(io.BytesIO(mp4))))
+
+
+FORMATS: dict[str, Callable[[Floats], bytes]] = {
+    "f32le": lambda x: x.astype("<f4").tobytes(),
+    "f32be": lambda x: x.astype(">f4").tobytes(),
+    "f64le": lambda x: x.astype("<f8").tobytes(),
+    "s16be": lambda x: (x * 32767).astype(">i2").tobytes(),
+    "s24le": lambda x: (x * 2.0**23).astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3].tobytes(),
+    "s24be": lambda x: (x * 2.0**23).astype(">i4").view(np.uint8).reshape(-1, 4)[:, 1:].tobytes(),
+    "s32le": lambda x: (x * 2.0**31).astype("<i4").tobytes(),
+    "s32be": lambda x: (x * 2.0**31).astype(">i4").tobytes(),
+    "u8": lambda x: (x * 127 + 128).astype(np.uint8).tobytes(),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("gain", [0.1, 1.0])
+def test_pipe_of_another_sample_format_is_refused(
+    human_prompts: Prompts, name: str, gain: float
+) -> None:
+    """Read as 16-bit it would be loud noise, and the daemon online and deaf."""
+    speech = np.concatenate(human_prompts("en", 4)) * np.float32(gain)
+    said = pipe_refusal(lambda: list(read_pipe(io.BytesIO(FORMATS[name](speech)))))
+    assert "not signed 16-bit little-endian" in said
+    assert f"`ffmpeg -f {name} -ar 16000 -ac 1 -i - -f s16le -ar 16000 -ac 1 -`" in said
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.001, 0.1, 1.0, 30.0])
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_pipe_of_the_right_format_is_never_refused(
+    human_prompts: Prompts, gain: float, noise: float
+) -> None:
+    """Silence, quiet, clipped and noisy speech, and white noise alone, are all 16-bit PCM."""
+    speech = np.concatenate(human_prompts("en", 4)) * np.float32(gain)
+    rough = np.random.default_rng(3).normal(0, noise, speech.size)
+    data = (np.clip(speech + rough, -1, 1) * 32767).astype("<i2").tobytes()
+    assert list(read_pipe(io.BytesIO(data)))
 
 
 def test_pipe_of_telephone_band() -> None:
