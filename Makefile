@@ -1,11 +1,14 @@
 # Each target is lines that anyone could type.
-.PHONY: help setup models demo test check hour bench package
+.PHONY: help setup lock models demo test check hour bench package
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
 setup:  ## install what the tests need, and build the models
 	tools/setup test
+
+lock:  ## renew the locked versions of all Python packages
+	tools/lock
 
 models:  ## build the model files
 	.venv/bin/python tools/build_models
@@ -16,10 +19,10 @@ demo:  ## hear a drive with four people, and see what the car is told
 # What listens to real time comes last and alone: it wants a machine that is not busy.
 test:  ## everything that guards the project: tests, types, style, layers
 	tools/setup test
-	.venv/bin/pytest -m "not realtime" -n logical --dist loadfile
+	.venv/bin/pytest -m "not realtime" -n logical --dist loadfile --cov --cov-report=term
 	.venv/bin/pytest -m realtime
 
-check:  ## the quick part of that: types, style, layers
+check:  ## the quick part of that: types, style, spelling, scripts, layers
 	tools/setup test && .venv/bin/pytest tests/unit/test_house_rules.py
 
 hour:  ## an hour through a microphone, with accidents
@@ -29,4 +32,4 @@ bench:  ## measure this machine
 	tools/setup test && .venv/bin/python tools/bench
 
 package:  ## make the Debian package for a car
-	tools/setup demo && tools/package/build
+	tools/setup test && tools/package/build

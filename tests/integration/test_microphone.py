@@ -191,7 +191,7 @@ def test_devices_are_listed(virtual_microphone: VirtualMicrophone) -> None:
     assert sum(device.default for device in found.values()) == 1
 
 
-@pytest.mark.parametrize("name", [None, "PULSE", "puls", "default"])
+@pytest.mark.parametrize("name", [None, "PULSE", "lse", "default"])
 def test_device_is_found_by_part_of_its_name(
     virtual_microphone: VirtualMicrophone, name: str | None
 ) -> None:

@@ -85,7 +85,7 @@ class _Signal(NamedTuple):
 
 
 class _Network:
-    """Lays out the network once for both arithmetics; without ranges it is float."""
+    """Lays out the network once for both kinds of arithmetic; float without ranges."""
 
     def __init__(
         self, weights: Tensors, ranges: Ranges | None = None, weight_limit: int = FULL_WEIGHT

@@ -46,7 +46,7 @@ def available(folder: Path, models: Path) -> dict[str, str]:
     if built:
         missing[FLOAT] = missing[SHERPA] = built
     elif importlib.util.find_spec("sherpa_onnx") is None:
-        missing[SHERPA] = "not installed: pip install 'whodrives[evaluate]'"
+        missing[SHERPA] = "not installed: tools/setup test"
     else:
         _sibling("usual").write_model(folder / "float.onnx", folder / "sherpa.onnx")
     if importlib.util.find_spec("resemblyzer") is None:
