@@ -16,12 +16,15 @@ import os
 import pwd
 import socket
 import struct
+from collections.abc import Sequence
 
 from whodrives.config import Config
 from whodrives.domain import BusyError
 
 _PENDING = 16
 """How many others may ask at once who holds the claim."""
+_ANSWER_S = 2.5
+_ANSWER_BYTES = 8192
 
 
 class Claim:
@@ -57,12 +60,38 @@ class Claim:
         while self._held:
             self._held.popitem()[1].close()
 
-    def tend(self) -> None:
-        """Let go of those who asked who holds the claim. To be called every second or so."""
+    def tend(self, reasons: Sequence[str] = ()) -> None:
+        """Answer those who asked who holds the claim. To be called every second or so.
+
+        Args:
+            reasons: why the daemon cannot do its work, as in `status`; told to its user and root.
+        """
         for held in self._held.values():
             with contextlib.suppress(OSError):
                 while True:
-                    held.accept()[0].close()
+                    asking = held.accept()[0]
+                    with contextlib.suppress(OSError), asking:
+                        if _peer(asking)[1] in (0, os.getuid()):
+                            asking.send("\n".join(reasons).encode()[:_ANSWER_BYTES])
+
+
+def ask(config: Config) -> tuple[str, tuple[str, ...]]:
+    """Which process serves the configuration's car or store, and why it cannot do its work.
+
+    Returns:
+        The process in words, empty if none serves it; the reasons, none if all is well or it does
+        not tell us.
+    """
+    for name in _names(config):
+        if who := _holder(name):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asked:
+                asked.settimeout(_ANSWER_S)
+                with contextlib.suppress(OSError):
+                    asked.connect(name)
+                    told = asked.recv(_ANSWER_BYTES).decode(errors="replace")
+                    return who, tuple(told.splitlines())
+            return who, ()
+    return "", ()
 
 
 def holder(config: Config) -> str:
@@ -122,3 +151,11 @@ def _holder(name: str) -> str:
     except KeyError:
         user = str(uid)
     return f"process {pid} of user {user}"
+
+
+def _peer(connection: socket.socket) -> tuple[int, int]:
+    """Process and user at the other end."""
+    size = struct.calcsize("3i")
+    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    pid, uid, _ = struct.unpack("3i", found)
+    return pid, uid

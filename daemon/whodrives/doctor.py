@@ -22,6 +22,7 @@ from whodrives import clock
 from whodrives.acoustics import SILENCE, SILENT_SPAN
 from whodrives.bus import Overheard, lets_in_strangers, overhear, probe
 from whodrives.capture import Device, Microphone, devices, level, read_file
+from whodrives.claim import ask
 from whodrives.config import MICROPHONE, PIPE, Config
 from whodrives.contract import Decoder
 from whodrives.domain import (
@@ -89,6 +90,7 @@ def findings(config: Config) -> Iterator[Finding]:
     yield from _checked("clock", _clock)
     yield from _checked("profiles", lambda: _profiles(config))
     yield from _permissions(Path(config.profiles.directory), Path(config.profiles.key_file))
+    yield from _daemon(config)
     yield from _checked("sound", lambda: _sound(config))
     yield from _checked("broker", lambda: _broker(config))
     yield from _checked("car", lambda: _car(config))
@@ -154,6 +156,15 @@ def _permissions(directory: Path, key_file: Path) -> Iterator[Finding]:
     if there and not open_to_others and len(owners) == 1:
         found = "only their owner can read profiles and key"
         yield Finding("permissions", well=True, found=found)
+
+
+def _daemon(config: Config) -> Iterator[Finding]:
+    """What the running daemon says keeps it from its work, another daemon included."""
+    who, reasons = ask(config)
+    if who and not reasons:
+        yield Finding("daemon", well=True, found=f"{who} serves this car")
+    for reason in reasons:
+        yield Finding("daemon", well=False, found=f"{who}: {reason}")
 
 
 def _sound(config: Config) -> Iterator[Finding]:

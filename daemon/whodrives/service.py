@@ -436,6 +436,7 @@ class Daemon:
         self._read = read
         self._orders = orders
         self._claim = claim or Claim()
+        self._reasons: tuple[str, ...] = ()
         self._log_limit = log_limit or _LogFilter()
         self._next: Daemon | None = None
         self._sound = config.sound
@@ -654,6 +655,8 @@ class Daemon:
         return self._enrolling.step(news)
 
     def _say(self, event: Event) -> None:
+        if isinstance(event, Health):
+            self._reasons = event.reasons
         self._bus.publish(event)
         if isinstance(event, DriverState) and event.settled_by is SettledBy.VOICE:
             self._prove(event)
@@ -790,7 +793,7 @@ class Daemon:
         if now_s - self._fed_s < WATCHDOG_S:
             return
         self._fed_s = now_s
-        self._claim.tend()
+        self._claim.tend(self._reasons)
         self._journal.beat(self._recognizer.heard_s)
         trying = self._away and not self._microphone.hangs(now_s)
         hearing = not self._away and now_s - self._heard_s < PROGRESS_S

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TypeAlias
 
 import pytest
 
-from whodrives.claim import Claim, holder
+from whodrives.claim import Claim, ask, holder
 from whodrives.config import Config, Mqtt, ProfileFiles, Vehicle
 from whodrives.domain import BusyError
 
@@ -112,3 +113,24 @@ def test_however_many_ask_the_claim_holds(made: Make, config: Config) -> None:
             made().take(config)
     first.tend()
     assert str(os.getpid()) in holder(config)
+
+
+def test_the_daemon_tells_who_asks_why_it_cannot_work(made: Make, config: Config) -> None:
+    """So `doctor` finds what only the running daemon knows, such as another daemon elsewhere."""
+    first = made()
+    first.take(config)
+    reasons = ("broker: another whodrives serves this car", "source: the pipe gives no sound")
+    done = threading.Event()
+
+    def serve() -> None:
+        while not done.wait(0.02):
+            first.tend(reasons)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    who, told = ask(config)
+    done.set()
+    thread.join()
+    assert str(os.getpid()) in who
+    assert told == reasons
+    assert ask(replace(config, mqtt=Mqtt(port=2), profiles=ProfileFiles("/x", "k"))) == ("", ())
