@@ -696,7 +696,11 @@ class Bus:
 
     def stop(self) -> None:
         """Say that we are offline and let go; takes less than a second."""
+        self._leave()
+        # Now nothing comes in any more.
         self._inbox.log_suppressed()
+
+    def _leave(self) -> None:
         link = self._link
         self._retry_at_s = math.inf
         if link is None:

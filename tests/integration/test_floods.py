@@ -139,6 +139,13 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
             stack.callback(party.close)
         daemon = Running(installation)
         stack.callback(daemon.close)
+
+        def close_pipe() -> None:
+            # A daemon that a test has ended reads no more.
+            with contextlib.suppress(BrokenPipeError):
+                daemon.pipe.close()
+
+        stack.callback(close_pipe)
         done = threading.Event()
 
         def speak() -> None:
