@@ -466,6 +466,8 @@ class Car:
             calendar = self.clock.calendar
             if calendar is not None:
                 calendar.offset_s += what
+                # The ECU knows that its calendar was stepped: the order of readings begins anew.
+                self.ecu.car = ecus.Car()
                 self._offsets.append((now_s, calendar.offset_s))
             self.record.faults.append((now_s, now_s + 2.0, "step"))
             return

@@ -450,7 +450,7 @@ def _unknown(record: Record, asked: Asked) -> _Found:
     begun = [
         start
         for start, _, who in record.spoken
-        if who == asked.driver and earliest_s <= start <= at_s
+        if who == asked.driver and earliest_s <= start <= at_s + SLACK_S
     ]
     if not begun and not [t for t in _chosen(record, asked.driver) if t <= at_s + SLACK_S]:
         yield "unknown", "for a driver who had not spoken, and whom nobody had chosen"
