@@ -1567,7 +1567,8 @@ def _profile(driver: str, encoder: str, payload: bytes, dimension: int | None) -
 def _stored(driver: str, encoder: str, payload: bytes, dimension: int | None) -> StoredProfile:
     """The payload's profile; any of the usual errors if it is not one."""
     text, _, raw = payload.partition(b"\n")
-    facts = msgspec.json.decode(text, type=_Facts)
+    # Not msgspec's decoder: an older whodrives kept names that are no Unicode (lone surrogates).
+    facts = msgspec.convert(json.loads(text), _Facts)
     numbers, count = np.frombuffer(raw, dtype="<f4"), math.prod(facts.shape)
     rows = _voice(numbers[:count].reshape(facts.shape), dimension)
     before = _before(facts.before, numbers[count:], rows.shape[1])
