@@ -34,9 +34,6 @@ def load_config(path: Path | None) -> Config:
         ConfigError: the file cannot be read or has mistakes.
     """
     path = path or (SYSTEM_CONFIG if _is_there(SYSTEM_CONFIG) else None)
-    if path and any(kind(path) for kind in (Path.is_fifo, Path.is_socket, Path.is_char_device)):
-        # It is read again at each reload, and must never keep the daemon waiting.
-        raise ConfigError(f"{path}: is no regular file; give a file that can be read again")
     loaded = config.parse(read_text(path, ConfigError), str(path)) if path else _laptop()
     if loaded.mqtt.tls is not None:
         _refuse_shared(loaded.mqtt.tls)

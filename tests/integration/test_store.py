@@ -74,7 +74,7 @@ def test_a_lost_key_keeps_nobody_from_being_forgotten(installed: Installation) -
 
 
 def test_what_is_no_file_holds_no_command_up(installed: Installation) -> None:
-    """Pipes in the place of key, profile, configuration and export."""
+    """Pipes in the place of key, profile and export."""
     pipe = installed.folder / "pipe"
     os.mkfifo(pipe)
     word = installed.folder / "word"
@@ -88,8 +88,6 @@ def test_what_is_no_file_holds_no_command_up(installed: Installation) -> None:
     (installed.folder / "profile-key").unlink()
     os.mkfifo(installed.folder / "profile-key", 0o600)
     assert "named pipe" in installed.run("drivers").stderr
-    installed.config = pipe
-    assert "no regular file" in installed.run("drivers").stderr
 
 
 def test_a_household_moves_and_nobody_arrives_twice(
