@@ -856,6 +856,8 @@ class Met:
 
     at_s: float
     lessons: tuple[Lesson, ...]
+    accompanied: bool = False
+    """Whether an enrolled driver drove."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ a poor microphone does not.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +86,13 @@ LEAST_WINDOWS = 2
 
 OTHERS_SHARE = 0.15
 """With more of somebody else's windows than this it is not clear whose recording it is."""
+
+FIRST_S = 60.0
+FIRST_WINDOWS = 3
+"""So much of each channel is heard to find the one that the person speaks in."""
+
+MOST_OF_ARRAY = 3
+"""From so many channels of one voice on they are a microphone array."""
 
 SPOILT_SHARE = 0.25
 """What spoils so many of the windows is a reason to refuse; less costs its seconds only."""
@@ -414,6 +421,56 @@ def _are_two_voices(windows: Floats) -> bool:
         likeness = float(one @ other)
         group = windows @ one > windows @ other
     return likeness < TWO_VOICES_COSINE
+
+
+def first_voice(
+    blocks: Iterable[AudioBlock], activity: VoiceActivity, encoder: Encoder
+) -> Floats | None:
+    """The voice that speaks first in a recording, (D,), unit length; None when nobody does.
+
+    Args:
+        blocks: the recording, of which FIRST_S are heard, or less if FIRST_WINDOWS are full before.
+        activity: a voice-activity detector of its own.
+        encoder: the encoder that recognition will use.
+    """
+    gate = SpeechGate(GateSettings(look_s=WINDOW_S))
+    voices: list[Floats] = []
+    for block in blocks:
+        (probability,) = activity.probabilities([block.samples])
+        pieces = gate.step(block, probability)
+        voices += [encoder.embed(piece.samples) for piece in pieces if isinstance(piece, Look)]
+        if len(voices) >= FIRST_WINDOWS or block.at_s > FIRST_S:
+            break
+    return unit(np.stack(voices).sum(axis=0)) if voices else None
+
+
+def channel_of_person(voices: Mapping[int, Floats]) -> int:
+    """The channel to enrol from, where each that somebody speaks in has a voice, (D,).
+
+    Several channels of one voice are microphones of one room. One of another voice beside at least
+    three of them, and at least twice as many, is what the device itself plays.
+
+    Args:
+        voices: by channel, the loudest first; one at least.
+
+    Raises:
+        EnrolmentError: two channels hold different voices; the text says which, counted from 1.
+    """
+    groups: list[list[int]] = []
+    for channel, voice in voices.items():
+        alike = (g for g in groups if float(voices[g[0]] @ voice) >= TWO_VOICES_COSINE)
+        same = next(alike, None)
+        if same is None:
+            groups.append([channel])
+        else:
+            same.append(channel)
+    first, *others = sorted(groups, key=len, reverse=True)
+    if all(len(first) >= max(MOST_OF_ARRAY, 2 * len(other)) for other in others):
+        return first[0]
+    told = "; another in ".join(
+        ", ".join(str(channel + 1) for channel in sorted(group)) for group in (first, *others)
+    )
+    raise EnrolmentError(f"two people, one in channel {told}")
 
 
 def in_noise(speech: Floats, number: int) -> list[Floats]:

@@ -32,6 +32,7 @@ class Guest:
         voices: float32, shape (k, D), each of unit length: one per trip, the latest last.
         speech_s: seconds of speech in each of them.
         trips: number of trips in which the guest spoke.
+        accompanied: number of them that an enrolled driver drove.
         first_day, last_day: of the first and the latest trip, as `domain.Held.day`.
     """
 
@@ -41,6 +42,7 @@ class Guest:
     trips: int
     first_day: int
     last_day: int
+    accompanied: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Rules:
         back_llr: a group is a guest's from here.
         new_llr: a group is somebody new if it is this or less to every guest.
         one_llr: two guests are one person from here.
-        offer_trips: number of trips after which a guest is offered.
+        offer_trips: number of trips without an enrolled driver after which a guest is offered.
         days: a guest who is not heard for so long is forgotten.
         guests: most guests in the book.
         voices: most embeddings of a guest.
@@ -96,6 +98,7 @@ def met(
     *,
     day: int,
     names: Sequence[str],
+    accompanied: bool = False,
     rules: Rules = RULES,
 ) -> tuple[Guest, ...]:
     """The guest book after one more trip.
@@ -107,6 +110,7 @@ def met(
         calibration: of the encoder that made the voices.
         day: today; guests who were not heard for `Rules.days` are forgotten.
         names: ids for guests who are new, MOST_VOICES_A_TRIP of them, all unused.
+        accompanied: whether an enrolled driver drove.
         rules: when voices are one person.
 
     Returns:
@@ -119,17 +123,26 @@ def met(
         _welcome(guests, group, day, unused, calibration=calibration, rules=rules)
         for group in (groups if len(groups) <= MOST_VOICES_A_TRIP else ())
     }
+    if accompanied:
+        guests = [
+            replace(guest, accompanied=guest.accompanied + 1) if guest.id in heard else guest
+            for guest in guests
+        ]
     _unite(guests, heard, calibration, rules)
     guests.sort(key=lambda guest: (-guest.trips, -guest.last_day, guest.id))
     return tuple(sorted(guests[: rules.guests], key=lambda guest: guest.id))
 
 
 def offers(book: Sequence[Guest], rules: Rules = RULES) -> tuple[Offer, ...]:
-    """Who came back often enough to be asked."""
+    """Who came back often enough, and drove rather than rode along, to be asked.
+
+    The car's own voice (navigation, an assistant) is heard whoever drives. Somebody who may become
+    a driver is heard in trips that no enrolled driver drives, and mostly in such.
+    """
     return tuple(
         Offer(guest.id, guest.trips, guest.last_day)
         for guest in book
-        if guest.trips >= rules.offer_trips
+        if guest.trips - guest.accompanied >= max(rules.offer_trips, guest.accompanied)
     )
 
 
@@ -231,6 +244,7 @@ def _unite(
                 elder.trips + younger.trips,
                 elder.first_day,
                 max(elder.last_day, younger.last_day),
+                elder.accompanied + younger.accompanied,
             )
         )
 
@@ -307,6 +321,7 @@ def packed(book: Sequence[Guest]) -> list[dict[str, Any]]:
             "trips": guest.trips,
             "first_day": guest.first_day,
             "last_day": guest.last_day,
+            "accompanied": guest.accompanied,
         }
         for guest in book
     ]
@@ -327,5 +342,9 @@ def unpacked(facts: Sequence[Mapping[str, Any]]) -> tuple[Guest, ...]:
         if len(speech_s) != len(voices) or not finite:
             raise ValueError("a guest's voices and their seconds do not match")
         days = int(said["first_day"]), int(said["last_day"])
-        book.append(Guest(str(said["id"]), voices, speech_s, int(said["trips"]), *days))
+        # Books of earlier versions do not count the trips with a driver.
+        trips, accompanied = int(said["trips"]), int(said.get("accompanied", 0))
+        if not 0 <= accompanied <= trips:
+            raise ValueError("a guest was in more trips with a driver than in trips")
+        book.append(Guest(str(said["id"]), voices, speech_s, trips, *days, accompanied))
     return tuple(book)

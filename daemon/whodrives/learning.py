@@ -85,7 +85,14 @@ class Learning:
         names = [f"g-{secrets.token_hex(4)}" for _ in range(guests.MOST_VOICES_A_TRIP)]
         try:
             old = self._store.load_guests()
-            book = guests.met(old, met.lessons, self._calibration, day=day, names=names)
+            book = guests.met(
+                old,
+                met.lessons,
+                self._calibration,
+                day=day,
+                names=names,
+                accompanied=met.accompanied,
+            )
             book = guests.strangers(book, household, self._calibration)
             self._store.save_guests(book)
         except ProfileError as error:

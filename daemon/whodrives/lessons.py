@@ -69,7 +69,7 @@ class Lessons:
         if self._one_driver and before.driver is not None and lessons:
             over.append(Learn(state.at_s, before.driver, tuple(lessons)))
         if self._strange:
-            over.append(Met(state.at_s, self._strange))
+            over.append(Met(state.at_s, self._strange, accompanied=before.driver is not None))
         self._one_driver, self._taught, self._strange = True, {}, ()
         return tuple(over)
 

@@ -7,6 +7,7 @@ picture. What is good enough is decided elsewhere.
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from whodrives import clock
-from whodrives.capture import Microphone, read_file
+from whodrives.capture import Microphone, channels_of, read_file
 from whodrives.coaching import CONSENT, CONSENT_VERSION, ON_THE_ROAD, PARKED, SENTENCES
 from whodrives.config import Config
 from whodrives.decision import Policy
@@ -37,7 +38,14 @@ from whodrives.domain import (
     SourceState,
 )
 from whodrives.enrolling import Findings, examined
-from whodrives.enrolment import ENOUGH_S, Enrolled, Enrolment, Progress
+from whodrives.enrolment import (
+    ENOUGH_S,
+    Enrolled,
+    Enrolment,
+    Progress,
+    channel_of_person,
+    first_voice,
+)
 from whodrives.inference import load_encoder, load_gate
 from whodrives.likeness import SAME_PERSON_COSINE, alike, matrix
 from whodrives.names import checked, checked_text, folded
@@ -107,14 +115,13 @@ def enrol(wish: Wish, settings: Config, store: ProfileStore, console: Console) -
     models = Path(settings.models.directory)
     policy = load_policy(settings)
     enrolment = Enrolment(load_gate(models), load_encoder(models))
-    for path in wish.files:
-        read_file(path, longest_s=LONGEST_S)
+    channels = [_channel(path, settings, console) for path in wish.files]
     if not wish.files:
         with contextlib.closing(_microphone(settings.sound.device)) as blocks:
             next(blocks)
     consent = Consent(agreed or _agreed(console), now(), CONSENT_VERSION)
     if wish.files:
-        enrolled = enrol_files(enrolment, wish.files)
+        enrolled = enrol_files(enrolment, wish.files, channels)
     else:
         enrolled = _enrol_live(enrolment, settings.sound.device, console, road=wish.road)
     driver = old[0].profile.id if old else None
@@ -179,17 +186,56 @@ _NOBODY_AGREED = (
 # --- sound ----------------------------------------------------------------------------------------
 
 
-def enrol_files(enrolment: Enrolment, files: Sequence[Path]) -> Enrolled:
+def _channel(path: Path, settings: Config, console: Console) -> int:
+    """The channel of a recording that the person speaks in; tells which, where there are several.
+
+    Raises:
+        SourceError: the recording cannot be used.
+        EnrolmentError: two people speak, each in a channel.
+    """
+    channels = channels_of(path, longest_s=LONGEST_S)
+    if len(channels) == 1:
+        read_file(path, longest_s=LONGEST_S)
+        return channels[0]
+    models = Path(settings.models.directory)
+    encoder = load_encoder(models)
+    voices = {}
+    for channel in channels:
+        blocks = read_file(path, channel=channel, longest_s=LONGEST_S)
+        voice = first_voice(blocks, load_gate(models), encoder)
+        if voice is not None:
+            voices[channel] = voice
+    try:
+        chosen = channel_of_person(voices) if voices else channels[0]
+    except EnrolmentError as error:
+        alone = f"ffmpeg -i {shlex.quote(str(path))} -af 'pan=mono|c0=c0' alone.wav"
+        raise EnrolmentError(
+            f"{path}: {error}; give one channel alone, the first for example with: {alone} "
+            "(c1 is the second)"
+        ) from error
+    console.print(Text(f"{path}: channel {chosen + 1} of {len(channels)} is taken."))
+    return chosen
+
+
+def enrol_files(
+    enrolment: Enrolment, files: Sequence[Path], channels: Sequence[int] | None = None
+) -> Enrolled:
     """Enrol one person from recordings.
+
+    Args:
+        enrolment: a new one.
+        files: the recordings.
+        channels: which channel of each, from 0; None is the loudest.
 
     Raises:
         SourceError: a file cannot be used.
         EnrolmentError: together they do not make a good profile; names the files.
     """
     end_s = 0.0
-    for path in files:
+    chosen: Sequence[int | None] = channels or [None] * len(files)
+    for path, channel in zip(files, chosen, strict=True):
         start_s = end_s
-        for block in read_file(path, longest_s=LONGEST_S):
+        for block in read_file(path, channel=channel, longest_s=LONGEST_S):
             end_s = start_s + block.at_s
             enrolment.step(replace(block, at_s=end_s))
         enrolment.pause(end_s)

@@ -4,6 +4,7 @@ import io
 import time
 import tracemalloc
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -366,6 +367,22 @@ def test_a_device_s_full_name_wins_over_a_part_of_another_s() -> None:
     assert capture._choose("ARRAY", [array, mic]) == array
     with pytest.raises(SourceError, match=r"could be several.*0: Mic .*1: mic array"):
         capture._choose("mi", [mic, array])
+
+
+def test_two_devices_of_one_name_are_told_apart_by_the_system_behind_them() -> None:
+    """Their numbers change when devices come and go; "NAME (ALSA)" does not."""
+    one, other = (
+        Device(index, "Mic", api, 1, 48_000, default=False)
+        for index, api in enumerate(("ALSA", "JACK Audio Connection Kit"))
+    )
+    assert capture._choose("mic (alsa)", [one, other]) == one
+    assert capture._choose("Mic (JACK Audio Connection Kit)", [one, other]) == other
+    with pytest.raises(SourceError, match=r"name, with what is in brackets,.*0: Mic \(ALSA\)"):
+        capture._choose("Mic", [one, other])
+    twin = replace(one, index=7)
+    with pytest.raises(SourceError, match="give the number of one of these"):
+        capture._choose("Mic (ALSA)", [one, twin])
+    assert capture._choose(7, [one, twin]) == twin
 
 
 def test_a_machine_without_a_microphone_says_so() -> None:

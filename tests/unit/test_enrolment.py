@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from whodrives import acoustics
 from whodrives.capture import read_file
 from whodrives.domain import BLOCK_S, BLOCK_SAMPLES, AudioBlock, EnrolmentError, Floats
-from whodrives.enrolment import LEAST_S, NOISY_COPIES_DB, Enrolment, Progress, in_noise
+from whodrives.enrolment import (
+    LEAST_S,
+    NOISY_COPIES_DB,
+    Enrolment,
+    Progress,
+    channel_of_person,
+    first_voice,
+    in_noise,
+)
 from whodrives.inference import OnnxEncoder, load_encoder, load_gate
 
 Sound: TypeAlias = NDArray[np.floating[Any]]
@@ -353,3 +361,44 @@ def test_copies_in_noise_are_as_noisy_as_they_say() -> None:
         snr_db = 10 * np.log10(np.mean(speech**2) / np.mean(noise**2))
         assert snr_db == pytest.approx(NOISY_COPIES_DB, abs=0.1)
     assert max(np.abs(copy).max() for copy in in_noise(10 * speech, 3)) <= 1.0
+
+
+# --- which channel --------------------------------------------------------------------------------
+
+
+def voice_of(voices: Path, voice: str, encoder: OnnxEncoder, sentence: int) -> Floats:
+    """What `first_voice` makes of a sentence."""
+    sound = spoken(voices, voice, [sentence])
+    whole = sound[: len(sound) // BLOCK_SAMPLES * BLOCK_SAMPLES].reshape(-1, BLOCK_SAMPLES)
+    blocks = [AudioBlock(number * BLOCK_S, block) for number, block in enumerate(whole, 1)]
+    found = first_voice(blocks, load_gate(MODELS), encoder)
+    assert found is not None
+    return found
+
+
+def test_an_array_s_person_is_taken_and_not_what_the_array_plays(
+    voices: Path, encoder: OnnxEncoder
+) -> None:
+    """A loopback of the navigation's voice is the loudest channel, and one against many."""
+    played = voice_of(voices, "af_bella", encoder, 1)
+    person = {channel: voice_of(voices, "am_liam", encoder, 1 + channel) for channel in range(4)}
+    assert channel_of_person({5: played, 2: person[2]} | person) == 2
+    assert channel_of_person({1: person[1], 0: person[0]}) == 1
+
+
+def test_two_voices_on_two_channels_are_refused_with_their_numbers(
+    voices: Path, encoder: OnnxEncoder
+) -> None:
+    """Which of them is to be enrolled only the person knows; channels are counted from 1."""
+    two = {
+        1: voice_of(voices, "af_bella", encoder, 1),
+        0: voice_of(voices, "am_liam", encoder, 1),
+    }
+    with pytest.raises(EnrolmentError, match="one in channel 2; another in 1"):
+        channel_of_person(two)
+
+
+def test_a_channel_in_which_nobody_speaks_has_no_voice(encoder: OnnxEncoder) -> None:
+    """Silence and a constant are no voice."""
+    blocks = [AudioBlock(n * BLOCK_S, np.zeros(BLOCK_SAMPLES, np.float32)) for n in range(1, 100)]
+    assert first_voice(blocks, load_gate(MODELS), encoder) is None

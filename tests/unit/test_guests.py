@@ -54,6 +54,29 @@ def between(one: int, other: int, share: float = 0.5) -> Lesson:
     return Lesson(unit((1 - share) * direction(one) + share * direction(other)), 3.0, None, ())
 
 
+# --- who is offered ------------------------------------------------------------------------------
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=12))
+def test_only_who_drives_rather_than_rides_along_is_offered(with_driver: list[bool]) -> None:
+    """The navigation's voice is heard with every driver: it is no guest."""
+    book: tuple[Guest, ...] = ()
+    for day, accompanied in enumerate(with_driver):
+        book = met(
+            book,
+            [says(1, day)],
+            CALIBRATION,
+            day=day,
+            names=[f"g-{day:08x}"],
+            accompanied=accompanied,
+        )
+    alone = with_driver.count(False)
+    assert bool(offers(book)) == (alone >= 3 and alone >= with_driver.count(True))
+    assert guests.unpacked(json.loads(json.dumps(guests.packed(book))))[0].accompanied == (
+        with_driver.count(True)
+    )
+
+
 # --- who is one person ---------------------------------------------------------------------------
 
 

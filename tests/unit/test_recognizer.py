@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from whodrives.acoustics import SILENCE
 from whodrives.decision import Policy
 from whodrives.domain import (
     BLOCK_S,
@@ -37,7 +38,7 @@ from whodrives.domain import (
     VehicleState,
 )
 from whodrives.lessons import MOST_OF_DRIVER
-from whodrives.recognizer import Recognizer
+from whodrives.recognizer import DEAF_S, Recognizer
 
 ENCODER = "e" * 64
 VOICES = {"anna": 0, "ben": 1, "stranger": 2}
@@ -406,3 +407,23 @@ def test_a_twin_who_learned_does_not_push_a_driver_down() -> None:
         found.append(said.evidence.matches[0])
     assert [match.driver for match in found] == ["a", "a"]
     assert found[0].llr == pytest.approx(found[1].llr)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.25])
+def test_a_source_of_nothing_but_silence_is_told_once_and_recovers(constant: float) -> None:
+    """A stuck profile or a muted input gives zeros for ever: deaf, and it must not say online."""
+    recognizer = Recognizer(LoudIsSpeech(), LevelIsVoice(), policy())
+    recognizer.step(household("anna"))
+    recognizer.step(SourceState(0.0, SourceHealth.OPEN))
+    silence = np.full(BLOCK_SAMPLES, constant, np.float32)
+    count = int(DEAF_S / BLOCK_S) + 100
+    told = [
+        event
+        for n in range(1, count)
+        for event in recognizer.step(AudioBlock(n * BLOCK_S, silence))
+        if isinstance(event, Health)
+    ]
+    assert [event.reasons for event in told] == [(f"source: {SILENCE}",)]
+    noise = np.random.default_rng(1).normal(0, 1e-3, BLOCK_SAMPLES).astype(np.float32)
+    back = recognizer.step(AudioBlock(count * BLOCK_S, noise))
+    assert [event.reasons for event in back if isinstance(event, Health)] == [()]
