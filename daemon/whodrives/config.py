@@ -381,7 +381,7 @@ class Sound:
                 "a name, an index from 0, or null for the system's default",
                 lambda value: value is None or _is_text(value) or _is_integer(value, 0),
             ),
-            "Which microphone.",
+            "Which microphone. Two of one name are told apart as NAME (ALSA) and NAME (JACK).",
         ),
     )
     rate_hz: int = field(
