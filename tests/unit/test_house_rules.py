@@ -31,6 +31,7 @@ SCRIPTS = (
         ["mypy", "tools/aarch64"],
         ["mypy", "tools/months"],
         ["mypy", "tools/soak"],
+        ["mypy", "tools/package/bill.py"],
         ["mypy", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tools").glob("*.py"))],
         ["lint-imports"],
         ["codespell", *TEXTS],
