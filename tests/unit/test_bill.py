@@ -12,7 +12,8 @@ from bill import HASHES, MODELS, SBOM, SITE, BillError, sha256, verify, write
 def tree(tmp_path: Path) -> Path:
     """A package with a library, a model and a setting."""
     made = {
-        SITE / "numpy-2.4.6.dist-info" / "METADATA": "Name: numpy\nVersion: 2.4.6\n",
+        SITE / "numpy-2.4.6.dist-info" / "METADATA": "Name: numpy\nVersion: 2.4.6\n"
+        "Classifier: License :: OSI Approved :: BSD License\n",
         SITE / "numpy" / "__init__.py": "",
         SITE / "whodrives-0.1.0.dist-info" / "METADATA": "Name: whodrives\nVersion: 0.1.0\n",
         MODELS / "gate.onnx": "network",
@@ -37,6 +38,7 @@ def test_the_lists_are_complete(tree: Path) -> None:
     bill = json.loads(sbom)
     assert bill["bomFormat"] == "CycloneDX"
     assert bill["metadata"]["component"]["name"] == "whodrives"
+    assert "BSD License" in str(bill["components"])
     assert [each.get("purl") for each in bill["components"]].count("pkg:pypi/numpy@2.4.6") == 1
 
 

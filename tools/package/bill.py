@@ -81,7 +81,11 @@ def sbom(tree: Path, version: str) -> str:
         if name == "whodrives":
             continue
         said = about["License-Expression"] or about["License"] or ""
-        one_line = said if said and "\n" not in said else ""
+        one_line = said if "\n" not in said else ""
+        if not one_line:  # some say it by a classifier alone
+            classifiers = about.get_all("Classifier", [])
+            terms = [each.split(" :: ")[-1] for each in classifiers if each.startswith("License")]
+            one_line = terms[0] if terms else ""
         bom.components.add(
             Component(
                 name=name,
