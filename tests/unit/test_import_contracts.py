@@ -44,15 +44,13 @@ PLANTS = {
         ("service", "import soxr"),
     ],
     "Encryption only in profiles": [("journal", "from cryptography.hazmat import primitives")],
-    "Payload types only in the contract, its dialects and the journal": [
-        ("bus", "import msgspec"),
-    ],
+    "Typed JSON only where messages and files are read": [("learning", "import msgspec")],
     "YAML only in the configuration, and in the demo's script": [("settings", "import yaml")],
     "The terminal only in the command line": [
         ("service", "import rich.console"),
         ("learning", "import argparse"),
     ],
-    "Sockets only in the bus, the service and the demo": [
+    "Sockets and TLS only where something is connected to": [
         ("doctor", "import socket"),
         ("profiles", "import ssl"),
     ],
