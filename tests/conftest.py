@@ -25,7 +25,10 @@ from numpy.typing import NDArray
 hypothesis.settings.register_profile("whodrives", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("whodrives")
 
-pytest_plugins = ["stage", "running"]  # the fixtures of the stories, and of a running daemon
+pytest_plugins = [
+    "tests.scenarios.stage",
+    "tests.integration.running",
+]  # the fixtures of stories and running daemons
 
 REPOSITORY = Path(__file__).parent.parent
 PROMPTS = Path("/usr/share/asterisk/sounds")

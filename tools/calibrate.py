@@ -47,26 +47,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import soundfile
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "evaluate"))
-
-import conditions
-from corpus import blocks, pieces, rows
-from scene import mix
-
-from whodrives.decision import passes
-from whodrives.domain import (
-    BLOCK_S,
-    BLOCK_SAMPLES,
-    SAMPLE_RATE_HZ,
-    Calibration,
-    CalibrationPoint,
-    EnrolmentError,
-    Look,
-)
-from whodrives.enrolment import Enrolment
-from whodrives.inference import load_calibration, load_encoder, load_gate
-from whodrives.scoring import RunningVoice, centred, pooled, relative, unit, usual
-from whodrives.speech import GateSettings, SpeechGate
+from tools.lab import conditions
+from tools.lab.corpus import rows
+from tools.lab.front_end import blocks, pieces
+from tools.lab.scene import mix
+from whodrives.audio.blocks import BLOCK_S, BLOCK_SAMPLES, SAMPLE_RATE_HZ
+from whodrives.enrolment.recording import Enrolment
+from whodrives.errors import EnrolmentError
+from whodrives.models.calibration import load_calibration
+from whodrives.models.encoder import load_encoder
+from whodrives.models.vad import load_vad
+from whodrives.voice.decision import passes
+from whodrives.voice.scoring import RunningModel, centred, pooled, relative, unit, usual
+from whodrives.voice.segments import Segmenter, SegmenterSettings
+from whodrives.voice.types import Calibration, CalibrationPoint, Segment
 
 HOUSEHOLDS = (1, 2, 3, 5)
 SHOWN_HOUSEHOLD = 3
@@ -134,12 +128,12 @@ class Ear:
 
     def __init__(self, models: Path) -> None:
         self.encoder = load_encoder(models, pinned=False)
-        self._activity = load_gate(models, pinned=False)
+        self._activity = load_vad(models, pinned=False)
 
     def utterance(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Embeddings (n, D) and speech seconds (n,) of the first whole looks, pauses or not."""
-        heard = pieces(self._activity, SpeechGate(GateSettings(utterance_s=60)), samples)
-        looks = [p for p in heard if isinstance(p, Look) and p.new_s >= WHOLE_LOOK_S][:LOOKS]
+        heard = pieces(self._activity, Segmenter(SegmenterSettings(utterance_s=60)), samples)
+        looks = [p for p in heard if isinstance(p, Segment) and p.new_s >= WHOLE_LOOK_S][:LOOKS]
         if not looks:
             return None
         embedded = np.stack([self.encoder.embed(look.samples) for look in looks])
@@ -297,12 +291,12 @@ def utterances(people: Sequence[Heard], known: Calibration) -> list[Utterance]:
     found = []
     for person in people:
         for condition, looks, weights in person.said:
-            voice = RunningVoice()
+            voice = RunningModel()
             means: list[np.ndarray] = []
             for embedding, new_s in zip(looks, weights, strict=True):
                 if not voice.take(embedding, float(new_s), known):
                     found.append(Utterance(person.corpus, person.group, condition, np.stack(means)))
-                    voice, means = RunningVoice(), []
+                    voice, means = RunningModel(), []
                     voice.take(embedding, float(new_s), known)
                 means.append(voice.centred(known))
             found.append(Utterance(person.corpus, person.group, condition, np.stack(means)))

@@ -22,10 +22,11 @@ from pathlib import Path
 from paho.mqtt.client import Client, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
-from whodrives.config import Vehicle
-from whodrives.contract import encode, encode_offline
-from whodrives.domain import Delivery, DriverState, Health, SettledBy
-from whodrives.ecosystems import home_assistant
+from whodrives.config.schema import Vehicle
+from whodrives.core.events import Health
+from whodrives.mqtt.ecosystems import home_assistant
+from whodrives.mqtt.encode import encode, encode_offline
+from whodrives.trip.types import Delivery, DriverState, SettledBy
 
 CAR = Vehicle()
 PORT = 18_839

@@ -16,16 +16,11 @@ from typing import Any
 import yaml
 
 import whodrives
-from whodrives.bus import KEEPALIVE_S
-from whodrives.contract import (
-    SCHEMA,
-    TOPICS,
-    Topic,
-    encode_offline,
-    root,
-    schema,
-    schema_components,
-)
+from whodrives.mqtt.encode import encode_offline
+from whodrives.mqtt.link import KEEPALIVE_S
+from whodrives.mqtt.payloads import SCHEMA
+from whodrives.mqtt.schemas import schema, schema_components
+from whodrives.mqtt.topics import TOPICS, Topic, root
 
 REPOSITORY = Path(__file__).parents[1]
 GOLDEN = REPOSITORY / "tests" / "golden" / "mqtt"

@@ -42,7 +42,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from whodrives import vss
+from whodrives.vehicle import vss
 
 FRESH_S = 2.0
 AHEAD_S = 1.0

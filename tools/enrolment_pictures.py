@@ -14,16 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from corpus import blocks
 from rich.console import Console
 
-from whodrives.capture import read_file
-from whodrives.config import Config, ModelFiles, ProfileFiles
-from whodrives.domain import Floats
-from whodrives.enrolment import Enrolment, Progress
-from whodrives.inference import load_encoder, load_gate
-from whodrives.service import open_store
-from whodrives.tutor import enrol_files, likeness_table, meter
+from tools.lab.front_end import blocks
+from whodrives.audio.blocks import Floats
+from whodrives.audio.files import read_file
+from whodrives.cli.enrol import enrol_files, likeness_table, meter
+from whodrives.config.schema import Config, ModelFiles, ProfileFiles
+from whodrives.enrolment.recording import Enrolment, Progress
+from whodrives.models.encoder import load_encoder
+from whodrives.models.vad import load_vad
+from whodrives.service.wiring import open_store
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"
@@ -56,7 +57,7 @@ def main() -> None:
         encoder = load_encoder(MODELS)
         for name, (voice, numbers) in HOUSEHOLD.items():
             files = [VOICES / voice / f"{number}.opus" for number in numbers]
-            enrolled = enrol_files(Enrolment(load_gate(MODELS), encoder), files)
+            enrolled = enrol_files(Enrolment(load_vad(MODELS), encoder), files)
             store.save(name, enrolled.embeddings, enrolled.speech_s)
         console = _console()
         console.print("[bold]$[/] whodrives drivers alike\n")
@@ -70,7 +71,7 @@ def _console() -> Console:
 
 def _moments() -> Iterator[tuple[str, Progress]]:
     """Moments of an enrolment, and what happens just then."""
-    enrolment = Enrolment(load_gate(MODELS), load_encoder(MODELS))
+    enrolment = Enrolment(load_vad(MODELS), load_encoder(MODELS))
     at_s = 0.0
     scenes = (
         ("Speaking well:", "bm_george", (1, 2), 1.0),

@@ -46,28 +46,30 @@ import numpy as np
 import soundfile
 from hypothesis import strategies as st
 
-from whodrives import clock, config, vss
-from whodrives.capture import read_file, read_pipe
-from whodrives.commands import recorded_vehicle
-from whodrives.contract import READ_SIGNALS, TOPICS, Decoder
-from whodrives.domain import (
-    SAMPLE_RATE_HZ,
-    Apply,
+from whodrives import clock
+from whodrives.audio.blocks import SAMPLE_RATE_HZ
+from whodrives.audio.files import read_file
+from whodrives.audio.pipe import read_pipe
+from whodrives.cli.commands import recorded_vehicle
+from whodrives.config import codec, schema
+from whodrives.errors import (
     ConfigError,
-    Delivery,
     ModelError,
-    OutboxMemory,
     PayloadError,
     ProfileError,
-    Request,
     SourceError,
-    TripMemory,
     WhodrivesError,
 )
-from whodrives.ecosystems import SeatAdjuster
-from whodrives.inference import load_calibration, load_gate
-from whodrives.journal import Journal
-from whodrives.profiles import ProfileStore
+from whodrives.models.calibration import load_calibration
+from whodrives.models.vad import load_vad
+from whodrives.mqtt.decode import Decoder
+from whodrives.mqtt.ecosystems import SeatAdjuster
+from whodrives.mqtt.payloads import READ_SIGNALS
+from whodrives.mqtt.topics import TOPICS
+from whodrives.store.journal import Journal
+from whodrives.store.profiles import ProfileStore
+from whodrives.trip.types import Apply, Delivery, OutboxSnapshot, Request, TripSnapshot
+from whodrives.vehicle import vss
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "mqtt"
@@ -206,9 +208,9 @@ class Readers:
     def __init__(self, folder: Path) -> None:
         """Write what the readers need into `folder`."""
         self._folder = folder
-        reference = config.reference().encode()
+        reference = codec.reference().encode()
         drive = b'{"at_s": 0, "signals": {"Vehicle.Speed": 0}}\n{"at_s": 9, "signals": {}}\n'
-        self._limits = config.Vehicle().signals
+        self._limits = schema.Vehicle().signals
         self._prepare_store()
         self._prepare_models()
         self._journal = folder / "trip.json"
@@ -258,9 +260,9 @@ class Readers:
         self.readers: Mapping[str, tuple[Callable[[bytes], object], type[WhodrivesError]]] = {
             "bus": (self._bus, PayloadError),
             "seat adjuster": (self._adjuster, PayloadError),
-            "configuration": (lambda d: config.parse(_decoded(d), "c.yaml"), ConfigError),
+            "configuration": (lambda d: codec.parse(_decoded(d), "c.yaml"), ConfigError),
             "preferences": (
-                lambda d: config.parse_preferences(_decoded(d), "p.yaml", self._limits),
+                lambda d: codec.parse_preferences(_decoded(d), "p.yaml", self._limits),
                 ProfileError,
             ),
             "recorded car": (
@@ -337,8 +339,10 @@ class Readers:
         name, driver, opened_s = str(UUID(int=1)), "d-7f3a0000", clock.now_s()
         wanted = {vss.SEAT_POSITION: 120.0}
         request = Request(name, driver, wanted, Delivery.REJECTED, "", opened_s)
-        outbox = OutboxMemory(("mirrors",), opened_s, requests=(request,), touched=("seat",))
-        memory = TripMemory(opened_s, settled=True, driver=driver, since_s=opened_s, outbox=outbox)
+        outbox = OutboxSnapshot(("mirrors",), opened_s, requests=(request,), touched=("seat",))
+        memory = TripSnapshot(
+            opened_s, settled=True, driver=driver, since_s=opened_s, outbox=outbox
+        )
         self._open_journal().keep(memory, opened_s)
         return self._journal.read_bytes()
 
@@ -361,7 +365,7 @@ class Readers:
 
     def _model(self, data: bytes) -> None:
         self._put("models/gate.json", data)
-        load_gate(self._folder / "models", pinned=False)
+        load_vad(self._folder / "models", pinned=False)
 
 
 def _mutated_message(golden: Sequence[bytes], seed: int) -> bytes:

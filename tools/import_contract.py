@@ -52,6 +52,7 @@ class AllowlistContract(Contract):
             (importer, imported)
             for importer in sorted(graph.modules - exempt)
             if importer.split(".")[0] in roots
+            and not any(importer.startswith(f"{package}.") for package in exempt)
             for imported in sorted(graph.find_modules_directly_imported_by(importer))
             if imported.split(".")[0] not in allowed
         ]

@@ -30,15 +30,20 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import scene
 import soxr
-from corpus import blocks, rows
 
-from whodrives.capture import read_file
-from whodrives.domain import RENDITIONS, SAMPLE_RATE_HZ, AudioBlock, EnrolmentError, Floats
-from whodrives.enrolment import ENOUGH_S, Enrolment
-from whodrives.inference import OnnxEncoder, load_calibration, load_encoder, load_gate
-from whodrives.scoring import centred, unit
+from tools.lab import scene
+from tools.lab.corpus import rows
+from tools.lab.front_end import blocks
+from whodrives.audio.blocks import SAMPLE_RATE_HZ, AudioBlock, Floats
+from whodrives.audio.files import read_file
+from whodrives.enrolment.recording import ENOUGH_S, Enrolment
+from whodrives.errors import EnrolmentError
+from whodrives.models.calibration import load_calibration
+from whodrives.models.encoder import OnnxEncoder, load_encoder
+from whodrives.models.vad import load_vad
+from whodrives.voice.profile import AUGMENTATIONS
+from whodrives.voice.scoring import centred, unit
 
 MODELS = Path(__file__).parent.parent / "models"
 LEAST_RECORDED_S = 12.0
@@ -174,14 +179,14 @@ CONDITIONS: dict[str, tuple[str | None, Spoil]] = {
 
 def heard(encoder: OnnxEncoder, sound: Floats) -> set[str]:
     """The codes of what is wrong with a recording."""
-    enrolment = Enrolment(load_gate(MODELS), encoder)
+    enrolment = Enrolment(load_vad(MODELS), encoder)
     listen(enrolment, sound, ENOUGH_S)
     return {problem.code for problem in enrolment.problems()}
 
 
 def mixed(encoder: OnnxEncoder, one: Floats, other: Floats, share: float) -> set[str]:
     """The same for two people, the other with `share` of the time; who is not named apart."""
-    enrolment = Enrolment(load_gate(MODELS), encoder)
+    enrolment = Enrolment(load_vad(MODELS), encoder)
     heard_s = listen(enrolment, one, (1 - share) * ENOUGH_S)
     listen(enrolment, other[: round(2 * share * ENOUGH_S * SAMPLE_RATE_HZ)], ENOUGH_S, heard_s)
     codes = {problem.code for problem in enrolment.problems()}
@@ -204,11 +209,11 @@ def halves(encoder: OnnxEncoder, spoken: Sequence[Floats]) -> None:
     calibration = load_calibration(MODELS)
     pairs = []
     for sound in spoken:
-        enrolment = Enrolment(load_gate(MODELS), encoder)
+        enrolment = Enrolment(load_vad(MODELS), encoder)
         at_s = listen(enrolment, sound, ENOUGH_S)
         with suppress(EnrolmentError):
             rows = enrolment.finish(at_s).embeddings
-            renditions = rows.reshape(RENDITIONS, -1, rows.shape[1])
+            renditions = rows.reshape(AUGMENTATIONS, -1, rows.shape[1])
             parts = np.array_split(renditions, 2, axis=1)
             pairs.append([centred(unit(part.mean(axis=(0, 1))), calibration) for part in parts])
     same = [float(one @ other) for one, other in pairs]

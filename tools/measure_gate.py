@@ -12,7 +12,7 @@ below the recording's 95th percentile. Only recordings whose quietest twentieth 
 that percentile are used: in others, level cannot tell speech from their own noise. Non-speech is
 the inserted pauses alone, without 0.3 s at either end, where pre-roll and hangover belong.
 
-"raw" takes the detector's probability at 0.5; "gate" is what `SpeechGate` lets through, told by
+"raw" takes the detector's probability at 0.5; "gate" is what `Segmenter` lets through, told by
 blocks whose samples carry their own number. Clipping is the speech lost before the first block of
 a recording that comes through. False looks are looks (0.5 s of speech and more) in noise alone.
 """
@@ -33,9 +33,10 @@ from typing import Any
 
 import numpy as np
 import webrtcvad
-from corpus import rows
 from numpy.typing import NDArray
-from scene import (
+
+from tools.lab.corpus import rows
+from tools.lab.scene import (
     HISS_LEVEL_DB,
     active_frames,
     amplify,
@@ -48,19 +49,13 @@ from scene import (
     read_speech,
     road_noise,
 )
-
-from whodrives.domain import (
-    BLOCK_S,
-    BLOCK_SAMPLES,
-    SAMPLE_RATE_HZ,
-    AudioBlock,
-    Floats,
-    Look,
-    VoiceActivity,
-    WhodrivesError,
-)
-from whodrives.inference import OnnxVoiceActivity, load_gate, open_session, read_manifest
-from whodrives.speech import GateSettings, SpeechGate
+from whodrives.audio.blocks import BLOCK_S, BLOCK_SAMPLES, SAMPLE_RATE_HZ, AudioBlock, Floats
+from whodrives.errors import WhodrivesError
+from whodrives.models.manifests import read_manifest
+from whodrives.models.session import open_session
+from whodrives.models.vad import OnnxVoiceActivity, load_vad
+from whodrives.voice.segments import Segmenter, SegmenterSettings
+from whodrives.voice.types import Segment, VoiceActivity
 
 Flags = NDArray[np.bool_]
 Doubles = NDArray[np.float64]
@@ -150,11 +145,11 @@ def detectors(models: Path) -> dict[str, Callable[[], VoiceActivity]]:
         f"webrtc-{mode}": lambda mode=mode: WebRtc(mode)  # type: ignore[misc]
         for mode in range(4)
     }
-    found["silero"] = lambda: load_gate(models)
+    found["silero"] = lambda: load_vad(models)
     session = open_session(read_manifest(models, "gate"))
     found["silero as it comes"] = lambda: OnnxVoiceActivity(session, patience=NEVER)
-    found["silero<webrtc-1"] = lambda: Behind(WebRtc(1), load_gate(models))
-    found["silero<energy"] = lambda: Behind(Louder(), load_gate(models))
+    found["silero<webrtc-1"] = lambda: Behind(WebRtc(1), load_vad(models))
+    found["silero<energy"] = lambda: Behind(Louder(), load_vad(models))
     return found
 
 
@@ -330,15 +325,15 @@ def probabilities(activity: VoiceActivity, samples: Floats) -> tuple[Doubles, fl
     return answers, 1000 * cpu_s / (len(blocks) * BLOCK_S)
 
 
-def gated(answers: Doubles, settings: GateSettings) -> tuple[Flags, list[Look]]:
+def gated(answers: Doubles, settings: SegmenterSettings) -> tuple[Flags, list[Segment]]:
     """Which blocks come out of the gate inside a look, and the looks."""
-    gate = SpeechGate(settings)
-    looks: list[Look] = []
+    gate = Segmenter(settings)
+    looks: list[Segment] = []
     for number, answer in enumerate(answers):
         stamped = np.full(BLOCK_SAMPLES, number, np.float32)
         heard = gate.step(AudioBlock(number * BLOCK_S, stamped), float(answer))
-        looks += [piece for piece in heard if isinstance(piece, Look)]
-    looks += [p for p in gate.flush(len(answers) * BLOCK_S) if isinstance(p, Look)]
+        looks += [piece for piece in heard if isinstance(piece, Segment)]
+    looks += [p for p in gate.flush(len(answers) * BLOCK_S) if isinstance(p, Segment)]
     passed = np.zeros(len(answers), np.bool_)
     for look in looks:
         passed[look.samples[::BLOCK_SAMPLES].astype(int)] = True
@@ -357,7 +352,9 @@ def _clipping(stream: Stream, passed: Flags) -> tuple[tuple[float, float], float
     return (float(middle), float(most)), unheard
 
 
-def score_speech(activity: VoiceActivity, stream: Stream, settings: GateSettings) -> SpeechResult:
+def score_speech(
+    activity: VoiceActivity, stream: Stream, settings: SegmenterSettings
+) -> SpeechResult:
     """Score a detector, alone and behind the gate, on speech in noise."""
     answers, cpu_ms = probabilities(activity, stream.samples)
     raw = answers >= 0.5  # noqa: PLR2004 (even odds)
@@ -375,7 +372,7 @@ def score_speech(activity: VoiceActivity, stream: Stream, settings: GateSettings
 
 
 def score_noise(
-    activity: VoiceActivity, pieces: Sequence[Floats], settings: GateSettings
+    activity: VoiceActivity, pieces: Sequence[Floats], settings: SegmenterSettings
 ) -> NoiseResult:
     """Count what a detector behind the gate lets through of noise alone."""
     heard = [probabilities(activity, samples) for samples in pieces]
@@ -426,7 +423,7 @@ def _show_noise(condition: str, name: str, result: NoiseResult) -> None:
     )
 
 
-def measure(options: argparse.Namespace, settings: GateSettings) -> dict[str, Any]:
+def measure(options: argparse.Namespace, settings: SegmenterSettings) -> dict[str, Any]:
     """Measure everything and print it as it comes."""
     chosen = detectors(options.models)
     if options.detector:
@@ -464,7 +461,7 @@ def _machine() -> str:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    defaults = GateSettings()
+    defaults = SegmenterSettings()
     parser = argparse.ArgumentParser(description="Measure voice-activity detectors in car noise.")
     parser.add_argument("corpus", type=Path, help="folder with manifest.tsv")
     parser.add_argument("--role", choices=("train", "eval"), required=True)
@@ -484,7 +481,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when everything was measured."""
     options = _options(arguments)
     try:
-        settings = GateSettings(
+        settings = SegmenterSettings(
             on=options.on,
             off=options.off,
             onset_blocks=options.onset_blocks,

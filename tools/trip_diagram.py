@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from whodrives.trip import TABLE, Deed, Row, State
+from whodrives.trip.table import TABLE, Action, Row, State
 
 PAGE = Path(__file__).parents[1] / "docs" / "trip.md"
 
 _HEAD = """# The trip
 
-Generated from `TABLE` in `daemon/whodrives/trip.py` by `tools/trip_diagram.py`: this is what the
-daemon obeys, row by row. A trip is *closed*, *open* (nobody has been settled), *settled* (one of
-the household drives), or *vacant* (nobody who is enrolled drives, and no voice takes the place
+Generated from `TABLE` in `daemon/whodrives/trip/table.py` by `tools/trip_diagram.py`: this is what
+the daemon obeys, row by row. A trip is *closed*, *open* (nobody has been settled), *settled* (one
+of the household drives), or *vacant* (nobody who is enrolled drives, and no voice takes the place
 unasked). What is asked of the ECUs meanwhile, and how often, is in the docstring of
-`daemon/whodrives/outbox.py`.
+`daemon/whodrives/trip/requests.py`.
 """
 
 _STATES = {
@@ -47,7 +47,7 @@ def _diagram() -> list[str]:
     lines = ["stateDiagram-v2", "    [*] --> closed"]
     lines += [f"    {state} : {state}<br>{text}" for state, text in _STATES.items()]
     for row in TABLE:
-        if row.deed in (Deed.NOTHING, Deed.REFUSE):
+        if row.deed in (Action.NOTHING, Action.REFUSE):
             continue
         if row.to is None and len(row.states) == len(State):
             # In every state alike: the table says it once.

@@ -16,13 +16,13 @@ from typing import IO, Any
 
 import numpy as np
 import pytest
-from installation import POSITION, Installation
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
-from schemas import checked
 
-from conftest import Broker
-from whodrives.capture import read_file
+from tests.conftest import Broker
+from tests.integration.installation import POSITION, Installation
+from tools.schemas import checked
+from whodrives.audio.files import read_file
 
 PATIENCE_S = 25.0
 STANDING = {

@@ -15,9 +15,11 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import Prompts
-from whodrives.capture import channels_of, read_file, read_pipe
-from whodrives.domain import BLOCK_SAMPLES, Floats, SourceError
+from tests.conftest import Prompts
+from whodrives.audio.blocks import BLOCK_SAMPLES, Floats
+from whodrives.audio.files import channels_of, read_file
+from whodrives.audio.pipe import read_pipe
+from whodrives.errors import SourceError
 
 NOISE: Floats = np.random.default_rng(1).uniform(-0.5, 0.5, 32_000).astype(np.float32)
 

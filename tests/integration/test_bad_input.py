@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from installation import MODELS, POSITION, Installation
-from running import Car
 
-from conftest import Broker
-from whodrives.capture import read_file
-from whodrives.config import Config
-from whodrives.domain import Floats
-from whodrives.inference import load_calibration
-from whodrives.profiles import ProfileStore
+from tests.conftest import Broker
+from tests.integration.installation import MODELS, POSITION, Installation
+from tests.integration.running import Car
+from whodrives.audio.blocks import Floats
+from whodrives.audio.files import read_file
+from whodrives.config.schema import Config
+from whodrives.models.calibration import load_calibration
+from whodrives.store.profiles import ProfileStore
 
 EX_CONFIG = 78
 Refused = Callable[..., str]

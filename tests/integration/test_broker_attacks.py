@@ -13,17 +13,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from installation import Installation
 from paho.mqtt.client import Client, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
-from test_bus import Bench
-from test_security import Party, SecureBroker
 
-from conftest import Broker, wait_until
-from whodrives import bus
-from whodrives.bus import probe
-from whodrives.config import Mqtt, Tls
-from whodrives.domain import Health, LinkState, VehicleReport
+from tests.conftest import Broker, wait_until
+from tests.integration.installation import Installation
+from tests.integration.test_bus import Bench
+from tests.integration.test_security import Party, SecureBroker
+from whodrives.config.schema import Mqtt, Tls
+from whodrives.core.events import Health
+from whodrives.mqtt import link
+from whodrives.mqtt.probe import probe
+from whodrives.trip.types import LinkState
+from whodrives.vehicle.state import VehicleReport
 
 pytestmark = pytest.mark.realtime
 
@@ -168,7 +170,7 @@ def test_a_daemon_that_hears_nothing_says_so_and_connects_anew(broker: Broker) -
     relay.closed.set()
     deaf_s = time.monotonic()
     bench.until(lambda: not bench.linked(), "the bus notices")
-    assert time.monotonic() - deaf_s < bus.ECHO_LIMIT_S + bus.ECHO_EVERY_S + 2
+    assert time.monotonic() - deaf_s < link.ECHO_LIMIT_S + link.ECHO_EVERY_S + 2
     bench.until(lambda: ear.last("status")["state"] == "degraded", "the car is told")
     assert "the broker has brought us nothing" in ear.last("status")["reasons"][-1]
     time.sleep(1.0)

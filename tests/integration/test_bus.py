@@ -18,39 +18,35 @@ from typing import Any
 import pytest
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
-from schemas import checked
 
+from tools.schemas import checked
 from whodrives import clock
-from whodrives.bus import Bus, probe
-from whodrives.config import Mqtt, Tls, Vehicle
-from whodrives.contract import Vitals
-from whodrives.domain import (
-    Answer,
+from whodrives.config.schema import Mqtt, Tls, Vehicle
+from whodrives.core.events import Health, Input
+from whodrives.errors import BusError
+from whodrives.mqtt.bus import Bus
+from whodrives.mqtt.encode import Vitals
+from whodrives.mqtt.probe import probe
+from whodrives.store.journal import Commands
+from whodrives.trip.types import (
     Apply,
-    BusError,
     Cancel,
+    CancelRequest,
     Choose,
     DriverState,
     Erase,
-    Evidence,
     Forget,
-    Health,
-    Input,
     LinkState,
     Listen,
-    Match,
-    Outcome,
     Position,
-    Prefer,
-    Recognition,
+    RequestResult,
     Save,
-    Stray,
+    SavePreferences,
     Tick,
-    VehicleReport,
-    Verdict,
-    Withdraw,
+    UnmatchedResult,
 )
-from whodrives.journal import Commands
+from whodrives.vehicle.state import VehicleReport
+from whodrives.voice.types import Evidence, Match, Outcome, Recognition, Verdict
 
 pytestmark = pytest.mark.realtime
 
@@ -154,7 +150,7 @@ class Bench:
 def at_work_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the tests of two daemons wait until a connection has stood for a while."""
     if "two_daemons" not in request.node.name:
-        monkeypatch.setattr("whodrives.bus.PROBATION_S", 0.0)
+        monkeypatch.setattr("whodrives.mqtt.takeover.PROBATION_S", 0.0)
 
 
 @pytest.fixture
@@ -244,7 +240,7 @@ def test_a_withdrawal_reaches_the_ecu(bench: Bench) -> None:
     bench.connect()
     ear = bench.ear()
     request = str(uuid.uuid4())
-    assert bench.bus.publish(Withdraw(time.monotonic(), request, "manual"))
+    assert bench.bus.publish(CancelRequest(time.monotonic(), request, "manual"))
     bench.until(lambda: ear.on("preferences/cancel"), "the withdrawal arrives")
     (message,) = ear.on("preferences/cancel")
     properties: Any = message.properties
@@ -271,7 +267,7 @@ def test_what_is_not_fit_to_be_said_is_not_said(
 def test_what_the_service_carries_out_is_not_said(bench: Bench) -> None:
     """Events that are not the bus's are neither sent nor counted as lost."""
     bench.connect()
-    for event in (Prefer(0.0, "c", "d-1", {}), Erase(0.0, "c", "d-1")):
+    for event in (SavePreferences(0.0, "c", "d-1", {}), Erase(0.0, "c", "d-1")):
         assert not bench.bus.publish(event)
     assert bench.bus.counters.dropped == 0
 
@@ -480,7 +476,7 @@ def test_a_broker_that_is_late_is_no_failure(
 ) -> None:
     """Started without a broker: one warning, retries in silence, one line when it heals."""
     bench.broker.stop()
-    with caplog.at_level(logging.INFO, "whodrives.bus"):
+    with caplog.at_level(logging.INFO, "whodrives.mqtt"):
         bench.bus.start()
         assert bench.bus.publish(Health(time.monotonic())) is False
         bench.until(lambda: bench.of(LinkState), "the first attempt fails")
@@ -505,7 +501,7 @@ def test_a_broker_that_is_away_for_long_costs_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every failed attempt leaves no client, socket or thread behind, even without a collector."""
-    monkeypatch.setattr("whodrives.bus.RETRY_LAST_S", 0.02)
+    monkeypatch.setattr("whodrives.mqtt.bus.RETRY_LAST_S", 0.02)
     bench.broker.stop()
     gc.disable()
     try:
@@ -577,7 +573,7 @@ def test_commands_answers_and_positions_are_heard(bench: Bench) -> None:
     assert [c.driver for c in bench.of(Choose)] == [None]
     assert [c.command for c in bench.of(Save)] == [names[1]]
     assert [c.command for c in bench.of(Cancel)] == [names[2]]
-    assert [(a.request, a.status) for a in bench.of(Answer)] == [(request, "completed")]
+    assert [(a.request, a.status) for a in bench.of(RequestResult)] == [(request, "completed")]
     assert bench.of(Position)[0].signals == {SEAT: 99.0}
     assert bench.bus.counters.replayed == 1
     assert bench.bus.counters.refused == 0
@@ -591,7 +587,7 @@ def test_a_retained_result_is_ignored(bench: Bench) -> None:
     bench.until(lambda: ear.on("preferences/result"), "the retained result is there")
     bench.connect()
     bench.until(lambda: bench.bus.counters.ignored == 1, "the retained result is ignored")
-    assert bench.of(Answer) == []
+    assert bench.of(RequestResult) == []
 
 
 def test_a_refused_command_is_answered(bench: Bench) -> None:
@@ -663,11 +659,11 @@ def test_a_command_is_not_obeyed_again_by_the_next_daemon(broker: Any, tmp_path:
 
 def test_metrics_are_said_at_once_and_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are retained and renewed, and hold the counters and what the daemon adds."""
-    monkeypatch.setattr("whodrives.bus.METRICS_S", 0.2)
+    monkeypatch.setattr("whodrives.mqtt.bus.METRICS_S", 0.2)
     bench.connect()
     ear = bench.ear()
     ear.say("vehicle", b"rubbish")
-    bench.bus.publish(Stray(time.monotonic(), str(uuid.uuid4())))
+    bench.bus.publish(UnmatchedResult(time.monotonic(), str(uuid.uuid4())))
     bench.until(
         lambda: (ear.last("metrics") or {"counters": {}})["counters"].get("refused") == 2,
         "the metrics tell of the rubbish and the stray result",
@@ -696,7 +692,7 @@ def test_hostile_payloads_are_refused_and_counted(
         b'{"schema":1,"signals":{"Vehicle.Speed":{"value":0,"time":"9999-12-31T23:59:59Z"}}}',
     ]
     caplog.clear()
-    with caplog.at_level(logging.INFO, "whodrives.bus"):
+    with caplog.at_level(logging.INFO, "whodrives.mqtt"):
         for payload in rubbish:
             ear.say("vehicle", payload)
         bench.until(lambda: bench.bus.counters.refused == len(rubbish), "all of it is refused")
@@ -798,8 +794,8 @@ def test_velocitas_seat_adjuster_is_asked_and_heard(others: Bench) -> None:
     done = {"requestId": request.request, "result": {"status": 0, "message": "Set Seat position"}}
     for topic, body in (("setPosition/response", done), ("currentPosition", {"position": 480})):
         ear.client.publish(f"seatadjuster/{topic}", json.dumps(body), 1)
-    others.until(lambda: others.of(Answer)[1:], "both answers arrive")
-    assert [(a.request, a.status) for a in others.of(Answer)] == [
+    others.until(lambda: others.of(RequestResult)[1:], "both answers arrive")
+    assert [(a.request, a.status) for a in others.of(RequestResult)] == [
         (request.request, "accepted"),
         (request.request, "completed"),
     ]
@@ -812,7 +808,7 @@ def test_a_retained_answer_of_the_seat_adjuster_is_ignored(others: Bench) -> Non
     others.until(lambda: ear.heard, "the broker keeps it")
     others.connect()
     others.until(lambda: others.bus.counters.ignored, "it is ignored")
-    assert others.of(Answer) == []
+    assert others.of(RequestResult) == []
 
 
 def test_a_hostile_seat_adjuster_is_refused_and_counted(others: Bench) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installation import Installation
 from paho.mqtt.client import Client, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
-from running import STANDING, Car, Start
 
-from conftest import Broker
+from tests.conftest import Broker
+from tests.integration.installation import Installation
+from tests.integration.running import STANDING, Car, Start
 
 pytestmark = pytest.mark.realtime
 FIX = "set both clocks by one source"

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from installation import COMMAND, POSITION, Installation
-from running import STANDING
 
-from conftest import VirtualMicrophone
-from whodrives import __version__, profiles
-from whodrives.service import open_store
-from whodrives.settings import load_config
+from tests.conftest import VirtualMicrophone
+from tests.integration.installation import COMMAND, POSITION, Installation
+from tests.integration.running import STANDING
+from whodrives import __version__
+from whodrives.config.location import load_config
+from whodrives.service.wiring import open_store
+from whodrives.store import calendar
 
 TILT = "Vehicle.Body.Mirrors.DriverSide.Tilt"
 
@@ -80,7 +81,14 @@ def test_help_teaches_by_example(command: str) -> None:
 
 def test_the_encoder_comes_into_memory_before_the_daemon() -> None:
     """Loading it leaves memory free, which what is imported after it takes."""
-    later = ["whodrives.service", "whodrives.commands", "paho", "cryptography", "soundfile", "rich"]
+    later = [
+        "whodrives.service",
+        "whodrives.cli.commands",
+        "paho",
+        "cryptography",
+        "soundfile",
+        "rich",
+    ]
     told = subprocess.run(
         [
             sys.executable,
@@ -365,7 +373,7 @@ def test_a_driver_who_is_long_gone_is_offered_to_be_forgotten(
     installed: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the list and by the doctor; nobody is forgotten unasked."""
-    monkeypatch.setattr(profiles, "_today", lambda: "2026-11-01")
+    monkeypatch.setattr(calendar, "today_iso", lambda: "2026-11-01")
     section = {"directory": "profiles", "key_file": "profile-key", "retention_days": 20}
     installed.configure(profiles=section)
     store = open_store(load_config(installed.config))

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
-from schemas import check
 
-from conftest import Broker, wait_until
-from whodrives.demo import ROOT, TOPICS, Audience, load_drive
-from whodrives.picture import Story
+from tests.conftest import Broker, wait_until
+from tools.schemas import check
+from whodrives.cli.demo import ROOT, TOPICS, Audience, load_drive
+from whodrives.cli.demo_screen import Story
 
 pytestmark = pytest.mark.realtime
 
@@ -55,10 +55,10 @@ def test_the_demo_s_gateway_satisfies_the_published_schemas(broker: Broker) -> N
 
 def test_the_demo_says_how_to_get_the_broker_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without mosquitto there is one sentence with the command that installs it."""
-    monkeypatch.setattr("whodrives.demo.shutil.which", lambda *_args, **_kwargs: None)
+    monkeypatch.setattr("whodrives.cli.demo.shutil.which", lambda *_args, **_kwargs: None)
     from rich.console import Console  # noqa: PLC0415 (after the patch, as the demo does)
 
-    from whodrives.demo import DemoError, play  # noqa: PLC0415 (the same)
+    from whodrives.cli.demo import DemoError, play  # noqa: PLC0415
 
     with pytest.raises(DemoError, match="apt-get install mosquitto"):
         play(Console(quiet=True))

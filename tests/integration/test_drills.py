@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from installation import POSITION, Installation
-from live import starved
-from running import Car, Running, Start, pcm
 
-from conftest import Broker, VirtualMicrophone
+from tests.conftest import Broker, VirtualMicrophone
+from tests.integration.installation import POSITION, Installation
+from tests.integration.running import Car, Running, Start, pcm
+from tools.bench.live import starved
 
 pytestmark = pytest.mark.realtime
 

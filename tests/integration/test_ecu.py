@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
-from schemas import check, checked
 
-from whodrives import vss
+from tools.schemas import check, checked
+from whodrives.vehicle import vss
 
 pytestmark = pytest.mark.realtime
 

@@ -1,7 +1,6 @@
 """The encoder as it is shipped: built twice, loaded, and held against independent computations."""
 
 import hashlib
-import importlib
 import json
 import shutil
 import subprocess
@@ -21,18 +20,17 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from onnx.utils import Extractor
 
-from whodrives import inference
-from whodrives.domain import ModelError
-from whodrives.inference import OnnxEncoder, load_calibration, load_encoder
+from tools.build_models import campplus, checkpoint, fetch, recipes
+from tools.build_models.errors import BuildError
+from whodrives.errors import ModelError
+from whodrives.models import manifests, session
+from whodrives.models.calibration import load_calibration
+from whodrives.models.encoder import OnnxEncoder, load_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"
 VOICES = ROOT / "profiles" / "demo" / "voices"
 GOLDEN = ROOT / "tests" / "golden"
-sys.path.insert(0, str(ROOT / "tools" / "build_models"))  # a program, not a package
-campplus, checkpoint, fetch, recipes = (
-    importlib.import_module(name) for name in ("campplus", "checkpoint", "fetch", "recipes")
-)
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -131,7 +129,7 @@ def test_ranges_that_do_not_fit_the_network_are_refused(
     """A format that reaches below 0 would let through what a ReLU is there to cut."""
     changed = manifest["activation_ranges"] | change
     ranges = {name: span for name, span in changed.items() if span}
-    with pytest.raises(campplus.BuildError, match=f"{said}; calibrate again"):
+    with pytest.raises(BuildError, match=f"{said}; calibrate again"):
         campplus.build_int8(weights, ranges, 64)
 
 
@@ -215,7 +213,11 @@ def test_a_manifest_of_another_model_is_refused(models: Path) -> None:
 
 def test_the_package_pins_the_manifests_of_this_checkout() -> None:
     """Whoever changes one writes its checksum into the package, as models/README.md says."""
-    pins = (MODELS.parent / "daemon" / "whodrives" / "models.sha256").read_text().splitlines()
+    pins = (
+        (MODELS.parent / "daemon" / "whodrives" / "models" / "models.sha256")
+        .read_text()
+        .splitlines()
+    )
     manifests = sorted(MODELS.glob("*.json"))
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in manifests]
     assert pins == [f"{each}  {path.name}" for each, path in zip(hashes, manifests, strict=True)]
@@ -239,8 +241,8 @@ def test_the_bytes_that_were_hashed_are_the_bytes_that_are_loaded(
             file.write(b"written")
 
     monkeypatch.setattr(hashlib, "file_digest", swapped)
-    monkeypatch.setattr(inference, "_open_session", open_session)
-    inference.open_session(inference.read_manifest(models, "encoder"))
+    monkeypatch.setattr(session, "open_unchecked", open_session)
+    session.open_session(manifests.read_manifest(models, "encoder"))
     assert loaded == [(MODELS / "encoder.onnx").read_bytes()]
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installation import Installation
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
-from running import STANDING, Running
-from test_security import SecureBroker
 
-from conftest import wait_until
+from tests.conftest import wait_until
+from tests.integration.installation import Installation
+from tests.integration.running import STANDING, Running
+from tests.integration.test_security import SecureBroker
 
 pytestmark = pytest.mark.realtime
 

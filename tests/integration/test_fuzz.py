@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import fuzz
 import pytest
 
-from whodrives.domain import PayloadError
+from tools import fuzz
+from whodrives.errors import PayloadError
 
 TOOL = Path(__file__).parents[2] / "tools" / "fuzz.py"
 

@@ -1,6 +1,5 @@
 """The gate as it is shipped: the real detector behind the real rules, on voices in car noise."""
 
-import importlib
 import itertools
 import sys
 from collections.abc import Callable
@@ -12,25 +11,19 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from whodrives.domain import (
-    BLOCK_S,
-    BLOCK_SAMPLES,
-    SAMPLE_RATE_HZ,
-    AudioBlock,
-    Floats,
-    ModelError,
-    VoiceActivity,
-)
-from whodrives.inference import OnnxVoiceActivity, load_gate, open_session, read_manifest
-from whodrives.speech import GateSettings, Heard, SpeechGate
+from tools import measure_gate
+from tools.build_models import fetch, recipes
+from tools.lab import scene
+from whodrives.audio.blocks import BLOCK_S, BLOCK_SAMPLES, SAMPLE_RATE_HZ, AudioBlock, Floats
+from whodrives.errors import ModelError
+from whodrives.models.manifests import read_manifest
+from whodrives.models.session import open_session
+from whodrives.models.vad import OnnxVoiceActivity, load_vad
+from whodrives.voice.segments import Heard, Segmenter, SegmenterSettings
+from whodrives.voice.types import VoiceActivity
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"
-sys.path.insert(0, str(ROOT / "tools"))  # programs, not a package
-sys.path.insert(0, str(ROOT / "tools" / "build_models"))
-fetch, measure_gate, recipes, scene = (
-    importlib.import_module(name) for name in ("fetch", "measure_gate", "recipes", "scene")
-)
 
 PAUSE_BLOCKS = 80
 HISS_DB = -75.0
@@ -39,7 +32,7 @@ HISS_DB = -75.0
 @pytest.fixture(scope="module")
 def gate_model() -> VoiceActivity:
     """The detector as the daemon loads it."""
-    return load_gate(MODELS)
+    return load_vad(MODELS)
 
 
 def in_turn(recordings: list[Floats]) -> tuple[Floats, list[tuple[int, int]]]:
@@ -64,7 +57,7 @@ def shares(
     heard = measure_gate.Stream(
         scene.mix(clean, noise, snr_db), truth.speech, truth.pause, truth.segments
     )
-    scored = measure_gate.score_speech(activity, heard, GateSettings())
+    scored = measure_gate.score_speech(activity, heard, SegmenterSettings())
     return scored.gate_missed, scored.gate_passed
 
 
@@ -94,7 +87,7 @@ def test_people_in_road_noise_are_heard(
 def hear(activity: VoiceActivity, samples: Floats) -> list[Heard]:
     """All that the gate says to this sound, from its first block to its end."""
     activity.reset()
-    gate = SpeechGate()
+    gate = Segmenter()
     heard: list[Heard] = []
     blocks = samples[: len(samples) // BLOCK_SAMPLES * BLOCK_SAMPLES].reshape(-1, BLOCK_SAMPLES)
     for number, probability in enumerate(activity.probabilities(list(blocks))):
@@ -205,4 +198,4 @@ def test_a_block_of_another_length_is_refused(gate_model: VoiceActivity) -> None
 def test_a_missing_gate_is_named(tmp_path: Path) -> None:
     """Without its manifest the daemon does not start, and says which file is missing."""
     with pytest.raises(ModelError, match=r"gate\.json is missing"):
-        load_gate(tmp_path)
+        load_vad(tmp_path)

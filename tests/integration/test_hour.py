@@ -15,10 +15,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from installation import Installation
-from running import Car, Start
 
-from conftest import Broker, VirtualMicrophone
+from tests.conftest import Broker, VirtualMicrophone
+from tests.integration.installation import Installation
+from tests.integration.running import Car, Start
 
 pytestmark = pytest.mark.hour
 

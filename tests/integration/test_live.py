@@ -17,11 +17,11 @@ import pytest
 import soundfile
 import yaml
 from paho.mqtt.enums import CallbackAPIVersion
-from schemas import checked
-from stage import MODELS, ROOT, Prompts, Sound
 
-from conftest import Broker, VirtualMicrophone, end, wait_until
-from whodrives.demo import Drive, load_drive
+from tests.conftest import Broker, VirtualMicrophone, end, wait_until
+from tests.scenarios.stage import MODELS, ROOT, Prompts, Sound
+from tools.schemas import checked
+from whodrives.cli.demo import Drive, load_drive
 
 pytestmark = pytest.mark.realtime
 

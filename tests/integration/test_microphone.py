@@ -13,18 +13,19 @@ import numpy as np
 import pytest
 import sounddevice
 
-from conftest import Prompts, VirtualMicrophone
-from whodrives.capture import STALL_S, Microphone, devices, read_file
-from whodrives.domain import (
+from tests.conftest import Prompts, VirtualMicrophone
+from whodrives.audio.blocks import (
     BLOCK_S,
     BLOCK_SAMPLES,
     SAMPLE_RATE_HZ,
     AudioBlock,
     Floats,
-    SourceError,
     SourceHealth,
     SourceState,
 )
+from whodrives.audio.files import read_file
+from whodrives.audio.microphone import STALL_S, Microphone, devices
+from whodrives.errors import SourceError
 
 pytestmark = pytest.mark.realtime
 

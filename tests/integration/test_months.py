@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import yaml
 
-from whodrives import adaptation, cli
-from whodrives.config import Vehicle
-from whodrives.domain import Lesson, Profile
-from whodrives.inference import load_calibration
-from whodrives.profiles import ProfileStore
-from whodrives.scoring import unit
+from whodrives.adaptation import following
+from whodrives.adaptation.types import AdaptationSample
+from whodrives.cli import main
+from whodrives.config.schema import Vehicle
+from whodrives.models.calibration import load_calibration
+from whodrives.store.profiles import ProfileStore
+from whodrives.voice.profile import Profile
+from whodrives.voice.scoring import unit
 
 ROOT = Path(__file__).parents[2]
 CALIBRATION = load_calibration(ROOT / "models")
@@ -47,15 +49,15 @@ class House:
         """A trip of Anna's."""
 
         def learned(profile: Profile) -> Profile:
-            lesson = Lesson(self._take(day), 4.0, 15.0, ())
-            held = adaptation.quarantined(profile, [lesson], day, CALIBRATION)
-            return adaptation.promoted(held, (), day, CALIBRATION)[0]
+            lesson = AdaptationSample(self._take(day), 4.0, 15.0, ())
+            held = following.quarantined(profile, [lesson], day, CALIBRATION)
+            return following.promoted(held, (), day, CALIBRATION)[0]
 
         self.store.change("Anna", learned)
 
     def says(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         """What a command prints."""
-        assert cli.main(["--config", str(self.config), "drivers", *arguments]) == 0
+        assert main.main(["--config", str(self.config), "drivers", *arguments]) == 0
         return capsys.readouterr().out
 
 
@@ -117,7 +119,7 @@ def test_no_attacker_poisons_a_profile(small: dict[str, Any], attack: str) -> No
     """Neither who drives with the driver's key, nor who knows the rules and creeps in."""
     told = small["adaptation"][attack]
     assert told["poisoned"] == 0
-    assert told["drift_cosine"]["least"] >= adaptation.RULES.drift_cosine
+    assert told["drift_cosine"]["least"] >= following.RULES.drift_cosine
     assert told["attacker"]["after"] <= told["attacker"]["before"] + 5.0
 
 

@@ -4,34 +4,31 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from installation import POSITION, Installation
 
+from tests.integration.installation import POSITION, Installation
 from whodrives import clock
-from whodrives.coaching import CONSENT_VERSION
-from whodrives.domain import (
+from whodrives.config.location import load_config
+from whodrives.core.events import Event, Input
+from whodrives.enrolment.prompts import CONSENT_VERSION
+from whodrives.enrolment.types import Enrol, EnrolmentStage, EnrolmentState
+from whodrives.service.daemon import Daemon
+from whodrives.service.signals import Orders
+from whodrives.service.wiring import household, open_store
+from whodrives.store.journal import Journal
+from whodrives.store.profiles import ProfileStore
+from whodrives.trip.trip import STEADY_S
+from whodrives.trip.types import (
     Begin,
     Choose,
     CommandResult,
     DriverState,
-    Enrol,
-    EnrolmentStage,
-    EnrolmentState,
-    Event,
     Forget,
-    Input,
     LinkState,
+    PersistTrip,
     Position,
-    Reading,
-    Remember,
     Save,
-    VehicleReport,
-    VehicleState,
 )
-from whodrives.journal import Journal
-from whodrives.profiles import ProfileStore
-from whodrives.service import Daemon, Orders, household, open_store
-from whodrives.settings import load_config
-from whodrives.trip import STEADY_S
+from whodrives.vehicle.state import Reading, VehicleReport, VehicleState
 
 pytestmark = pytest.mark.much_speech
 
@@ -193,7 +190,7 @@ def test_the_journal_knows_before_the_bus_does(
     def look(event: Event) -> bool:
         memory, _ = Journal(path, lambda: stage.store.derived_key("trip")).recall()
         assert memory is not None
-        assert not isinstance(event, Remember)
+        assert not isinstance(event, PersistTrip)
         if request := getattr(event, "request", None):
             known.append(request in {r.request for r in memory.outbox.requests})
         return True

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installation import Installation
-from running import Running
-from test_bus import Bench
-from test_security import certificates
 
-from conftest import Broker, end, program, wait_until
-from whodrives.bus import Bus, probe
-from whodrives.config import Mqtt, Tls, Vehicle
-from whodrives.domain import BusError, LinkState
+from tests.conftest import Broker, end, program, wait_until
+from tests.integration.installation import Installation
+from tests.integration.running import Running
+from tests.integration.test_bus import Bench
+from tests.integration.test_security import certificates
+from whodrives.config.schema import Mqtt, Tls, Vehicle
+from whodrives.errors import BusError
+from whodrives.mqtt.bus import Bus
+from whodrives.mqtt.probe import probe
+from whodrives.trip.types import LinkState
 
 pytestmark = pytest.mark.realtime
 

@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from installation import POSITION, Installation
-from running import STANDING, pcm
-from schemas import checked
-from test_security import Party, SecureBroker
 
-from conftest import wait_until
-from whodrives.domain import SAMPLE_RATE_HZ
-from whodrives.guests import Guest
-from whodrives.inference import load_encoder
-from whodrives.service import open_store
-from whodrives.settings import load_config
+from tests.conftest import wait_until
+from tests.integration.installation import POSITION, Installation
+from tests.integration.running import STANDING, pcm
+from tests.integration.test_security import Party, SecureBroker
+from tools.schemas import checked
+from whodrives.adaptation.guests import Guest
+from whodrives.audio.blocks import SAMPLE_RATE_HZ
+from whodrives.config.location import load_config
+from whodrives.models.encoder import load_encoder
+from whodrives.service.wiring import open_store
 
 MODELS = Path(__file__).parents[2] / "models"
 NAME = "Zebediah Quux"

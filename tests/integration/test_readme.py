@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY, program
-from whodrives.cli import parse
+from tests.conftest import REPOSITORY, program
+from whodrives.cli.main import parse
 
 SECTION = "From nothing to a moved seat"
 LIMIT_S = 120.0

@@ -22,8 +22,8 @@ import pytest
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
-from conftest import end, program, wait_until
-from whodrives import contract
+from tests.conftest import end, program, wait_until
+from whodrives.mqtt import topics
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = REPOSITORY / "systemd" / "mosquitto"
@@ -235,7 +235,7 @@ def test_the_rights_are_the_contracts() -> None:
     # The daemon's own, which is nobody's contract.
     for rights, role in ((writes, "whodrives"), (reads, "whodrives"), (reads, "monitor")):
         rights[role].add("echo")
-    for topic in contract.TOPICS.values():
+    for topic in topics.TOPICS.values():
         name = topic.name.replace("<VSS path>", "Vehicle.Speed")
         writes[roles.get(topic.writer, topic.writer)].add(name)
         for reader in (*topic.readers, "monitor"):

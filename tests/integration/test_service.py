@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from installation import POSITION, ROOT, Installation
-from running import Car, Start, pcm
 
-from conftest import Broker, VirtualMicrophone
+from tests.conftest import Broker, VirtualMicrophone
+from tests.integration.installation import POSITION, ROOT, Installation
+from tests.integration.running import Car, Start, pcm
 from whodrives import clock
-from whodrives.domain import OutboxMemory
-from whodrives.journal import Journal
-from whodrives.service import open_store
-from whodrives.settings import load_config
+from whodrives.config.location import load_config
+from whodrives.service.wiring import open_store
+from whodrives.store.journal import Journal
+from whodrives.trip.types import OutboxSnapshot
 
 pytestmark = pytest.mark.realtime
 
@@ -293,7 +293,7 @@ def test_a_daemon_that_was_away_for_long_does_not_trust_its_memory(
         memory,
         opened_s=memory.opened_s - 60.0,
         since_s=(memory.since_s or 0.0) - 60.0,
-        outbox=OutboxMemory(),
+        outbox=OutboxSnapshot(),
     )
     journal.keep(earlier, clock.now_s() - 60.0)
     second = run(installed)

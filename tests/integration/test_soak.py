@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from findings import Life
+
+from tools.soak.findings import Life
 
 TOOL = Path(__file__).parents[2] / "tools" / "soak"
 

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from installation import POSITION, Installation
 
-from whodrives.config import Config
+from tests.integration.installation import POSITION, Installation
+from whodrives.config.schema import Config
 
 PASSPHRASE = "four words of mine"  # noqa: S105 (a test is no secret)
 

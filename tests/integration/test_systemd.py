@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from whodrives import config
+from whodrives.config import codec
 
 SYSTEMD = Path(__file__).parent.parent.parent / "systemd"
 UNIT = SYSTEMD / "whodrives.service"
@@ -87,5 +87,5 @@ def test_the_user_can_hear(tmp_path: Path) -> None:
 def test_the_reference_configuration_is_current() -> None:
     """The file to start from says what the code holds."""
     path = SYSTEMD / "whodrives.yaml"
-    make = "python -c 'from whodrives import config; print(config.reference(), end=\"\")'"
-    assert path.read_text(encoding="utf-8") == config.reference(), f"{make} > {path}"
+    make = "python -c 'from whodrives import config; print(codec.reference(), end=\"\")'"
+    assert path.read_text(encoding="utf-8") == codec.reference(), f"{make} > {path}"

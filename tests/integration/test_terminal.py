@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installation import POSITION, Installation
 
-from whodrives.domain import ConfigError
-from whodrives.settings import load_config
+from tests.integration.installation import POSITION, Installation
+from whodrives.config.location import load_config
+from whodrives.errors import ConfigError
 
 PROGRAM = str(Path(sys.executable).parent / "whodrives")
 UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")

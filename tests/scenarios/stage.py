@@ -10,27 +10,20 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from whodrives.capture import read_file
-from whodrives.decision import Policy
-from whodrives.domain import (
-    BLOCK_S,
-    BLOCK_SAMPLES,
-    Apply,
-    AudioBlock,
-    Event,
-    Household,
-    Input,
-    Profile,
-    Reading,
-    Recognition,
-    VehicleReport,
-    VehicleState,
-    Verdict,
-)
-from whodrives.enrolment import Enrolment
-from whodrives.inference import OnnxEncoder, load_calibration, load_encoder, load_gate
-from whodrives.recognizer import Recognizer
-from whodrives.service import replay
+from whodrives.audio.blocks import BLOCK_S, BLOCK_SAMPLES, AudioBlock
+from whodrives.audio.files import read_file
+from whodrives.core.engine import Recognizer
+from whodrives.core.events import Event, Input
+from whodrives.enrolment.recording import Enrolment
+from whodrives.models.calibration import load_calibration
+from whodrives.models.encoder import OnnxEncoder, load_encoder
+from whodrives.models.vad import load_vad
+from whodrives.service.replay import replay
+from whodrives.trip.types import Apply
+from whodrives.vehicle.state import Reading, VehicleReport, VehicleState
+from whodrives.voice.decision import Policy
+from whodrives.voice.profile import Household, Profile
+from whodrives.voice.types import Recognition, Verdict
 
 ROOT = Path(__file__).parent.parent.parent
 MODELS = ROOT / "models"
@@ -58,7 +51,7 @@ class Stage:
 
     def enrol(self, driver: str, sounds: Iterable[Sound], preferred: float = 100) -> Profile:
         """Enrol one driver from recordings, as the command line does."""
-        enrolment = Enrolment(load_gate(MODELS), self.encoder)
+        enrolment = Enrolment(load_vad(MODELS), self.encoder)
         at_s = 0.0
         for sound in sounds:
             for block in blocks(sound, at_s):
@@ -80,7 +73,7 @@ class Stage:
     def recognizer(self) -> Recognizer:
         """A fresh recognizer with the shipped models and calibration."""
         policy = Policy(load_calibration(MODELS), "1/100")
-        return Recognizer(load_gate(MODELS), self.encoder, policy)
+        return Recognizer(load_vad(MODELS), self.encoder, policy)
 
     def verdicts(self, household: Sequence[Profile], sound: Sound) -> list[Verdict]:
         """What was concluded about each utterance of a recording."""

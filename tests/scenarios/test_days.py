@@ -4,14 +4,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from stage import MODELS, Sound, Stage, car
 
-from whodrives import guests, learning
-from whodrives.config import Vehicle
-from whodrives.domain import Adaptation, Event, Learn, Met, Profile
-from whodrives.inference import load_calibration
-from whodrives.learning import Learning
-from whodrives.profiles import ProfileStore
+from tests.scenarios.stage import MODELS, Sound, Stage, car
+from whodrives.adaptation import guests
+from whodrives.adaptation.types import TripSamples, UnknownSpeech
+from whodrives.config.schema import Vehicle
+from whodrives.core.events import Event
+from whodrives.models.calibration import load_calibration
+from whodrives.service import learning
+from whodrives.service.learning import Learning
+from whodrives.store.profiles import ProfileStore
+from whodrives.voice.profile import Adaptation, Profile
 
 pytestmark = pytest.mark.much_speech
 
@@ -40,9 +43,9 @@ class Days:
         news = car({end_s - 0.5: {"door_open": True}}, end_s)
         events = self._stage.play(self.household, sound, news)
         for event in events:
-            if isinstance(event, Learn):
+            if isinstance(event, TripSamples):
                 self._learning.learn(event, self.household)
-            elif isinstance(event, Met):
+            elif isinstance(event, UnknownSpeech):
                 self._learning.meet(event, self.household)
         return events
 
@@ -64,7 +67,7 @@ def test_three_days_of_a_drivers_speech_make_a_step(days: Days, say: Say) -> Non
     (profile,) = days.household
     (step,) = profile.adaptation.steps
     assert [trip.day for trip in step.trips] == [1, 2, 3]
-    assert any(isinstance(event, Learn) for event in days.trip(4, say("af_bella", 6, 5)))
+    assert any(isinstance(event, TripSamples) for event in days.trip(4, say("af_bella", 6, 5)))
 
 
 def test_a_stranger_who_drives_for_days_becomes_a_guest_and_no_driver(days: Days, say: Say) -> None:

@@ -10,23 +10,21 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from stage import MODELS, ROOT, Stage, applied, from_file
 
-from whodrives.capture import paced, read_file, read_pipe
-from whodrives.commands import recorded_vehicle
-from whodrives.demo import Drive, drivers_of_trips, load_drive
-from whodrives.domain import (
-    Apply,
-    AudioBlock,
-    Event,
-    Household,
-    Learn,
-    Met,
-    Profile,
-    Recognition,
-)
-from whodrives.picture import LISTEN_AFTER_S
-from whodrives.service import replay
+from tests.scenarios.stage import MODELS, ROOT, Stage, applied, from_file
+from whodrives.adaptation.types import TripSamples, UnknownSpeech
+from whodrives.audio.blocks import AudioBlock
+from whodrives.audio.files import read_file
+from whodrives.audio.framing import paced
+from whodrives.audio.pipe import read_pipe
+from whodrives.cli.commands import recorded_vehicle
+from whodrives.cli.demo import Drive, drivers_of_trips, load_drive
+from whodrives.cli.demo_screen import LISTEN_AFTER_S
+from whodrives.core.events import Event
+from whodrives.service.replay import replay
+from whodrives.trip.types import Apply
+from whodrives.voice.profile import Household, Profile
+from whodrives.voice.types import Recognition
 
 pytestmark = pytest.mark.much_speech
 
@@ -53,7 +51,7 @@ def household(stage: Stage, drive: Drive) -> list[Profile]:
 
 def exactly(event: Event) -> tuple[str, list[bytes]]:
     """An event as what is equal only for equal ones: arrays do not compare as a whole."""
-    lessons = event.lessons if isinstance(event, Learn | Met) else ()
+    lessons = event.lessons if isinstance(event, TripSamples | UnknownSpeech) else ()
     return repr(event), [lesson.voice.tobytes() for lesson in lessons]
 
 

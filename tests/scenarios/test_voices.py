@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from scene import mix, road_noise
-from stage import Prompts, Sound, Stage
 
-from whodrives.domain import Outcome, Verdict
+from tests.scenarios.stage import Prompts, Sound, Stage
+from tools.lab.scene import mix, road_noise
+from whodrives.voice.types import Outcome, Verdict
 
 pytestmark = pytest.mark.much_speech
 

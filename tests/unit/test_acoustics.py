@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives.acoustics import Quality, dbfs
-from whodrives.domain import SAMPLE_RATE_HZ, Floats, Sound
+from whodrives.audio.blocks import SAMPLE_RATE_HZ, Floats
+from whodrives.voice.acoustics import Quality, dbfs
+from whodrives.voice.types import Sound
 
 
 def tone(hertz: float, level: float = 0.1, seconds: float = 1.0) -> Floats:

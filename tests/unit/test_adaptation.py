@@ -9,20 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives import adaptation
-from whodrives.adaptation import RULES, drift, promoted, quarantined, teaches, undone, voice
-from whodrives.domain import (
-    Adaptation,
-    Calibration,
-    CalibrationPoint,
-    Floats,
-    Lesson,
-    Match,
-    Noise,
-    Profile,
-    Step,
+from whodrives.adaptation import following
+from whodrives.adaptation.following import (
+    RULES,
+    drift,
+    is_eligible,
+    promoted,
+    quarantined,
+    rolled_back,
+    voice,
 )
-from whodrives.scoring import accept_llr, centred, centroid, unit
+from whodrives.adaptation.types import AdaptationSample
+from whodrives.audio.blocks import Floats
+from whodrives.voice.profile import Adaptation, Noise, Profile, Step
+from whodrives.voice.scoring import accept_llr, centred, centroid, unit
+from whodrives.voice.types import Calibration, CalibrationPoint, Match
 
 D = 24
 ENCODER = "ab" * 32
@@ -49,9 +50,9 @@ def enrolled(seed: int = 1, name: str = "d-1", windows: int = 8) -> Profile:
     return Profile(name, rows, ENCODER, 2.0 * windows)
 
 
-def lesson(spoken: Floats, speech_s: float = 3.0, *matches: Match) -> Lesson:
+def lesson(spoken: Floats, speech_s: float = 3.0, *matches: Match) -> AdaptationSample:
     """An utterance."""
-    return Lesson(spoken, speech_s, 15.0, matches)
+    return AdaptationSample(spoken, speech_s, 15.0, matches)
 
 
 def after(
@@ -64,7 +65,7 @@ def after(
 
 def same(one: Profile, other: Profile) -> bool:
     """Whether two profiles have learned the same, to the last bit."""
-    return adaptation.packed(one.adaptation) == adaptation.packed(other.adaptation)
+    return following.packed(one.adaptation) == following.packed(other.adaptation)
 
 
 def changed(base: Floats) -> Floats:
@@ -96,12 +97,12 @@ def test_only_clear_and_long_speech_teaches(
     """The margin is far above acceptance and far from everybody else."""
     threshold = float(accept_llr(speech_s, 2, CALIBRATION, "1/100"))
     said = lesson(direction(1), speech_s, *matches(threshold + above, runner_up))
-    assert teaches(said, 2, CALIBRATION, "1/100") is wanted
+    assert is_eligible(said, 2, CALIBRATION, "1/100") is wanted
 
 
 def test_an_utterance_without_a_match_teaches_nothing() -> None:
     """Nobody is enrolled: there is no profile to teach."""
-    assert not teaches(lesson(direction(1)), 0, CALIBRATION, "1/100")
+    assert not is_eligible(lesson(direction(1)), 0, CALIBRATION, "1/100")
 
 
 # --- quarantine ----------------------------------------------------------------------------------
@@ -267,7 +268,7 @@ def test_undoing_brings_the_voice_before_the_step_back_exactly(days: int) -> Non
         if step is not None:
             before = profile
         profile = grown
-    back, step = undone(profile)
+    back, step = rolled_back(profile)
     assert back.adaptation.held == ()
     if step is None:
         assert same(back, enrolled())
@@ -284,7 +285,7 @@ def test_undoing_everything_leaves_the_enrolled_voice() -> None:
         profile, _ = after(profile, near(changed(direction(1)), day), day)
     step: Step | None
     while True:
-        profile, step = undone(profile)
+        profile, step = rolled_back(profile)
         if step is None:
             break
     assert np.array_equal(voice(profile, CALIBRATION), voice(enrolled(), CALIBRATION))
@@ -294,7 +295,7 @@ def test_a_step_says_where_it_comes_from() -> None:
     """Days, seconds, noise, and how like the anchor: enough to decide whether to undo it."""
     profile = enrolled()
     for day in (10, 11, 12):
-        said = [Lesson(near(direction(1), day), 3.0, snr, ()) for snr in (25.0, 12.0)]
+        said = [AdaptationSample(near(direction(1), day), 3.0, snr, ()) for snr in (25.0, 12.0)]
         profile = quarantined(profile, said, day, CALIBRATION)
     profile, step = promoted(profile, (), 12, CALIBRATION)
     assert step is not None
@@ -313,8 +314,8 @@ def test_what_is_packed_comes_back_through_json(days: int) -> None:
     profile = enrolled()
     for day in range(days):
         profile, _ = after(profile, near(direction(1), day), day)
-    facts = json.loads(json.dumps(adaptation.packed(profile.adaptation)))
-    assert same(replace(profile, adaptation=adaptation.unpacked(facts)), profile)
+    facts = json.loads(json.dumps(following.packed(profile.adaptation)))
+    assert same(replace(profile, adaptation=following.unpacked(facts)), profile)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +325,7 @@ def test_what_is_packed_comes_back_through_json(days: int) -> None:
 def test_what_is_no_adaptation_is_refused(field: str, value: object) -> None:
     """A damaged number would be compared silently for ever."""
     profile, _ = after(enrolled(), near(direction(1), 1), 1)
-    facts = adaptation.packed(profile.adaptation)
+    facts = following.packed(profile.adaptation)
     facts["held"][0][field] = value
     with pytest.raises(ValueError):  # noqa: PT011 (any of several that say no)
-        adaptation.unpacked(facts)
+        following.unpacked(facts)

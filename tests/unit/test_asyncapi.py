@@ -7,9 +7,9 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from contract import DOCS, document, files
 
-from whodrives.contract import TOPICS
+from tools.contract import DOCS, document, files
+from whodrives.mqtt.topics import TOPICS
 
 with warnings.catch_warnings():
     # Two of its models have a field named `schema`, which pydantic remarks on.

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bill import HASHES, MODELS, SBOM, SITE, BillError, sha256, verify, write
+
+from tools.package.bill import HASHES, MODELS, SBOM, SITE, BillError, sha256, verify, write
 
 
 @pytest.fixture

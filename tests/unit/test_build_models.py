@@ -1,7 +1,6 @@
 """The program that builds the model files: what it refuses, and how it rounds."""
 
 import hashlib
-import importlib
 import io
 import json
 import os
@@ -20,13 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "build_models"
-sys.path.insert(0, str(TOOL))  # a program, not a package
-checkpoint, fetch, frontend, quantisation, recipes, silero = (
-    importlib.import_module(name)
-    for name in ("checkpoint", "fetch", "frontend", "quantisation", "recipes", "silero")
-)
-BuildError = importlib.import_module("errors").BuildError
+from tools.build_models import checkpoint, fetch, frontend, quantisation, recipes, silero
+from tools.build_models.errors import BuildError
 
 STORAGE = np.arange(6, dtype="<f4").tobytes()
 
@@ -346,7 +340,7 @@ def test_mean_behind_a_relu_matches_integration(mean: float, deviation: float) -
 
 def test_no_cpu_saturates_on_the_shipped_weights() -> None:
     """Two products of a uint8 and a shipped weight fit an int16, as x86 without VNNI needs."""
-    manifest = recipes.read_manifest(TOOL.parents[1] / "models" / "encoder.json")
+    manifest = recipes.read_manifest(Path(__file__).parents[2] / "models" / "encoder.json")
     assert 2 * 255 * manifest["quantisation"]["weight_limit"] <= np.iinfo(np.int16).max
 
 

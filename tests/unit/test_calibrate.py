@@ -2,14 +2,15 @@
 
 from dataclasses import replace
 
-import calibrate
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives.domain import Calibration, CalibrationPoint, Floats
-from whodrives.scoring import RunningVoice
+from tools import calibrate
+from whodrives.audio.blocks import Floats
+from whodrives.voice.scoring import RunningModel
+from whodrives.voice.types import Calibration, CalibrationPoint
 
 SIZE = 24
 CORPORA, PEOPLE, SAID = 3, 9, 8
@@ -100,7 +101,7 @@ def test_nearly_no_voice_is_cut_by_its_own_speaker_change_threshold(fitted: Cali
     said = [(looks, weights) for person in people() for _, looks, weights in person.said]
     cut = 0
     for looks, weights in said:
-        voice = RunningVoice()
+        voice = RunningModel()
         cut += not all(
             voice.take(each, float(seconds), fitted)
             for each, seconds in zip(looks, weights, strict=True)

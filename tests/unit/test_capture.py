@@ -18,29 +18,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from conftest import Prompts
-from whodrives import capture
-from whodrives.capture import (
-    BACKLOG_BLOCKS,
-    STALL_S,
-    Device,
-    Level,
-    Microphone,
-    level,
-    paced,
-    read_file,
-    read_pipe,
-)
-from whodrives.domain import (
+from tests.conftest import Prompts
+from whodrives.audio import microphone
+from whodrives.audio.blocks import (
     BLOCK_S,
     BLOCK_SAMPLES,
     SAMPLE_RATE_HZ,
     AudioBlock,
     Floats,
-    SourceError,
     SourceHealth,
     SourceState,
 )
+from whodrives.audio.files import read_file
+from whodrives.audio.framing import paced
+from whodrives.audio.level import Level, level
+from whodrives.audio.microphone import BACKLOG_BLOCKS, STALL_S, Device, Microphone
+from whodrives.audio.pipe import read_pipe
+from whodrives.errors import SourceError
 
 
 @pytest.fixture(scope="module")
@@ -363,10 +357,10 @@ def test_a_device_s_full_name_wins_over_a_part_of_another_s() -> None:
         Device(index, name, "ALSA", 1, 48_000, default=False)
         for index, name in enumerate(("Mic", "mic array"))
     )
-    assert capture._choose("mic", [array, mic]) == mic
-    assert capture._choose("ARRAY", [array, mic]) == array
+    assert microphone._choose("mic", [array, mic]) == mic
+    assert microphone._choose("ARRAY", [array, mic]) == array
     with pytest.raises(SourceError, match=r"could be several.*0: Mic .*1: mic array"):
-        capture._choose("mi", [mic, array])
+        microphone._choose("mi", [mic, array])
 
 
 def test_two_devices_of_one_name_are_told_apart_by_the_system_behind_them() -> None:
@@ -375,20 +369,20 @@ def test_two_devices_of_one_name_are_told_apart_by_the_system_behind_them() -> N
         Device(index, "Mic", api, 1, 48_000, default=False)
         for index, api in enumerate(("ALSA", "JACK Audio Connection Kit"))
     )
-    assert capture._choose("mic (alsa)", [one, other]) == one
-    assert capture._choose("Mic (JACK Audio Connection Kit)", [one, other]) == other
+    assert microphone._choose("mic (alsa)", [one, other]) == one
+    assert microphone._choose("Mic (JACK Audio Connection Kit)", [one, other]) == other
     with pytest.raises(SourceError, match=r"name, with what is in brackets,.*0: Mic \(ALSA\)"):
-        capture._choose("Mic", [one, other])
+        microphone._choose("Mic", [one, other])
     twin = replace(one, index=7)
     with pytest.raises(SourceError, match="give the number of one of these"):
-        capture._choose("Mic (ALSA)", [one, twin])
-    assert capture._choose(7, [one, twin]) == twin
+        microphone._choose("Mic (ALSA)", [one, twin])
+    assert microphone._choose(7, [one, twin]) == twin
 
 
 def test_a_machine_without_a_microphone_says_so() -> None:
     """The list of what could be named is empty, and that is said."""
     with pytest.raises(SourceError, match=r"the default one is not there.*: none"):
-        capture._choose(None, [])
+        microphone._choose(None, [])
 
 
 # --- the meter ------------------------------------------------------------------------------------

@@ -11,13 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives import vss
-from whodrives.contract import (
+from whodrives.mqtt.decode import MAX_AHEAD_S, Decoder
+from whodrives.mqtt.payloads import (
     DOOR,
     GEAR,
     IGNITION,
     KEY,
-    MAX_AHEAD_S,
     OCCUPANCY,
     OCCUPIED,
     PARK_LOCK,
@@ -25,22 +24,14 @@ from whodrives.contract import (
     READ_SIGNALS,
     SEAT_KEY,
     SPEED,
-    Decoder,
 )
-from whodrives.domain import (
-    Apply,
-    Choose,
-    Household,
-    LinkState,
-    Profile,
-    Reading,
-    Remember,
-    VehicleReport,
-    VehicleState,
-)
-from whodrives.interlock import MAX_AGE_S, refusals
-from whodrives.trip import Trip
-from whodrives.vss import Group
+from whodrives.trip.interlock import MAX_AGE_S, refusals
+from whodrives.trip.trip import Trip
+from whodrives.trip.types import Apply, Choose, LinkState, PersistTrip
+from whodrives.vehicle import vss
+from whodrives.vehicle.state import Reading, VehicleReport, VehicleState
+from whodrives.vehicle.vss import Group
+from whodrives.voice.profile import Household, Profile
 
 WALL_S = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC).timestamp()
 AT_S = 500.0
@@ -103,7 +94,7 @@ class Gateway:
     def note(self, events: Iterable[object]) -> None:
         """Remember what follows."""
         for event in events:
-            if isinstance(event, Remember):
+            if isinstance(event, PersistTrip):
                 self.touched = frozenset(event.memory.outbox.touched)
             if isinstance(event, Apply):
                 self.applied.append(event)

@@ -13,14 +13,14 @@ from typing import TypeAlias
 
 import pytest
 
-from whodrives.claim import Claim, ask, holder
-from whodrives.config import Config, Mqtt, ProfileFiles, Vehicle
-from whodrives.domain import BusyError
+from whodrives.config.schema import Config, Mqtt, ProfileFiles, Vehicle
+from whodrives.errors import BusyError
+from whodrives.service.claim import Claim, ask, holder
 
 HOLD = """
 import sys, time
-from whodrives.claim import Claim
-from whodrives.config import Config, Mqtt, ProfileFiles, Vehicle
+from whodrives.service.claim import Claim
+from whodrives.config.schema import Config, Mqtt, ProfileFiles, Vehicle
 claim = Claim()
 claim.take(Config(vehicle=Vehicle(sys.argv[1]), profiles=ProfileFiles(sys.argv[2], "key")))
 print("held", flush=True)

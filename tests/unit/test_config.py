@@ -7,9 +7,10 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from whodrives import config, vss
-from whodrives.config import Config, Mqtt, Tls, Vehicle
-from whodrives.domain import ConfigError, ProfileError
+from whodrives.config import codec, schema
+from whodrives.config.schema import Config, Mqtt, Tls, Vehicle
+from whodrives.errors import ConfigError, ProfileError
+from whodrives.vehicle import vss
 
 POSITION = "Vehicle.Cabin.Seat.Row1.DriverSide.Position"
 TILT = "Vehicle.Cabin.Seat.Row1.DriverSide.Tilt"
@@ -21,7 +22,7 @@ NAME = "/etc/whodrives/whodrives.yaml"
 def mistakes(text: str) -> list[str]:
     """The lines of the report on a text, without its head."""
     with pytest.raises(ConfigError) as caught:
-        config.parse(text, NAME)
+        codec.parse(text, NAME)
     return [line.strip().removeprefix(NAME) for line in str(caught.value).splitlines()[1:]]
 
 
@@ -34,8 +35,8 @@ def numbers_in(limits: vss.Range, datatype: str) -> st.SearchStrategy[float]:
 
 def test_an_empty_file_is_the_defaults() -> None:
     """Every key may be left out, the whole file too."""
-    assert config.parse("", NAME) == Config()
-    assert config.parse("mqtt:\nsound:\n", NAME) == Config()
+    assert codec.parse("", NAME) == Config()
+    assert codec.parse("mqtt:\nsound:\n", NAME) == Config()
 
 
 @pytest.mark.parametrize("path", vss.SIGNALS)
@@ -52,12 +53,12 @@ def test_limits_that_no_car_has_are_refused(path: str, low: str, high: str) -> N
 
 def test_the_reference_says_exactly_the_defaults() -> None:
     """Reference file and defaults come from one definition and cannot differ."""
-    assert config.parse(config.reference(), NAME) == Config()
+    assert codec.parse(codec.reference(), NAME) == Config()
 
 
 def test_the_reference_names_every_knob_once() -> None:
     """Nothing can be set that the reference does not show."""
-    shown = yaml.safe_load(config.reference())
+    shown = yaml.safe_load(codec.reference())
     for section in dataclasses.fields(Config):
         knobs = {knob.name for knob in dataclasses.fields(section.default_factory())}  # type: ignore[operator]
         assert set(shown[section.name]) == knobs
@@ -134,7 +135,7 @@ def test_what_cannot_be_meant_is_refused(text: str) -> None:
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.8.8", "::1"])
 def test_plain_mqtt_is_for_this_machine(host: str) -> None:
     """The contract allows plain MQTT on loopback only."""
-    assert config.parse(f"mqtt: {{host: '{host}'}}", NAME).mqtt.address == (host, 1883)
+    assert codec.parse(f"mqtt: {{host: '{host}'}}", NAME).mqtt.address == (host, 1883)
 
 
 @pytest.mark.parametrize("host", ["10.0.0.2", "broker", "localhost.example.org"])
@@ -146,7 +147,7 @@ def test_plain_mqtt_to_another_machine_is_a_mistake(host: str) -> None:
 def test_tls_opens_the_way_out_and_moves_the_port() -> None:
     """With TLS any host will do, on MQTT's TLS port unless another is said."""
     files = "{ca: ca.pem, certificate: /c.pem, key: private/key.pem}"
-    mqtt = config.parse(f"mqtt: {{host: broker, tls: {files}}}", NAME).mqtt
+    mqtt = codec.parse(f"mqtt: {{host: broker, tls: {files}}}", NAME).mqtt
     assert mqtt.address == ("broker", 8883)
     assert mqtt.tls == Tls("/etc/whodrives/ca.pem", "/c.pem", "/etc/whodrives/private/key.pem")
     assert Mqtt("broker", 1884, mqtt.tls).address == ("broker", 1884)
@@ -155,22 +156,22 @@ def test_tls_opens_the_way_out_and_moves_the_port() -> None:
 def test_relative_paths_start_at_the_files_folder() -> None:
     """A configuration works from wherever the program is started."""
     text = "profiles: {directory: ../people}\nmodels: {directory: /m}\nsound: {source: a.wav}"
-    found = config.parse(text, "etc/w.yaml")
+    found = codec.parse(text, "etc/w.yaml")
     assert found.profiles.directory == "etc/../people"
     assert found.models.directory == "/m"
     assert found.sound.source == "etc/a.wav"
 
 
-@pytest.mark.parametrize("source", [config.MICROPHONE, config.PIPE])
+@pytest.mark.parametrize("source", [schema.MICROPHONE, schema.PIPE])
 def test_microphone_and_pipe_are_no_paths(source: str) -> None:
     """The two words keep their meaning in every folder."""
-    assert config.parse(f"sound: {{source: {source}}}", NAME).sound.source == source
+    assert codec.parse(f"sound: {{source: {source}}}", NAME).sound.source == source
 
 
 def test_listed_signals_replace_the_usual_ones() -> None:
     """A car that lists one signal takes that one only."""
     text = f"vehicle: {{signals: {{{POSITION}: {{min: 10, max: 200}}}}}}"
-    assert config.parse(text, NAME).vehicle.signals == {POSITION: vss.Range(10, 200)}
+    assert codec.parse(text, NAME).vehicle.signals == {POSITION: vss.Range(10, 200)}
 
 
 def test_absurd_numbers_and_depths_are_mistakes_not_crashes() -> None:
@@ -195,7 +196,7 @@ yamlish = st.lists(words | st.sampled_from([": ", "\n", "\n  ", "{", "}", "[", "
 def test_any_text_gives_a_config_or_a_report(text: str) -> None:
     """Parsing raises nothing but ConfigError, whatever the file holds."""
     with suppress(ConfigError):
-        assert isinstance(config.parse(text, NAME), Config)
+        assert isinstance(codec.parse(text, NAME), Config)
 
 
 paths = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.isprintable).map("/{}".format)
@@ -206,8 +207,8 @@ paths = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.isprintable
         Config,
         vehicle=st.builds(Vehicle, st.from_regex(r"[a-z0-9-]{1,64}", fullmatch=True)),
         sound=st.builds(
-            config.Sound,
-            paths | st.sampled_from([config.MICROPHONE, config.PIPE]),
+            schema.Sound,
+            paths | st.sampled_from([schema.MICROPHONE, schema.PIPE]),
             st.none() | st.integers(0, 99) | paths,
             st.integers(8000, 192_000),
             st.integers(1, 32),
@@ -220,12 +221,12 @@ paths = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.isprintable
             paths,
             st.none() | paths,
         ),
-        models=st.builds(config.ModelFiles, paths),
+        models=st.builds(schema.ModelFiles, paths),
     )
 )
 def test_a_shown_configuration_reads_back_the_same(given_config: Config) -> None:
     """Rendering is the inverse of parsing, so what is printed is what holds."""
-    assert config.parse(config.render(given_config), "w.yaml") == given_config
+    assert codec.parse(codec.render(given_config), "w.yaml") == given_config
 
 
 PREFERENCES = st.fixed_dictionaries(
@@ -240,15 +241,15 @@ PREFERENCES = st.fixed_dictionaries(
 @given(PREFERENCES)
 def test_shown_preferences_read_back_the_same(preferences: dict[str, float]) -> None:
     """Preferences survive being written out, edited elsewhere and read in, to the last digit."""
-    text = config.render_preferences(preferences)
-    assert config.parse_preferences(text, "p.yaml", Vehicle().signals) == preferences
+    text = codec.render_preferences(preferences)
+    assert codec.parse_preferences(text, "p.yaml", Vehicle().signals) == preferences
 
 
 @given(st.text() | yamlish.map("".join))
 def test_any_preference_text_gives_preferences_or_a_report(text: str) -> None:
     """Parsing preferences raises nothing but ProfileError."""
     with suppress(ProfileError):
-        config.parse_preferences(text, NAME, Vehicle().signals)
+        codec.parse_preferences(text, NAME, Vehicle().signals)
 
 
 def test_every_wrong_preference_is_in_one_report() -> None:
@@ -256,7 +257,7 @@ def test_every_wrong_preference_is_in_one_report() -> None:
     limits = MappingProxyType({POSITION: vss.Range(0, 250), TILT: vss.Range(-5, 15)})
     text = f"{POSITION}: 300\n{TILT}: [1]\n{TILT}: 1\nVehicle.Speed: 3\n{TILT}x: 1\n"
     with pytest.raises(ProfileError) as caught:
-        config.parse_preferences(text, "p.yaml", limits)
+        codec.parse_preferences(text, "p.yaml", limits)
     report = str(caught.value)
     assert report.startswith("p.yaml has 4 mistakes:")
     assert f"p.yaml:1: {POSITION}: 300 is out of range; give a number from 0 to 250 mm" in report
@@ -267,21 +268,21 @@ def test_every_wrong_preference_is_in_one_report() -> None:
 @pytest.mark.parametrize("written", ["5.1", "'5.1'", '"5.1"'])
 def test_a_version_may_be_written_with_or_without_quotes(written: str) -> None:
     """YAML takes a bare 5.1 for a number; a person who writes it means the version."""
-    assert config.parse(f"vehicle: {{vss: {written}}}", NAME).vehicle.vss == "5.1"
+    assert codec.parse(f"vehicle: {{vss: {written}}}", NAME).vehicle.vss == "5.1"
 
 
 @pytest.mark.parametrize("written", ["7.0", "6", "[6.0]", "null", "{a: 1}"])
 def test_a_version_that_is_not_known_is_refused(written: str) -> None:
     """The report names those that are."""
     with pytest.raises(ConfigError, match=r"vehicle\.vss: .* is wrong; give 4\.0 or .* or 6\.0"):
-        config.parse(f"vehicle: {{vss: {written}}}", NAME)
+        codec.parse(f"vehicle: {{vss: {written}}}", NAME)
 
 
 def test_velocitas_without_a_seat_position_is_a_mistake() -> None:
     """The seat adjuster knows nothing else, so it would never be asked."""
     text = "vehicle: {signals: {}}\nmqtt: {velocitas: true}"
     with pytest.raises(ConfigError, match=r"mqtt.velocitas.*add Vehicle.Cabin.Seat"):
-        config.parse(text, NAME)
+        codec.parse(text, NAME)
 
 
 @pytest.mark.parametrize(
@@ -298,14 +299,14 @@ def test_velocitas_without_a_seat_position_is_a_mistake() -> None:
 def test_a_login_that_cannot_work_is_a_mistake(text: str, said: str) -> None:
     """Each names the field that is missing; a password in the open is none of the fields."""
     with pytest.raises(ConfigError, match=said) as refused:
-        config.parse(text, NAME)
+        codec.parse(text, NAME)
     assert "secret" not in str(refused.value)
 
 
 def test_user_and_password_need_no_certificate() -> None:
     """On this machine without TLS, elsewhere with the broker's authority alone."""
-    here = config.parse("mqtt: {username: u, password_file: p}", NAME).mqtt
+    here = codec.parse("mqtt: {username: u, password_file: p}", NAME).mqtt
     assert (here.username, here.password_file) == ("u", "/etc/whodrives/p")
-    away = config.parse("mqtt: {host: broker, username: u, tls: {ca: a}}", NAME).mqtt
+    away = codec.parse("mqtt: {host: broker, username: u, tls: {ca: a}}", NAME).mqtt
     assert away.tls == Tls("/etc/whodrives/a")
     assert away.address == ("broker", 8883)

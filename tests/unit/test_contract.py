@@ -13,63 +13,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives import vss
-from whodrives.config import Vehicle
-from whodrives.contract import (
-    COMMAND_RATE,
-    MAX_PAYLOAD_BYTES,
-    READ_SIGNALS,
-    TOPICS,
-    VEHICLE_RATE,
-    CommandError,
-    Counters,
-    Decoder,
-    Incoming,
-    Message,
-    Topic,
-    Vitals,
-    encode,
-    encode_metrics,
-    encode_offline,
-    read,
-    schema,
-)
-from whodrives.domain import (
-    Answer,
-    AnswerStatus,
+from whodrives.adaptation.types import Guests, Offer
+from whodrives.config.schema import Vehicle
+from whodrives.core.events import Event, Health
+from whodrives.enrolment.types import Enrol, EnrolmentStage, EnrolmentState, Problem
+from whodrives.errors import PayloadError
+from whodrives.mqtt.decode import CommandError, Decoder, Incoming
+from whodrives.mqtt.encode import Message, Vitals, encode, encode_metrics, encode_offline
+from whodrives.mqtt.payloads import READ_SIGNALS, Counters
+from whodrives.mqtt.rates import COMMAND_RATE, VEHICLE_RATE
+from whodrives.mqtt.reading import MAX_PAYLOAD_BYTES, read
+from whodrives.mqtt.schemas import schema
+from whodrives.mqtt.topics import TOPICS, Topic
+from whodrives.trip.types import (
     Apply,
     Cancel,
+    CancelRequest,
     Choose,
     CommandResult,
     Delivery,
     DriverState,
-    Enrol,
-    EnrolmentStage,
-    EnrolmentState,
     Erase,
-    Event,
-    Evidence,
     Forget,
-    Guests,
-    Health,
     Listen,
-    Match,
-    Offer,
-    Outcome,
-    PayloadError,
     Position,
-    Prefer,
-    Problem,
-    Reading,
-    Recognition,
+    RequestResult,
+    ResultStatus,
     Save,
+    SavePreferences,
     SettledBy,
-    Stray,
-    VehicleReport,
-    VehicleState,
-    Verdict,
-    Withdraw,
+    UnmatchedResult,
 )
+from whodrives.vehicle import vss
+from whodrives.vehicle.state import Reading, VehicleReport, VehicleState
+from whodrives.voice.types import Evidence, Match, Outcome, Recognition, Verdict
 
 REPOSITORY = Path(__file__).parents[2]
 GOLDEN = REPOSITORY / "tests" / "golden" / "mqtt"
@@ -142,7 +119,7 @@ WRITTEN: dict[str, Message] = {
     "recognition": _encode(Recognition(AT_S + 2.5, VERDICT)),
     "recognition-poor-sound": _encode(Recognition(AT_S + 2.5, POOR_SOUND)),
     "preferences-apply": _encode(APPLY),
-    "preferences-cancel": _encode(Withdraw(AT_S + 6.0, REQUEST, "manual")),
+    "preferences-cancel": _encode(CancelRequest(AT_S + 6.0, REQUEST, "manual")),
     "command-result": _encode(CommandResult(AT_S + 0.1, COMMAND)),
     "command-result-refused": _encode(REFUSED_COMMAND),
     "guest": _encode(Guests(AT_S + 5.0, (Offer("g-3f2a9c1e", 4, date(2026, 11, 20).toordinal()),))),
@@ -363,7 +340,7 @@ UNDERSTOOD: dict[str, Incoming] = {
     "command-forget": Forget(AT_S, COMMAND, "d-7f3a"),
     "command-enrol": Enrol(AT_S, COMMAND, None, "account-3", "2026-11"),
     "command-enrol-guest": Enrol(AT_S, COMMAND, None, "account-3", "2026-11", "g-3f2a9c1e"),
-    "preferences-result": Answer(AT_S, REQUEST, AnswerStatus.REJECTED, "standing"),
+    "preferences-result": RequestResult(AT_S, REQUEST, ResultStatus.REJECTED, "standing"),
     "preferences-position": Position(
         AT_S,
         AT_S,
@@ -466,7 +443,11 @@ def test_the_car_is_told_in_its_own_vss(version: vss.Version, path: str, value: 
 
 def test_events_that_are_not_the_bus_s_say_nothing() -> None:
     """What the service carries out is no message."""
-    for event in (Prefer(AT_S, COMMAND, "d-1", {}), Erase(AT_S, COMMAND, "d-1"), Stray(AT_S, "x")):
+    for event in (
+        SavePreferences(AT_S, COMMAND, "d-1", {}),
+        Erase(AT_S, COMMAND, "d-1"),
+        UnmatchedResult(AT_S, "x"),
+    ):
         assert encode(event, CAR, EPOCH_S) is None
 
 
@@ -1102,7 +1083,7 @@ BODIES = JSON | st.fixed_dictionaries(
         "command_id": JSON | st.uuids().map(str),
         "request_id": JSON | st.uuids().map(str),
         "driver": JSON | st.just("d-7f3a"),
-        "status": JSON | st.sampled_from([str(status) for status in AnswerStatus]),
+        "status": JSON | st.sampled_from([str(status) for status in ResultStatus]),
         "reason": JSON,
     },
 )

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives.decision import LEAST_SPEECH_S, Policy, first_known, judge, passes
-from whodrives.domain import Calibration, CalibrationPoint, Evidence, Match, Outcome, Sound
+from whodrives.voice.decision import LEAST_SPEECH_S, Policy, first_known, judge, passes
+from whodrives.voice.types import Calibration, CalibrationPoint, Evidence, Match, Outcome, Sound
 
 THRESHOLDS = {1.0: 4.0, 2.0: 3.0, 6.0: 2.0}
 AMBIGUITY = 3.0

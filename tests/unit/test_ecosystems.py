@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives import vss
-from whodrives.domain import Answer, AnswerStatus, Apply, PayloadError
-from whodrives.ecosystems import (
+from whodrives.errors import PayloadError
+from whodrives.mqtt.ecosystems import (
     POSITION_TOPIC,
     REQUEST_TOPIC,
     RESPONSE_TOPIC,
     SeatAdjuster,
     home_assistant,
 )
-from whodrives.vss import SEAT_POSITION
+from whodrives.trip.types import Apply, RequestResult, ResultStatus
+from whodrives.vehicle import vss
+from whodrives.vehicle.vss import SEAT_POSITION
 
 MIRROR = "Vehicle.Body.Mirrors.DriverSide.Tilt"
 REQUEST = "3f2b7c1e-5a64-4d0e-9c1b-0d2f4a6b8c0e"
@@ -131,12 +132,12 @@ def test_velocitas_answers_and_arrives() -> None:
     adjuster.encode(_apply(seat=125.0))
     position = b'{"position": 500}'
     assert adjuster.decode(POSITION_TOPIC, position, 2.0) is None
-    assert adjuster.decode(RESPONSE_TOPIC, _response(0), 2.1) == Answer(
-        2.1, REQUEST, AnswerStatus.ACCEPTED
+    assert adjuster.decode(RESPONSE_TOPIC, _response(0), 2.1) == RequestResult(
+        2.1, REQUEST, ResultStatus.ACCEPTED
     )
     assert adjuster.decode(POSITION_TOPIC, b'{"position": 499}', 2.2) is None
-    assert adjuster.decode(POSITION_TOPIC, position, 2.3) == Answer(
-        2.3, REQUEST, AnswerStatus.COMPLETED
+    assert adjuster.decode(POSITION_TOPIC, position, 2.3) == RequestResult(
+        2.3, REQUEST, ResultStatus.COMPLETED
     )
     assert adjuster.decode(POSITION_TOPIC, position, 2.4) is None
 
@@ -146,7 +147,7 @@ def test_velocitas_refuses_while_moving() -> None:
     adjuster = _adjuster()
     adjuster.encode(_apply(seat=125.0))
     answer = adjuster.decode(RESPONSE_TOPIC, _response(1), 2.0)
-    assert answer == Answer(2.0, REQUEST, AnswerStatus.REJECTED, "seat_adjuster")
+    assert answer == RequestResult(2.0, REQUEST, ResultStatus.REJECTED, "seat_adjuster")
     assert adjuster.decode(POSITION_TOPIC, b'{"position": 500}', 2.1) is None
 
 

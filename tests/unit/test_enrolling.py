@@ -8,31 +8,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from whodrives.capture import read_file
-from whodrives.coaching import CONSENT, CONSENT_VERSION, SENTENCES
-from whodrives.decision import Policy
-from whodrives.domain import (
+from whodrives.audio.blocks import (
     BLOCK_S,
     BLOCK_SAMPLES,
-    Adopt,
     AudioBlock,
-    Cancel,
-    CommandResult,
-    Enrol,
-    EnrolmentStage,
-    EnrolmentState,
     Floats,
-    Household,
-    Problem,
-    Profile,
     SourceHealth,
     SourceState,
-    Tick,
 )
-from whodrives.enrolling import LONGEST_S, Enrolling, Outcome, examined
-from whodrives.enrolment import Enrolled, Enrolment
-from whodrives.inference import OnnxEncoder, load_calibration, load_encoder, load_gate
-from whodrives.likeness import matrix
+from whodrives.audio.files import read_file
+from whodrives.enrolment.checks import examined
+from whodrives.enrolment.prompts import CONSENT, CONSENT_VERSION, SENTENCES
+from whodrives.enrolment.recording import Enrolled, Enrolment
+from whodrives.enrolment.session import LONGEST_S, EnrolmentSession, Outcome
+from whodrives.enrolment.similarity import matrix
+from whodrives.enrolment.types import Enrol, EnrolmentStage, EnrolmentState, Problem, StoreVoice
+from whodrives.models.calibration import load_calibration
+from whodrives.models.encoder import OnnxEncoder, load_encoder
+from whodrives.models.vad import load_vad
+from whodrives.trip.types import Cancel, CommandResult, Tick
+from whodrives.voice.decision import Policy
+from whodrives.voice.profile import Household, Profile
 
 MODELS = Path(__file__).parent.parent.parent / "models"
 
@@ -71,7 +67,7 @@ def people(voices: Path, encoder: OnnxEncoder) -> dict[str, Enrolled]:
         ("bella", "af_bella", (1, 2, 3)),
         ("george again", "bm_george", (4, 5)),
     ):
-        enrolment = Enrolment(load_gate(MODELS), encoder)
+        enrolment = Enrolment(load_vad(MODELS), encoder)
         for block in blocks(voices, voice, numbers):
             enrolment.step(block)
         found[name] = enrolment.finish(block.at_s)
@@ -172,12 +168,12 @@ def test_the_matrix_is_symmetric_and_one_on_its_diagonal(
 ASKED = Enrol(0.0, "c1", None, "account-3", CONSENT_VERSION)
 
 
-def enrolling(encoder: OnnxEncoder, policy: Policy) -> Enrolling:
+def enrolling(encoder: OnnxEncoder, policy: Policy) -> EnrolmentSession:
     """A fresh one."""
-    return Enrolling(lambda: load_gate(MODELS), encoder, policy)
+    return EnrolmentSession(lambda: load_vad(MODELS), encoder, policy)
 
 
-def george_enrols(session: Enrolling, voices: Path, house: Profile) -> list[Outcome]:
+def george_enrols(session: EnrolmentSession, voices: Path, house: Profile) -> list[Outcome]:
     """What is said while george is enrolled from the head unit into a household of one."""
     session.step(Household(0.0, (house,)))
     said = list(session.step(ASKED))
@@ -198,7 +194,7 @@ def test_an_enrolment_from_the_head_unit_ends_with_a_voice_to_keep(
     assert stages == [EnrolmentStage.LISTENING] * (len(stages) - 1) + [EnrolmentStage.ENOUGH]
     assert all(b.at_s - a.at_s <= 1.1 for a, b in itertools.pairwise(states))
     adopt = said[-1]
-    assert isinstance(adopt, Adopt)
+    assert isinstance(adopt, StoreVoice)
     assert (adopt.command, adopt.driver, adopt.by, adopt.text) == ("c1", None, *ASKED_BY)
     assert adopt.speech_s >= 20.0
 
@@ -282,7 +278,7 @@ def test_a_guest_who_agreed_is_enrolled_at_once(
     state, adopt = session.enrol_guest(GUEST, people["george"])
     assert isinstance(state, EnrolmentState)
     assert state.stage is EnrolmentStage.ENOUGH
-    assert isinstance(adopt, Adopt)
+    assert isinstance(adopt, StoreVoice)
     assert (adopt.command, adopt.driver, adopt.by, adopt.text) == ("c1", None, *ASKED_BY)
     assert np.array_equal(adopt.embeddings, people["george"].embeddings)
 

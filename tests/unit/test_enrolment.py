@@ -7,23 +7,25 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
-import scene
 import soxr
 from numpy.typing import NDArray
 
-from whodrives import acoustics
-from whodrives.capture import read_file
-from whodrives.domain import BLOCK_S, BLOCK_SAMPLES, AudioBlock, EnrolmentError, Floats
-from whodrives.enrolment import (
+from tools.lab import scene
+from whodrives.audio.blocks import BLOCK_S, BLOCK_SAMPLES, AudioBlock, Floats
+from whodrives.audio.files import read_file
+from whodrives.enrolment.recording import (
+    AUGMENTATION_SNR_DB,
     LEAST_S,
-    NOISY_COPIES_DB,
     Enrolment,
     Progress,
     channel_of_person,
     first_voice,
     in_noise,
 )
-from whodrives.inference import OnnxEncoder, load_encoder, load_gate
+from whodrives.errors import EnrolmentError
+from whodrives.models.encoder import OnnxEncoder, load_encoder
+from whodrives.models.vad import load_vad
+from whodrives.voice import acoustics
 
 Sound: TypeAlias = NDArray[np.floating[Any]]
 
@@ -48,7 +50,7 @@ def spoken(voices: Path, voice: str, sentences: Iterable[int] = range(1, 6)) -> 
 
 def heard(sound: Sound, encoder: OnnxEncoder) -> tuple[Enrolment, list[Progress], float]:
     """An enrolment that has heard all of the sound, and when that was."""
-    enrolment = Enrolment(load_gate(MODELS), encoder)
+    enrolment = Enrolment(load_vad(MODELS), encoder)
     whole = sound[: len(sound) // BLOCK_SAMPLES * BLOCK_SAMPLES].astype(np.float32)
     blocks = whole.reshape(-1, BLOCK_SAMPLES)
     progress = [
@@ -303,7 +305,7 @@ def test_the_noise_of_the_road_is_welcome_on_the_road(voices: Path, encoder: Onn
     sound = spoken(voices, "bm_george")
     road = scene.mix(sound, scene.road_noise(len(sound) / 16_000 + 1, 80.0, 3), 7.0)
     parked, _, _ = heard(road, encoder)
-    enrolment = Enrolment(load_gate(MODELS), encoder)
+    enrolment = Enrolment(load_vad(MODELS), encoder)
     enrolment.take_to_the_road()
     for number, samples in enumerate(road[: len(road) // 480 * 480].reshape(-1, 480), 1):
         enrolment.step(AudioBlock(number * BLOCK_S, samples))
@@ -321,7 +323,7 @@ def test_speech_around_a_gap_is_not_joined(voices: Path, encoder: OnnxEncoder) -
     """A gap drops the open utterance: what was not spoken together is not embedded together."""
     sentence = spoken(voices, "af_bella", [1])
     blocks = sentence[: len(sentence) // BLOCK_SAMPLES * BLOCK_SAMPLES].reshape(-1, BLOCK_SAMPLES)
-    torn = Enrolment(load_gate(MODELS), encoder)
+    torn = Enrolment(load_vad(MODELS), encoder)
     for number, samples in enumerate(blocks, 1):
         torn.step(AudioBlock(number * BLOCK_S, samples, gap=number == len(blocks) // 2))
     torn.pause(len(blocks) * BLOCK_S)
@@ -359,7 +361,7 @@ def test_copies_in_noise_are_as_noisy_as_they_say() -> None:
     for copy in in_noise(speech, 3):
         noise = copy - speech
         snr_db = 10 * np.log10(np.mean(speech**2) / np.mean(noise**2))
-        assert snr_db == pytest.approx(NOISY_COPIES_DB, abs=0.1)
+        assert snr_db == pytest.approx(AUGMENTATION_SNR_DB, abs=0.1)
     assert max(np.abs(copy).max() for copy in in_noise(10 * speech, 3)) <= 1.0
 
 
@@ -371,7 +373,7 @@ def voice_of(voices: Path, voice: str, encoder: OnnxEncoder, sentence: int) -> F
     sound = spoken(voices, voice, [sentence])
     whole = sound[: len(sound) // BLOCK_SAMPLES * BLOCK_SAMPLES].reshape(-1, BLOCK_SAMPLES)
     blocks = [AudioBlock(number * BLOCK_S, block) for number, block in enumerate(whole, 1)]
-    found = first_voice(blocks, load_gate(MODELS), encoder)
+    found = first_voice(blocks, load_vad(MODELS), encoder)
     assert found is not None
     return found
 
@@ -401,4 +403,4 @@ def test_two_voices_on_two_channels_are_refused_with_their_numbers(
 def test_a_channel_in_which_nobody_speaks_has_no_voice(encoder: OnnxEncoder) -> None:
     """Silence and a constant are no voice."""
     blocks = [AudioBlock(n * BLOCK_S, np.zeros(BLOCK_SAMPLES, np.float32)) for n in range(1, 100)]
-    assert first_voice(blocks, load_gate(MODELS), encoder) is None
+    assert first_voice(blocks, load_vad(MODELS), encoder) is None

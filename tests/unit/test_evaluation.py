@@ -1,8 +1,6 @@
 """The evaluation's arithmetic: error rates against closed forms, conditions, corpora, trials."""
 
-import importlib
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,23 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from whodrives.decision import Policy, judge
-from whodrives.domain import (
-    SAMPLE_RATE_HZ,
-    Calibration,
-    CalibrationPoint,
-    Evidence,
-    Floats,
-    OperatingPoint,
-)
-from whodrives.scoring import centred, compare
-
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "evaluate"
-sys.path.insert(0, str(TOOL))  # a program, not a package
-metrics, conditions, corpora, hearing, trials, shortcuts = (
-    importlib.import_module(name)
-    for name in ("metrics", "conditions", "corpora", "hearing", "trials", "shortcuts")
-)
+from tools.evaluate import shortcuts, trials
+from tools.lab import conditions, corpus, front_end, metrics, scene
+from whodrives.audio.blocks import SAMPLE_RATE_HZ, Floats
+from whodrives.voice.decision import Policy, judge
+from whodrives.voice.scoring import centred, compare
+from whodrives.voice.types import Calibration, CalibrationPoint, Evidence, OperatingPoint
 
 SCORES = arrays.arrays(
     np.float64,
@@ -193,7 +180,7 @@ def test_noise_is_as_loud_as_the_condition_says() -> None:
     clean = conditions.tested(sound, "clean", "a")
     noisy = conditions.tested(sound, "broadband 5 dB", "a")
     noise_db = 10 * np.log10(np.mean((noisy - clean) ** 2))
-    assert conditions.active_level_db(sound) - noise_db == pytest.approx(5, abs=1)
+    assert scene.active_level_db(sound) - noise_db == pytest.approx(5, abs=1)
 
 
 # --- corpora -------------------------------------------------------------------------------------
@@ -213,7 +200,7 @@ def test_a_folder_per_speaker_is_a_corpus(tmp_path: Path) -> None:
     recordings(tmp_path / "corpus" / "anna", 2)
     recordings(tmp_path / "corpus" / "bert", 3)
     (tmp_path / "corpus" / "README").write_text("no speech")
-    people = corpora.read_people(tmp_path / "corpus", "eval")
+    people = corpus.read_people(tmp_path / "corpus", "eval")
     assert [(p.corpus, p.name, len(p.files)) for p in people] == [
         ("corpus", "anna", 2),
         ("corpus", "bert", 3),
@@ -228,30 +215,30 @@ def test_a_catalogue_is_read_by_person_and_role(tmp_path: Path) -> None:
         "eval\tc\t2\tc:1\t9\tb.wav\n"
         "train\tc\t3\tc:3\t30\tc.wav\n"
     )
-    (person,) = corpora.read_people(tmp_path, "eval")
+    (person,) = corpus.read_people(tmp_path, "eval")
     assert (person.name, person.age) == ("c:1", 9)
     assert person.files == (tmp_path / "a.wav", tmp_path / "b.wav")
 
 
 def test_nobody_to_evaluate_is_an_error_that_says_what_is_wanted(tmp_path: Path) -> None:
     """An empty folder is named, with the formats that would do."""
-    with pytest.raises(corpora.CorpusError, match=r"manifest\.tsv.*folder per speaker"):
-        corpora.read_people(tmp_path, "eval")
+    with pytest.raises(corpus.CorpusError, match=r"manifest\.tsv.*folder per speaker"):
+        corpus.read_people(tmp_path, "eval")
 
 
 @pytest.mark.parametrize("line", ["1 a.wav", "2 a.wav b.wav", "1 a.wav b.wav c.wav"])
 def test_a_trial_list_that_is_none_is_refused_with_the_line(tmp_path: Path, line: str) -> None:
     """The text names the line's number and the format."""
     (tmp_path / "list.txt").write_text(f"0 a.wav b.wav\n{line}\n")
-    with pytest.raises(corpora.CorpusError, match=r"list\.txt:2: want `1 a\.wav b\.wav`"):
-        corpora.read_trials(tmp_path / "list.txt")
+    with pytest.raises(corpus.CorpusError, match=r"list\.txt:2: want `1 a\.wav b\.wav`"):
+        corpus.read_trials(tmp_path / "list.txt")
 
 
 def test_a_trial_list_s_paths_begin_at_the_root(tmp_path: Path) -> None:
     """Without a root they begin at the list's folder."""
     (tmp_path / "list.txt").write_text("1 a/1.wav a/2.wav\n0 a/1.wav b/1.wav\n")
-    beside = corpora.read_trials(tmp_path / "list.txt")
-    elsewhere = corpora.read_trials(tmp_path / "list.txt", Path("root"))
+    beside = corpus.read_trials(tmp_path / "list.txt")
+    elsewhere = corpus.read_trials(tmp_path / "list.txt", Path("root"))
     assert [t.same for t in beside] == [True, False]
     assert beside[0].enrolment == tmp_path / "a/1.wav"
     assert elsewhere[1].test == Path("root/b/1.wav")
@@ -260,10 +247,10 @@ def test_a_trial_list_s_paths_begin_at_the_root(tmp_path: Path) -> None:
 def test_nobody_is_tested_on_what_enrolled_him(tmp_path: Path) -> None:
     """Enrolment has 10 s of speech or more, and shares no recording with a test sound."""
     files = tuple(recordings(tmp_path / "anna", 9))
-    said = corpora.material(corpora.Person("c", "anna", None, files), tests=10)
-    assert corpora.speech_s(said.enrolment) >= corpora.ENROL_S
+    said = corpus.material(corpus.Person("c", "anna", None, files), tests=10)
+    assert corpus.speech_s(said.enrolment) >= corpus.ENROL_S
     used = len(said.enrolment) + sum(len(sound) for sound in said.tests)
-    assert used <= sum(len(corpora.read_sound(path)) for path in files)
+    assert used <= sum(len(corpus.read_sound(path)) for path in files)
     assert len(said.tests) == 2
 
 
@@ -284,27 +271,34 @@ def calibration() -> Calibration:
     return Calibration("e", mean, points, 0.8, households=(2, 3), alike_cosine=0.5)
 
 
+def visits(scored: trials.Scores, size: int) -> trials.Visits:
+    """Households of this size; there are people enough."""
+    drawn = trials.visits(scored, size)
+    assert drawn is not None
+    return drawn
+
+
 def unit(vector: np.ndarray) -> Floats:
     """A unit vector."""
     return np.asarray(vector / np.linalg.norm(vector), np.float32)
 
 
-def subjects(seed: int = 1, spread: float = 0.8) -> list[object]:
+def subjects(seed: int = 1, spread: float = 0.8) -> list[front_end.Subject]:
     """People with voices of their own, each heard three times in utterances of several looks."""
     rng = np.random.default_rng(seed)
     found = []
     for number in range(PEOPLE):
         own = unit(rng.normal(size=VOICE_SIZE))
-        subject = hearing.Subject(corpora.Person("c", f"p{number}", None, ()))
+        subject = front_end.Subject(corpus.Person("c", f"p{number}", None, ()))
         subject.centres["clean"] = own
         subject.sounds["clean"] = [_heard(own, rng, spread) for _ in range(3)]
         found.append(subject)
     return found
 
 
-def _heard(own: Floats, rng: np.random.Generator, spread: float) -> object:
+def _heard(own: Floats, rng: np.random.Generator, spread: float) -> front_end.Heard:
     voices = [unit(own + spread * unit(rng.normal(size=VOICE_SIZE))) for _ in range(4)]
-    return hearing.Heard(
+    return front_end.Heard(
         speech_s=np.array([1.02, 2.04, 0.6, 1.2]),
         utterance=np.array([0, 0, 1, 1]),
         part=np.array([0, 0, 1, 1]),
@@ -320,7 +314,7 @@ def test_the_arrays_decide_as_the_daemon_s_rule_does(promise: OperatingPoint) ->
     """Every utterance in every household ends as `decision.judge` would have it, look by look."""
     view, known = trials.View("c", tuple(subjects(spread=1.6))), calibration()
     scored = trials.scores(view, "clean", "clean", known)
-    members = trials.visits(scored, 3).genuine
+    members = visits(scored, 3).genuine
     found = trials.decide(scored, members, known, promise)
     bank = [centred(s.centres["clean"], known) for s in view.subjects]
     heard = [h for s in view.subjects for h in s.sounds["clean"]]
@@ -352,12 +346,12 @@ def test_a_telephone_s_sound_is_never_accepted() -> None:
     """The arrays refuse what the daemon refuses, and count it as refused."""
     people, known = subjects(spread=0.01), calibration()
     for subject in people:
-        subject.sounds["clean"] = [  # type: ignore[attr-defined]
+        subject.sounds["clean"] = [
             replace(h, telephone=np.ones(4, bool), seconds_telephone=np.ones(3, bool))
-            for h in subject.sounds["clean"]  # type: ignore[attr-defined]
+            for h in subject.sounds["clean"]
         ]
     scored = trials.scores(trials.View("c", tuple(people)), "clean", "clean", known)
-    played = trials.visits(scored, 3)
+    played = visits(scored, 3)
     assert (trials.decide(scored, played.genuine, known, "1/100").member == -1).all()
     assert trials.promised(scored, played, known, "1/100", None)["telephone"] == 1
     assert trials.identification(scored, played, 1, None) is None
@@ -368,12 +362,11 @@ def test_after_a_known_voice_no_later_voice_in_the_utterance_counts() -> None:
     """The daemon hears an utterance out once somebody is known; a change of voice before counts."""
     people, known = subjects(spread=0.01), calibration()
     for subject in people:
-        subject.sounds["clean"] = [  # type: ignore[attr-defined]
-            replace(h, utterance=np.zeros(4, int))
-            for h in subject.sounds["clean"]  # type: ignore[attr-defined]
+        subject.sounds["clean"] = [
+            replace(h, utterance=np.zeros(4, int)) for h in subject.sounds["clean"]
         ]
     scored = trials.scores(trials.View("c", tuple(people)), "clean", "clean", known)
-    found = trials.decide(scored, trials.visits(scored, 3).genuine, known, "1/100")
+    found = trials.decide(scored, visits(scored, 3).genuine, known, "1/100")
     assert (found.member[0::2] == 0).all()
     assert (found.member[1::2] == -1).all()
 
@@ -383,7 +376,7 @@ def test_a_household_has_the_speaker_first_or_not_at_all() -> None:
     view = trials.View("c", tuple(subjects()))
     scored = trials.scores(view, "clean", "clean", None)
     for size in (2, 3, 5):
-        played = trials.visits(scored, size)
+        played = visits(scored, size)
         people = scored.voice[played.genuine]
         assert (people[:, :, 0] == scored.speaker[:, None]).all()
         strangers = scored.voice[played.strangers]
@@ -394,24 +387,25 @@ def test_a_household_has_the_speaker_first_or_not_at_all() -> None:
 def test_somebody_whose_enrolment_was_refused_is_only_a_stranger() -> None:
     """He is heard as a stranger and never missed as a driver."""
     people = subjects()
-    people[0].centres.clear()  # type: ignore[attr-defined]
+    people[0].centres.clear()
     scored = trials.scores(trials.View("c", tuple(people)), "clean", "clean", None)
-    played = trials.visits(scored, 2)
+    played = visits(scored, 2)
     assert played.genuine_sounds.tolist() == [False] * 3 + [True] * 18
     found = trials.identification(scored, played, 1, None)
+    assert found is not None
     assert (found["strangers"], found["genuine"]) == (21, 18)
 
 
 def test_a_sound_in_which_nothing_was_heard_is_a_missed_driver() -> None:
     """Silence decides nothing, and is not left out of the drivers' account."""
     people = subjects()
-    silent = hearing.Heard.of_seconds(np.zeros((0, 0), np.float32))
+    silent = front_end.Heard.of_seconds(np.zeros((0, 0), np.float32))
     for subject in people:
-        subject.sounds["clean"] = [silent]  # type: ignore[attr-defined]
-    people[0].sounds["clean"] = subjects()[0].sounds["clean"][:1]  # type: ignore[attr-defined]
+        subject.sounds["clean"] = [silent]
+    people[0].sounds["clean"] = subjects()[0].sounds["clean"][:1]
     known = calibration()
     scored = trials.scores(trials.View("c", tuple(people)), "clean", "clean", known)
-    found = trials.promised(scored, trials.visits(scored, 3), known, "1/100", None)
+    found = trials.promised(scored, visits(scored, 3), known, "1/100", None)
     assert found["sounds"] == PEOPLE
     assert found["fnir"] >= (PEOPLE - 1) / PEOPLE
     assert found["speech_until_decision_s"]["95_percent"] is None
@@ -441,9 +435,9 @@ def test_whoever_goes_by_the_microphone_is_found_out(
     microphone = strength * unit(rng.normal(size=VOICE_SIZE))
     people = subjects(spread=0.9)
     for subject in people:
-        own = subject.centres["clean"]  # type: ignore[attr-defined]
-        subject.centres["clean"] = unit(own + microphone)  # type: ignore[attr-defined]
-        subject.sounds = {  # type: ignore[attr-defined]
+        own = subject.centres["clean"]
+        subject.centres["clean"] = unit(own + microphone)
+        subject.sounds = {
             "same": [_heard(own + microphone, rng, 0.9) for _ in range(3)],
             "other": [_heard(own, rng, 0.9) for _ in range(3)],
         }

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import records
-from judge import (
+
+from tools.faults import records
+from tools.faults.judge import (
     MIRRORS,
     SEAT_GROUP,
     Asked,
@@ -21,11 +22,21 @@ from judge import (
     Said,
     violations,
 )
-from mutants import MUTANTS, UNREACHED, row_name, table
-from trips import BRAKE, DOOR, FAULTS, GEAR, IGNITION, OCCUPANCY, PARKED, SPEED, SWITCH, plan
-
-from whodrives.interlock import RULES
-from whodrives.trip import TABLE
+from tools.faults.mutants import MUTANTS, UNREACHED, row_name, table
+from tools.faults.trips import (
+    BRAKE,
+    DOOR,
+    FAULTS,
+    GEAR,
+    IGNITION,
+    OCCUPANCY,
+    PARKED,
+    SPEED,
+    SWITCH,
+    plan,
+)
+from whodrives.trip.interlock import RULES
+from whodrives.trip.table import TABLE
 
 REPOSITORY = Path(__file__).parents[2]
 ANNA, TOM = "d-1", "d-2"

@@ -8,18 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives import guests
-from whodrives.domain import (
-    RENDITIONS,
-    Calibration,
-    CalibrationPoint,
-    Floats,
-    Lesson,
-    Match,
-    Profile,
+from whodrives.adaptation import guests
+from whodrives.adaptation.guests import (
+    MOST_VOICES_A_TRIP,
+    RULES,
+    Guest,
+    counts,
+    met,
+    offers,
+    strangers,
 )
-from whodrives.guests import MOST_VOICES_A_TRIP, RULES, Guest, counts, met, offers, strangers
-from whodrives.scoring import centred, compare, pooled, unit
+from whodrives.adaptation.types import AdaptationSample
+from whodrives.audio.blocks import Floats
+from whodrives.voice.profile import AUGMENTATIONS, Profile
+from whodrives.voice.scoring import centred, compare, pooled, unit
+from whodrives.voice.types import Calibration, CalibrationPoint, Match
 
 D = 64
 ENCODER = "ab" * 32
@@ -37,21 +40,25 @@ def near(base: Floats, seed: int, spread: float = 0.4) -> Floats:
     return unit(base + spread * direction(seed))
 
 
-def says(who: int, take: int = 0, speech_s: float = 3.0, snr_db: float | None = 15.0) -> Lesson:
+def says(
+    who: int, take: int = 0, speech_s: float = 3.0, snr_db: float | None = 15.0
+) -> AdaptationSample:
     """An utterance of somebody whom nobody knows."""
-    return Lesson(near(direction(who), 1000 * who + take), speech_s, snr_db, ())
+    return AdaptationSample(near(direction(who), 1000 * who + take), speech_s, snr_db, ())
 
 
-def trip(book: tuple[Guest, ...], day: int, *lessons: Lesson) -> tuple[Guest, ...]:
+def trip(book: tuple[Guest, ...], day: int, *lessons: AdaptationSample) -> tuple[Guest, ...]:
     """The book after a trip; ids are made from the day and what is there."""
     number = len(book) + 100 * day
     names = [f"g-{number + n:08x}" for n in range(MOST_VOICES_A_TRIP)]
     return met(book, lessons, CALIBRATION, day=day, names=names)
 
 
-def between(one: int, other: int, share: float = 0.5) -> Lesson:
+def between(one: int, other: int, share: float = 0.5) -> AdaptationSample:
     """An utterance that is a little like two people."""
-    return Lesson(unit((1 - share) * direction(one) + share * direction(other)), 3.0, None, ())
+    return AdaptationSample(
+        unit((1 - share) * direction(one) + share * direction(other)), 3.0, None, ()
+    )
 
 
 # --- who is offered ------------------------------------------------------------------------------
@@ -121,7 +128,7 @@ def test_two_guests_who_turn_out_to_be_one_become_one() -> None:
 
 
 @st.composite
-def stories(draw: st.DrawFn) -> list[tuple[int, tuple[Lesson, ...]]]:
+def stories(draw: st.DrawFn) -> list[tuple[int, tuple[AdaptationSample, ...]]]:
     """Trips by ascending day, of a few people and of doubtful voices."""
     people = st.integers(1, 9)
     utterance = st.one_of(
@@ -137,7 +144,7 @@ SMALL = guests.Rules(guests=4, voices=3)
 
 @given(stories())
 def test_the_book_is_bounded_and_nobody_is_ever_split(
-    story: list[tuple[int, tuple[Lesson, ...]]],
+    story: list[tuple[int, tuple[AdaptationSample, ...]]],
 ) -> None:
     """Number, age and size hold for every story; voices that were one guest's stay one guest's."""
     book: tuple[Guest, ...] = ()
@@ -174,11 +181,11 @@ def llr_of(one: Guest, other: Guest) -> float:
     [
         says(1, speech_s=1.0),
         says(1, snr_db=0.0),
-        Lesson(direction(1), 3.0, 15.0, (Match("d-1", 0.3, 1.0),)),
+        AdaptationSample(direction(1), 3.0, 15.0, (Match("d-1", 0.3, 1.0),)),
     ],
     ids=["short", "noisy", "perhaps a driver"],
 )
-def test_what_is_not_clean_long_and_strange_does_not_count(lesson: Lesson) -> None:
+def test_what_is_not_clean_long_and_strange_does_not_count(lesson: AdaptationSample) -> None:
     """An enrolled driver in noise is no guest."""
     assert not counts(lesson)
     assert trip((), 0, lesson, lesson, lesson) == ()
@@ -238,14 +245,14 @@ def test_a_guests_voice_can_be_enrolled() -> None:
     for day in range(3):
         book = trip(book, day, says(1, day), says(1, 10 + day))
     rows, speech_s = guests.enrolment(book[0])
-    assert rows.shape == (3 * RENDITIONS, D)
+    assert rows.shape == (3 * AUGMENTATIONS, D)
     assert np.allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-5)
     assert speech_s == 18.0
 
 
 @given(stories())
 def test_what_is_packed_comes_back_through_json(
-    story: list[tuple[int, tuple[Lesson, ...]]],
+    story: list[tuple[int, tuple[AdaptationSample, ...]]],
 ) -> None:
     """The whole book survives a file, embeddings to the last bit."""
     book: tuple[Guest, ...] = ()

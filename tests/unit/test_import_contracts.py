@@ -16,45 +16,48 @@ PLANTS = {
     "Imports point down; siblings do not see each other": [
         ("vss", "import whodrives.trip"),
         ("bus", "import whodrives.service"),
+        ("segments", "import whodrives.core"),
+        ("journal", "import whodrives.mqtt"),
         ("new_module", ""),
     ],
     "Below the adapters: no clock, thread, file, socket or logger": [
         ("decision", "import time"),
-        ("trip", "import multiprocessing"),
-        ("contract", "import paho.mqtt.client"),
+        ("table", "import multiprocessing"),
+        ("encode", "import paho.mqtt.client"),
         ("vss", "from pathlib import Path"),
+        ("engine", "import threading"),
         ("new_module", "import logging"),
     ],
     "No library but those that the package depends on": [
         ("doctor", "import onnx"),
-        ("inference", "import webrtcvad"),
+        ("encoder", "import webrtcvad"),
         ("new_module", "import requests"),
     ],
-    "MQTT only in the bus, and in the demo's own client": [
+    "MQTT only in its adapter, and in the demo's own client": [
         ("doctor", "import paho, onnxruntime"),
         ("learning", "from paho.mqtt import client"),
     ],
-    "The models' runtime only in inference": [
+    "The models' runtime only in its adapter": [
         ("doctor", "import paho, onnxruntime"),
         ("learning", "import onnxruntime"),
     ],
-    "Sound devices, files and rates only in capture": [
-        ("tutor", "import sounddevice"),
+    "Sound devices, files and rates only in the audio adapter": [
+        ("doctor", "import sounddevice"),
         ("profiles", "import soundfile"),
-        ("service", "import soxr"),
+        ("daemon", "import soxr"),
     ],
-    "Encryption only in profiles": [("journal", "from cryptography.hazmat import primitives")],
+    "Encryption only in the store": [("learning", "from cryptography.hazmat import primitives")],
     "Typed JSON only where messages and files are read": [("learning", "import msgspec")],
-    "YAML only in the configuration, and in the demo's script": [("settings", "import yaml")],
+    "YAML only in the configuration, and in the demo's script": [("journal", "import yaml")],
     "The terminal only in the command line": [
-        ("service", "import rich.console"),
+        ("daemon", "import rich.console"),
         ("learning", "import argparse"),
     ],
     "Sockets and TLS only where something is connected to": [
         ("doctor", "import socket"),
         ("profiles", "import ssl"),
     ],
-    "Other programs only in the demo": [("capture", "import subprocess")],
+    "Other programs only in the demo": [("microphone", "import subprocess")],
 }
 """Contract, and what breaks it: a module (found by its name) and a line for its end."""
 

@@ -4,20 +4,11 @@ import threading
 import time
 from collections.abc import Iterator
 
-from whodrives.domain import (
-    Cancel,
-    Choose,
-    Enrol,
-    Forget,
-    Input,
-    Listen,
-    Position,
-    Reading,
-    Tick,
-    VehicleReport,
-    VehicleState,
-)
-from whodrives.inbox import MOST_REPORTS, Inbox
+from whodrives.core.events import Input
+from whodrives.enrolment.types import Enrol
+from whodrives.service.inbox import MOST_REPORTS, Inbox
+from whodrives.trip.types import Cancel, Choose, Forget, Listen, Position, Tick
+from whodrives.vehicle.state import Reading, VehicleReport, VehicleState
 
 
 def report(at_s: float, *, hand: bool = False) -> VehicleReport:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives.domain import Reading, VehicleState
-from whodrives.interlock import MAX_AGE_S, RULES, fresh, refusals
-from whodrives.vss import Group
+from whodrives.trip.interlock import MAX_AGE_S, RULES, fresh, refusals
+from whodrives.vehicle.state import Reading, VehicleState
+from whodrives.vehicle.vss import Group
 
 NOW_S = 1000.0
 SAFE = VehicleState(

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from whodrives import clock, journal
-from whodrives.domain import Delivery, OutboxMemory, Request, SettledBy, TripMemory
-from whodrives.journal import Commands, Journal
+from whodrives import clock
+from whodrives.store import journal
+from whodrives.store.journal import Commands, Journal
+from whodrives.trip.types import Delivery, OutboxSnapshot, Request, SettledBy, TripSnapshot
 
 SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide.Position"
 KEY = b"k" * 32
@@ -26,7 +27,7 @@ REQUEST = Request(
     "standing",
     NOW_S - 2.0,
 )
-MEMORY = TripMemory(
+MEMORY = TripSnapshot(
     opened_s=NOW_S - 5.0,
     settled=True,
     driver="d-7f3a0000",
@@ -36,7 +37,7 @@ MEMORY = TripMemory(
     listen_until_s=NOW_S + 5.0,
     other_voice=True,
     moved=("Vehicle.Body.Mirrors.DriverSide.Tilt",),
-    outbox=OutboxMemory(
+    outbox=OutboxSnapshot(
         ("mirrors",), NOW_S + 50.0, cancelled=False, requests=(REQUEST,), touched=("seat",)
     ),
 )
@@ -46,7 +47,7 @@ def _journal(path: Path, key: bytes | None = KEY) -> Journal:
     return Journal(path, lambda: key)
 
 
-def _kept(path: Path, memory: TripMemory = MEMORY, heard_s: float | None = None) -> None:
+def _kept(path: Path, memory: TripSnapshot = MEMORY, heard_s: float | None = None) -> None:
     _journal(path).keep(memory, clock.now_s() if heard_s is None else heard_s)
 
 
@@ -67,7 +68,7 @@ def test_all_of_a_memory_comes_back(path: Path) -> None:
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_a_memory_of_nothing_comes_back(path: Path, *, cancelled: bool) -> None:
     """A trip that ended is remembered as such; a cancel is obeyed outside a trip, too."""
-    memory = TripMemory(outbox=OutboxMemory(cancelled=cancelled))
+    memory = TripSnapshot(outbox=OutboxSnapshot(cancelled=cancelled))
     _kept(path, memory)
     assert _journal(path).recall()[0] == memory
 

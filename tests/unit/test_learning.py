@@ -6,22 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from whodrives import adaptation, learning
-from whodrives.config import Vehicle
-from whodrives.domain import (
-    Adaptation,
-    Calibration,
-    CalibrationPoint,
-    Floats,
-    Learn,
-    Lesson,
-    Met,
-    Profile,
-    ProfileError,
-)
-from whodrives.learning import Learning, forget
-from whodrives.profiles import ProfileStore
-from whodrives.scoring import unit
+from whodrives.adaptation import following
+from whodrives.adaptation.types import AdaptationSample, TripSamples, UnknownSpeech
+from whodrives.audio.blocks import Floats
+from whodrives.config.schema import Vehicle
+from whodrives.errors import ProfileError
+from whodrives.service import learning
+from whodrives.service.learning import Learning, forget
+from whodrives.store.profiles import ProfileStore
+from whodrives.voice.profile import Adaptation, Profile
+from whodrives.voice.scoring import unit
+from whodrives.voice.types import Calibration, CalibrationPoint
 
 ENCODER = "ab" * 32
 D = 32
@@ -38,9 +33,9 @@ def near(who: int, take: int) -> Floats:
     return unit(base + np.float32(0.3) * other)
 
 
-def lessons(who: int, day: int) -> tuple[Lesson, ...]:
+def lessons(who: int, day: int) -> tuple[AdaptationSample, ...]:
     """What somebody said in a trip."""
-    return tuple(Lesson(near(who, 10 * day + n), 3.0, 15.0, ()) for n in range(2))
+    return tuple(AdaptationSample(near(who, 10 * day + n), 3.0, 15.0, ()) for n in range(2))
 
 
 @pytest.fixture
@@ -70,12 +65,12 @@ class Car:
         """A trip of the driver's in which somebody spoke; whether the profile learned."""
         self._monkeypatch.setattr(learning, "today", lambda: day)
         (driver,) = self.household
-        return self.learning.learn(Learn(0.0, driver.id, lessons(who, day)), self.household)
+        return self.learning.learn(TripSamples(0.0, driver.id, lessons(who, day)), self.household)
 
     def guest(self, day: int, who: int) -> int | None:
         """A trip in which an unknown voice spoke; the number of offers, None if nothing is said."""
         self._monkeypatch.setattr(learning, "today", lambda: day)
-        said = self.learning.meet(Met(0.0, lessons(who, day)), self.household)
+        said = self.learning.meet(UnknownSpeech(0.0, lessons(who, day)), self.household)
         return None if said is None else len(said.offers)
 
     def tidy(self, day: int) -> int:
@@ -104,12 +99,10 @@ def test_a_step_is_undone_on_disk_exactly(car: Car) -> None:
     (before,) = car.household
     for day in (1, 2, 3):
         car.trip(day, 1)
-    car.store.change("Anna", lambda profile: adaptation.undone(profile)[0])
+    car.store.change("Anna", lambda profile: following.rolled_back(profile)[0])
     (back,) = car.household
     assert back.adaptation == before.adaptation
-    assert np.array_equal(
-        adaptation.voice(back, CALIBRATION), adaptation.voice(before, CALIBRATION)
-    )
+    assert np.array_equal(following.voice(back, CALIBRATION), following.voice(before, CALIBRATION))
 
 
 def test_somebody_elses_voice_changes_nothing(car: Car) -> None:
@@ -126,7 +119,7 @@ def test_a_driver_who_was_forgotten_meanwhile_is_no_error(
     (driver,) = car.household
     car.store.forget("Anna")
     late = Learning(car.store, CALIBRATION, remember_guests=False)
-    assert not late.learn(Learn(0.0, driver.id, lessons(1, 1)), ())
+    assert not late.learn(TripSamples(0.0, driver.id, lessons(1, 1)), ())
     assert "not_learned" in caplog.text
     assert "Anna" not in caplog.text
 
@@ -238,8 +231,8 @@ def test_nothing_is_learned_or_lost_while_the_clock_cannot_be_right(
     monkeypatch.setattr(learning, "now", lambda: f"{wrong}T00:00:00+00:00")
     monkeypatch.setattr(learning, "today", today)
     (driver,) = car.household
-    assert not car.learning.learn(Learn(0.0, driver.id, lessons(1, 1)), car.household)
-    assert car.learning.meet(Met(0.0, lessons(5, 1)), car.household) is None
+    assert not car.learning.learn(TripSamples(0.0, driver.id, lessons(1, 1)), car.household)
+    assert car.learning.meet(UnknownSpeech(0.0, lessons(5, 1)), car.household) is None
     car.learning.tidy(car.household, 0.0)
     assert str(store.load()) == str(before)
     assert [guest.last_day for guest in store.load_guests()] == [739_900]
@@ -292,4 +285,4 @@ def test_the_log_tells_no_name_and_no_voice(car: Car, caplog: pytest.LogCaptureF
             car.guest(day, 5)
     assert "Anna" not in caplog.text
     assert not any(f"{number:.4f}" in caplog.text for number in near(1, 10)[:8])
-    assert "array" not in repr(Learn(0.0, "d-1", lessons(1, 1)))
+    assert "array" not in repr(TripSamples(0.0, "d-1", lessons(1, 1)))

@@ -3,20 +3,11 @@
 import numpy as np
 import pytest
 
-from whodrives.decision import Policy
-from whodrives.domain import (
-    Calibration,
-    CalibrationPoint,
-    DriverState,
-    Evidence,
-    Learn,
-    Lesson,
-    Match,
-    Met,
-    Outcome,
-    Verdict,
-)
-from whodrives.lessons import MOST_OF_DRIVER, MOST_OF_STRANGERS, Lessons
+from whodrives.adaptation.samples import MOST_OF_DRIVER, MOST_OF_STRANGERS, SampleCollector
+from whodrives.adaptation.types import AdaptationSample, TripSamples, UnknownSpeech
+from whodrives.trip.types import DriverState
+from whodrives.voice.decision import Policy
+from whodrives.voice.types import Calibration, CalibrationPoint, Evidence, Match, Outcome, Verdict
 
 POINT = CalibrationPoint(3.0, 21.0, -8.7, 0.0, 0.3, {"1/100": (3.4,), "1/1000": (5.5,)})
 CALIBRATION = Calibration("ab" * 32, np.zeros(4, np.float32), (POINT,), 2.9, (3,), 0.5)
@@ -27,19 +18,21 @@ OVER = DriverState(9.0)
 MARGIN = 12.0
 
 
-def said(driver: str | None, llr: float = MARGIN, speech_s: float = 3.0) -> tuple[Verdict, Lesson]:
+def said(
+    driver: str | None, llr: float = MARGIN, speech_s: float = 3.0
+) -> tuple[Verdict, AdaptationSample]:
     """An utterance of an enrolled driver, or of nobody's, and what was concluded."""
     matches = (Match(driver or "d-1", 0.9, llr if driver else -5.0),)
     evidence = Evidence(matches, speech_s, None, 0.0)
     outcome = Outcome.KNOWN if driver else Outcome.UNKNOWN
-    lesson = Lesson(np.full(4, 0.5, np.float32), speech_s, None, matches)
+    lesson = AdaptationSample(np.full(4, 0.5, np.float32), speech_s, None, matches)
     return Verdict(outcome, driver, evidence, None), lesson
 
 
-def told(*story: DriverState | str | None) -> list[Learn | Met]:
+def told(*story: DriverState | str | None) -> list[TripSamples | UnknownSpeech]:
     """All that a story of trip states and speakers teaches."""
-    lessons = Lessons(Policy(CALIBRATION, "1/100"))
-    taught: list[Learn | Met] = []
+    lessons = SampleCollector(Policy(CALIBRATION, "1/100"))
+    taught: list[TripSamples | UnknownSpeech] = []
     for item in story:
         if isinstance(item, DriverState):
             taught += lessons.follow(item)
@@ -52,7 +45,7 @@ def test_a_drivers_trip_teaches_when_it_is_over() -> None:
     """The utterance that settled the trip counts; nothing is said before the end."""
     assert told(OPEN, "d-1", ANNA, "d-1") == []
     (learn,) = told(OPEN, "d-1", ANNA, "d-1", OVER)
-    assert isinstance(learn, Learn)
+    assert isinstance(learn, TripSamples)
     assert (learn.driver, len(learn.lessons), learn.at_s) == ("d-1", 2, OVER.at_s)
 
 
@@ -80,7 +73,7 @@ def test_a_trip_teaches_for_itself_alone() -> None:
 
 def test_a_barely_known_voice_teaches_nothing() -> None:
     """Known is not enough."""
-    lessons = Lessons(Policy(CALIBRATION, "1/100"))
+    lessons = SampleCollector(Policy(CALIBRATION, "1/100"))
     for state in (OPEN, ANNA):
         lessons.follow(state)
     lessons.heard(*said("d-1", llr=4.0), enrolled=1)
@@ -90,7 +83,7 @@ def test_a_barely_known_voice_teaches_nothing() -> None:
 def test_unknown_voices_are_met_when_the_trip_is_over() -> None:
     """With a driver or without; and no more than are bounded."""
     (met,) = told(OPEN, None, None, OVER)
-    assert isinstance(met, Met)
+    assert isinstance(met, UnknownSpeech)
     assert len(met.lessons) == 2
     (met,) = told(OPEN, *[None] * 50, OVER)
     assert len(met.lessons) == MOST_OF_STRANGERS
@@ -100,19 +93,19 @@ def test_a_trip_keeps_few_of_a_drivers_utterances() -> None:
     """And then no longer wants to hear them to their end."""
     (learn,) = told(OPEN, ANNA, *["d-1"] * 50, OVER)
     assert len(learn.lessons) == MOST_OF_DRIVER
-    lessons = Lessons(Policy(CALIBRATION, "1/100"))
+    lessons = SampleCollector(Policy(CALIBRATION, "1/100"))
     verdict, lesson = said("d-1")
-    assert not lessons.wants_all_of(verdict)
+    assert not lessons.needs_rest_of(verdict)
     lessons.follow(ANNA)
-    assert lessons.wants_all_of(verdict)
+    assert lessons.needs_rest_of(verdict)
     for _ in range(MOST_OF_DRIVER):
         lessons.heard(verdict, lesson, enrolled=1)
-    assert not lessons.wants_all_of(verdict)
+    assert not lessons.needs_rest_of(verdict)
 
 
 def test_a_change_of_household_forgets_what_was_said() -> None:
     """It was compared with people who may not be enrolled any more."""
-    lessons = Lessons(Policy(CALIBRATION, "1/100"))
+    lessons = SampleCollector(Policy(CALIBRATION, "1/100"))
     lessons.follow(ANNA)
     lessons.heard(*said("d-1"), enrolled=1)
     lessons.heard(*said(None), enrolled=1)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives.domain import ProfileError
-from whodrives.names import MOST_CHARACTERS, checked, checked_text, folded, readable
+from whodrives.errors import ProfileError
+from whodrives.store.names import MOST_CHARACTERS, checked, checked_text, folded, readable
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from whodrives.domain import MANUAL, Answer, AnswerStatus, Apply, Delivery, Withdraw
-from whodrives.outbox import EXPIRED, MOST_REQUESTS, REPEAT_S, WANTED_S, Outbox, request_id
-from whodrives.vss import Group, group_of
+from whodrives.trip.requests import EXPIRED, MOST_REQUESTS, REPEAT_S, WANTED_S, Outbox, request_id
+from whodrives.trip.types import MANUAL, Apply, CancelRequest, Delivery, RequestResult, ResultStatus
+from whodrives.vehicle.vss import Group, group_of
 
 SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide.Position"
 MIRROR = "Vehicle.Body.Mirrors.DriverSide.Tilt"
@@ -55,7 +55,7 @@ def test_what_is_rejected_for_good_and_for_now() -> None:
         (MANUAL, True),
     ]:
         box, apply = _asked()
-        box.answered(Answer(101.0, apply.request, AnswerStatus.REJECTED, reason), 101.0)
+        box.answered(RequestResult(101.0, apply.request, ResultStatus.REJECTED, reason), 101.0)
         again = box.deliver(110.0, "d-ann", PREFERENCES, lambda _: True)
         assert again == (() if final else (replace(apply, at_s=110.0),)), reason
 
@@ -83,8 +83,8 @@ def test_what_is_no_longer_wanted_is_not_sent() -> None:
 def test_a_rejected_copy_of_what_was_accepted_says_nothing() -> None:
     """The ECU acts on the first copy and refuses the second: it is still on its way."""
     box, apply = _asked()
-    for status, reason in [(AnswerStatus.ACCEPTED, ""), (AnswerStatus.REJECTED, EXPIRED)]:
-        box.answered(Answer(101.0, apply.request, status, reason), 101.0)
+    for status, reason in [(ResultStatus.ACCEPTED, ""), (ResultStatus.REJECTED, EXPIRED)]:
+        box.answered(RequestResult(101.0, apply.request, status, reason), 101.0)
     assert box.shown == (Delivery.ACCEPTED, "")
 
 
@@ -94,8 +94,8 @@ def test_a_late_word_of_a_hand_ends_the_request_that_came_after() -> None:
     box.settle("d-ben", 101.0, "replaced")
     box.want(Group, 101.0)
     (second,) = box.deliver(101.0, "d-ben", PREFERENCES, lambda _: True)
-    late = Answer(102.0, apply.request, AnswerStatus.ABORTED, MANUAL)
-    assert box.answered(late, 102.0) == (Withdraw(102.0, second.request, MANUAL),)
+    late = RequestResult(102.0, apply.request, ResultStatus.ABORTED, MANUAL)
+    assert box.answered(late, 102.0) == (CancelRequest(102.0, second.request, MANUAL),)
     assert box.waiting == ()
 
 
@@ -171,24 +171,24 @@ class AnyOutbox(RuleBasedStateMachine):
     @precondition(lambda self: self.sent)
     @rule(
         data=st.data(),
-        status=st.sampled_from(AnswerStatus),
+        status=st.sampled_from(ResultStatus),
         reason=st.sampled_from(["standing", EXPIRED, "no", MANUAL]),
     )
-    def answer(self, data: st.DataObject, status: AnswerStatus, reason: str) -> None:
+    def answer(self, data: st.DataObject, status: ResultStatus, reason: str) -> None:
         """An ECU says something of something."""
         name = data.draw(st.sampled_from(list(self.sent)))
-        bad = status in (AnswerStatus.REJECTED, AnswerStatus.ABORTED)
+        bad = status in (ResultStatus.REJECTED, ResultStatus.ABORTED)
         before = {r.request: r for r in self.box.memory.requests}.get(name)
-        self._ended(self.box.answered(Answer(self.now_s, name, status, reason), self.now_s))
+        self._ended(self.box.answered(RequestResult(self.now_s, name, status, reason), self.now_s))
         after = {r.request: r for r in self.box.memory.requests}.get(name)
         if name in self.over:
             assert before == after
         if before is not None and bad and reason == MANUAL:
             self.touched |= _groups(self.sent[name])
-        if status is AnswerStatus.ACCEPTED and name not in self.over:
+        if status is ResultStatus.ACCEPTED and name not in self.over:
             self.accepted.add(name)
-        rejected = status is AnswerStatus.REJECTED and reason in ("no", MANUAL)
-        if status in (AnswerStatus.COMPLETED, AnswerStatus.ABORTED) or (
+        rejected = status is ResultStatus.REJECTED and reason in ("no", MANUAL)
+        if status in (ResultStatus.COMPLETED, ResultStatus.ABORTED) or (
             rejected and name not in self.accepted
         ):
             self.over.add(name)
@@ -220,7 +220,7 @@ class AnyOutbox(RuleBasedStateMachine):
         self.box = Outbox(["standing"], f"s{self.deaths}", memory)
         assert (self.box.shown, self.box.memory) == (shown, memory)
 
-    def _ended(self, withdrawn: tuple[Withdraw, ...]) -> None:
+    def _ended(self, withdrawn: tuple[CancelRequest, ...]) -> None:
         names = [each.request for each in withdrawn]
         assert not set(names) & self.over
         self.over |= set(names)

@@ -5,9 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from whodrives.config import Config
-from whodrives.domain import Outcome
-from whodrives.picture import (
+from whodrives.cli.demo_screen import (
     Car,
     Heard,
     Now,
@@ -20,6 +18,8 @@ from whodrives.picture import (
     seat_drawing,
     summary,
 )
+from whodrives.config.schema import Config
+from whodrives.voice.types import Outcome
 
 SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide."
 LIMITS = Config().vehicle.signals

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives.bus import PROBATION_S, RETURN_S, STANDBY_FIRST_S, STANDBY_LAST_S, Place
+from whodrives.mqtt.takeover import PROBATION_S, RETURN_S, STANDBY_FIRST_S, STANDBY_LAST_S, Place
 
 
 def test_a_new_connection_waits_before_it_works() -> None:

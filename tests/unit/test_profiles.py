@@ -21,10 +21,15 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from whodrives import guests, names, profiles, vss
-from whodrives.config import Vehicle
-from whodrives.domain import Floats, Profile, ProfileError
-from whodrives.profiles import Consent, Loaded, ProfileStore, StoredProfile, unused
+from whodrives.adaptation import guests
+from whodrives.audio.blocks import Floats
+from whodrives.config.schema import Vehicle
+from whodrives.errors import ProfileError
+from whodrives.store import calendar, export, names, profiles, record, sealing
+from whodrives.store.profiles import Loaded, ProfileStore, unused
+from whodrives.store.record import Consent, StoredProfile
+from whodrives.vehicle import vss
+from whodrives.voice.profile import Profile
 
 ENCODER = "ab" * 32
 OTHER_ENCODER = "cd" * 32
@@ -230,7 +235,7 @@ def test_a_profile_of_before_there_were_keys_is_read(
     (path,) = files_of(tmp_path)
     key = (tmp_path / "key").read_bytes()
     data = path.read_bytes()
-    start = profiles._HEADER_BYTES
+    start = sealing._HEADER_BYTES
     header, nonce, sealed = data[:start], data[start : start + 12], data[start + 12 :]
     bound = header + anna.profile.id.encode()
     plain = AESGCM(key).decrypt(nonce, sealed, bound)
@@ -829,9 +834,9 @@ def guest() -> guests.Guest:
 
 def legacy(path: Path, folder: Path, stored: StoredProfile) -> None:
     """Write the file as it was before there was an index."""
-    payload = profiles._payload(dataclasses.replace(stored, revision=0))
+    payload = record.pack_record(dataclasses.replace(stored, revision=0))
     key = (folder / "key").read_bytes()
-    path.write_bytes(profiles._sealed(key, "car", ENCODER, stored.profile.id, payload))
+    path.write_bytes(sealing.seal(key, "car", ENCODER, stored.profile.id, payload))
 
 
 def everything_in(folder: Path) -> dict[str, bytes]:
@@ -1024,7 +1029,7 @@ def test_no_file_is_opened_twice_in_an_operation(
             opened.append(nonce)
             return self._decrypt(nonce, data, bound)
 
-    monkeypatch.setattr(profiles, "AESGCM", Counting)
+    monkeypatch.setattr(sealing, "AESGCM", Counting)
     for most, operation in (
         (6, store.load),
         (6, lambda: store.rename("Driver 4", "Somebody")),
@@ -1086,7 +1091,7 @@ def test_who_was_not_recognised_for_long_is_offered_to_be_forgotten(
     anna: StoredProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted from the last recognition, else from the enrolment; never when it is switched off."""
-    monkeypatch.setattr(profiles, "_today", lambda: "2028-01-01")
+    monkeypatch.setattr(calendar, "today_iso", lambda: "2028-01-01")
     old = dataclasses.replace(anna, enrolled_at="2026-12-01")
     seen = dataclasses.replace(old, recognised_on="2027-12-31")
     assert [stored for stored, _ in unused([old, seen], 365)] == [old]
@@ -1104,11 +1109,11 @@ def test_nothing_is_advised_from_a_clock_that_cannot_be_right(
 ) -> None:
     """Neither while it is wrong, nor later from a day that it wrote."""
     old = dataclasses.replace(anna, enrolled_at="2026-12-01")
-    monkeypatch.setattr(profiles, "_today", lambda: wrong)
+    monkeypatch.setattr(calendar, "today_iso", lambda: wrong)
     assert unused([old], 1) == ()
-    assert profiles.clock_problem() is not None
-    monkeypatch.setattr(profiles, "_today", lambda: "2028-01-01")
-    assert profiles.clock_problem() is None
+    assert calendar.clock_problem() is not None
+    monkeypatch.setattr(calendar, "today_iso", lambda: "2028-01-01")
+    assert calendar.clock_problem() is None
     assert unused([dataclasses.replace(anna, enrolled_at=wrong)], 1) == ()
     both = dataclasses.replace(anna, enrolled_at=wrong, recognised_on="2026-12-01")
     assert [days for _, days in unused([both], 1)] == [396]
@@ -1122,7 +1127,7 @@ def test_the_day_of_the_last_recognition_never_goes_back(
     driver = anna.profile.id
 
     def after(day: str) -> str | None:
-        monkeypatch.setattr(profiles, "_today", lambda: day)
+        monkeypatch.setattr(calendar, "today_iso", lambda: day)
         store.recognised(driver)
         return store.load().profiles[0].recognised_on
 
@@ -1239,11 +1244,11 @@ def test_a_sealed_file_that_holds_no_valid_adaptation_is_a_problem(
 ) -> None:
     """Whoever wrote it had the key; the driver is named, and the others go on."""
     path = tmp_path / "profiles" / f"{anna.profile.id}.profile"
-    text, _, rows = profiles._payload(anna).partition(b"\n")
+    text, _, rows = record.pack_record(anna).partition(b"\n")
     facts = json.loads(text) | {"adaptation": learned or {"held": []}}
     key = (tmp_path / "key").read_bytes()
     payload = json.dumps(facts).encode() + b"\n" + rows
-    path.write_bytes(profiles._sealed(key, "car", ENCODER, anna.profile.id, payload))
+    path.write_bytes(sealing.seal(key, "car", ENCODER, anna.profile.id, payload))
     loaded = store.load()
     assert loaded.profiles == ()
     assert "holds no valid profile" in loaded.problems[0]
@@ -1254,7 +1259,7 @@ def test_a_sealed_file_that_holds_no_valid_adaptation_is_a_problem(
 
 def parcel(stored: StoredProfile, **changes: Any) -> dict[str, str]:
     """A driver as an exported file holds it, with facts that are changed."""
-    text, _, rows = profiles._payload(stored).partition(b"\n")
+    text, _, rows = record.pack_record(stored).partition(b"\n")
     facts = json.loads(text) | changes
     rows = changes.get("rows", rows)
     facts.pop("rows", None)
@@ -1265,8 +1270,8 @@ def parcel(stored: StoredProfile, **changes: Any) -> dict[str, str]:
 def household_file(path: Path, content: object) -> Path:
     """A file that opens with PASSPHRASE, whatever is in it."""
     text = content if isinstance(content, bytes) else json.dumps(content).encode()
-    header = profiles._HOUSEHOLD_MAGIC + bytes([1]) + bytes(16)
-    key = profiles._stretched(PASSPHRASE, bytes(16))
+    header = export.HOUSEHOLD_MAGIC + bytes([1]) + bytes(16)
+    key = export.key_from_passphrase(PASSPHRASE, bytes(16))
     path.write_bytes(header + bytes(12) + AESGCM(key).encrypt(bytes(12), text, header))
     return path
 
@@ -1327,7 +1332,7 @@ def test_a_profile_that_nobody_could_have_enrolled_is_refused(
     else:
         payload = base64.b64decode(parcel(bob, **({"revision": 9} | changes))["payload"])
         key = (tmp_path / "key").read_bytes()
-        sealed = profiles._sealed(key, "car", ENCODER, bob.profile.id, payload)
+        sealed = sealing.seal(key, "car", ENCODER, bob.profile.id, payload)
         store.save("Carla", voice(3), 9)
         (tmp_path / "profiles" / f"{bob.profile.id}.profile").write_bytes(sealed)
         assert "holds no valid profile" in store.load().problems[0]
@@ -1415,7 +1420,8 @@ def test_killed_at_every_step_of_an_import_all_are_in_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what was begun is swept up by the next one, which succeeds."""
-    monkeypatch.setattr(profiles, "_stretched", lambda *_: bytes(32))
+    monkeypatch.setattr(export, "key_from_passphrase", lambda *_: bytes(32))
+    monkeypatch.setattr(profiles, "key_from_passphrase", lambda *_: bytes(32))
     arrivals = [parcel(driver(1, "Bob")), parcel(driver(2, "Carla")), parcel(driver(3, "Dora"))]
     file = household_file(tmp_path / "household", arrivals)
     none, everybody = ["Anna"], ["Anna", "Bob", "Carla", "Dora"]

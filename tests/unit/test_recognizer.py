@@ -9,36 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives.acoustics import SILENCE
-from whodrives.decision import Policy
-from whodrives.domain import (
+from whodrives.adaptation.samples import MOST_OF_DRIVER
+from whodrives.adaptation.types import TripSamples, UnknownSpeech
+from whodrives.audio.blocks import (
     BLOCK_S,
     BLOCK_SAMPLES,
-    Adaptation,
     AudioBlock,
-    Calibration,
-    CalibrationPoint,
-    Event,
     Floats,
-    Health,
-    Held,
-    Household,
-    Input,
-    Learn,
-    Met,
-    Noise,
-    Outcome,
-    Profile,
-    Reading,
-    Recognition,
     SourceHealth,
     SourceState,
-    Step,
-    VehicleReport,
-    VehicleState,
 )
-from whodrives.lessons import MOST_OF_DRIVER
-from whodrives.recognizer import DEAF_S, Recognizer
+from whodrives.audio.offset import SILENCE
+from whodrives.core.engine import DEAF_S, Recognizer
+from whodrives.core.events import Event, Health, Input
+from whodrives.vehicle.state import Reading, VehicleReport, VehicleState
+from whodrives.voice.decision import Policy
+from whodrives.voice.profile import Adaptation, Household, Noise, PendingTrip, Profile, Step
+from whodrives.voice.types import Calibration, CalibrationPoint, Outcome, Recognition
 
 ENCODER = "e" * 64
 VOICES = {"anna": 0, "ben": 1, "stranger": 2}
@@ -317,9 +304,9 @@ class Trip(Drive):
         self.hear(who, 4.0)
         self.hear(None, 1.0)
 
-    def taught(self) -> list[Learn | Met]:
+    def taught(self) -> list[TripSamples | UnknownSpeech]:
         """What the trips so far have taught."""
-        return [event for event in self.events if isinstance(event, Learn | Met)]
+        return [event for event in self.events if isinstance(event, TripSamples | UnknownSpeech)]
 
 
 def test_a_trip_teaches_its_drivers_profile_when_it_is_over() -> None:
@@ -330,7 +317,7 @@ def test_a_trip_teaches_its_drivers_profile_when_it_is_over() -> None:
     assert trip.taught() == []
     trip.report(seated=False)
     (learn,) = trip.taught()
-    assert isinstance(learn, Learn)
+    assert isinstance(learn, TripSamples)
     assert learn.driver == "anna"
     assert [lesson.speech_s > 3.0 for lesson in learn.lessons] == [True, True]
     assert all(np.allclose(lesson.voice, np.eye(4)[0]) for lesson in learn.lessons)
@@ -342,7 +329,7 @@ def test_a_voice_that_nobody_knows_is_met() -> None:
     trip.says("stranger")
     trip.report(seated=False)
     (met,) = trip.taught()
-    assert isinstance(met, Met)
+    assert isinstance(met, UnknownSpeech)
     assert len(met.lessons) == 1
 
 
@@ -372,7 +359,7 @@ def test_an_adapted_profile_is_what_voices_are_compared_with() -> None:
     bare.hear("ben", 3.0)
     bare.hear(None, 1.0)
     other = np.asarray(np.eye(4, dtype=np.float32)[1])
-    trips = tuple(Held(day, other, 6.0, Noise.QUIET, 0.9) for day in (1, 2, 3))
+    trips = tuple(PendingTrip(day, other, 6.0, Noise.QUIET, 0.9) for day in (1, 2, 3))
     (anna,) = household("anna").profiles
     learned = replace(anna, adaptation=Adaptation((Step(3, trips),)))
     drive = Drive()
@@ -393,7 +380,7 @@ def test_a_twin_who_learned_does_not_push_a_driver_down() -> None:
     """Who are twins was settled when they enrolled."""
     anna, away = np.eye(4, dtype=np.float32)[[0, 2]]
     twin = np.asarray([0.56, 0.83, 0.0, 0.0], np.float32)
-    trips = tuple(Held(day, away, 6.0, Noise.QUIET, 0.9) for day in (1, 2, 3))
+    trips = tuple(PendingTrip(day, away, 6.0, Noise.QUIET, 0.9) for day in (1, 2, 3))
     rows = [anna[np.newaxis], np.stack([twin] * 3)]
     profiles = [Profile(n, row, ENCODER, 20.0) for n, row in zip("ab", rows, strict=True)]
     learned = replace(profiles[1], adaptation=Adaptation((Step(3, trips),)))

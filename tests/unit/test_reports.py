@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives.domain import LinkState, Misdated, Reading, Tick, VehicleReport, VehicleState
-from whodrives.interlock import MAX_AGE_S
-from whodrives.reports import SILENCE_S, WRONG_CLOCK_S, CarReports
+from whodrives.trip.interlock import MAX_AGE_S
+from whodrives.trip.reports import SILENCE_S, WRONG_CLOCK_S, CarReports
+from whodrives.trip.types import LinkState, Tick
+from whodrives.vehicle.state import Misdated, Reading, VehicleReport, VehicleState
 
 NOTHING = "no reports from the car; let its gateway send `vehicle`, see docs/mqtt.md"
 STOPPED = "no more reports from the car; see whether its gateway still sends `vehicle`"

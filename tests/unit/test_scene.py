@@ -1,8 +1,6 @@
 """The mixer of drives: levels, determinism, the truth it gives, and its complaints."""
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from whodrives.domain import SAMPLE_RATE_HZ, ConfigError, Floats
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))  # programs, not a package
-scene = importlib.import_module("scene")
+from tools.lab import scene
+from whodrives.audio.blocks import SAMPLE_RATE_HZ, Floats
+from whodrives.errors import ConfigError
 
 VOICE = "af_heart/1.opus"
 

@@ -1,7 +1,8 @@
 """That the simulated parties' checker sees what a real decoder would refuse."""
 
 import pytest
-from schemas import SchemaError, check, checked
+
+from tools.schemas import SchemaError, check, checked
 
 RESULT = {
     "schema": 1,

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from whodrives.domain import Calibration, CalibrationPoint, Floats, Profile
-from whodrives.scoring import (
-    RunningVoice,
+from whodrives.audio.blocks import Floats
+from whodrives.voice.profile import Profile
+from whodrives.voice.scoring import (
+    RunningModel,
     accept_llr,
     centred,
     centroid,
@@ -22,6 +23,7 @@ from whodrives.scoring import (
     unit,
     usual,
 )
+from whodrives.voice.types import Calibration, CalibrationPoint
 
 D = 8
 
@@ -239,7 +241,7 @@ def test_a_stranger_who_is_like_everybody_scores_less_than_a_driver_like_one() -
 
 def test_a_segment_that_is_unlike_the_voice_so_far_is_not_added_to_it() -> None:
     """A segment less similar than nearly all seconds of one person is somebody else's."""
-    voice = RunningVoice()
+    voice = RunningModel()
     assert voice.take(axis(0), 1.0, calibration())
     assert not voice.take(axis(1), 1.0, calibration())
     assert voice.speech_s == 1.0
@@ -249,7 +251,7 @@ def test_a_segment_that_is_unlike_the_voice_so_far_is_not_added_to_it() -> None:
 
 def test_a_segment_too_short_to_compare_is_added() -> None:
     """Half a word is too little to tell that somebody else speaks."""
-    voice = RunningVoice()
+    voice = RunningModel()
     assert voice.take(axis(0), 1.0, calibration())
     assert voice.take(axis(1), 0.5, calibration())
 

@@ -8,17 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives.domain import (
-    BLOCK_S,
-    BLOCK_SAMPLES,
-    AudioBlock,
-    ConfigError,
-    Look,
-    UtteranceEnd,
-)
-from whodrives.speech import GateSettings, Heard, SpeechGate
+from whodrives.audio.blocks import BLOCK_S, BLOCK_SAMPLES, AudioBlock
+from whodrives.errors import ConfigError
+from whodrives.voice.segments import Heard, Segmenter, SegmenterSettings
+from whodrives.voice.types import Segment, UtteranceEnd
 
-SETTINGS = GateSettings()
+SETTINGS = SegmenterSettings()
 SPEECH, NOISE = 0.9, 0.01
 LOOK = math.ceil(SETTINGS.look_s / BLOCK_S - 1e-6)
 SHORTEST = math.ceil(SETTINGS.shortest_look_s / BLOCK_S - 1e-6)
@@ -33,13 +28,13 @@ def block(number: int, *, gap: bool = False) -> AudioBlock:
     return AudioBlock(number * BLOCK_S, np.full(BLOCK_SAMPLES, number, np.float32), gap)
 
 
-def numbers(look: Look) -> list[int]:
+def numbers(look: Segment) -> list[int]:
     """The blocks that a look is made of."""
     return [int(value) for value in look.samples.reshape(-1, BLOCK_SAMPLES)[:, 0]]
 
 
 def hear(
-    gate: SpeechGate, probabilities: Iterable[float], gaps: Iterable[int] = (), start: int = 1
+    gate: Segmenter, probabilities: Iterable[float], gaps: Iterable[int] = (), start: int = 1
 ) -> list[Heard]:
     """Everything the gate says to these blocks; those numbered in `gaps` follow a loss."""
     lost = set(gaps)
@@ -49,9 +44,9 @@ def hear(
     return heard
 
 
-def looks(heard: Iterable[Heard]) -> list[Look]:
+def looks(heard: Iterable[Heard]) -> list[Segment]:
     """The looks among what was heard."""
-    return [piece for piece in heard if isinstance(piece, Look)]
+    return [piece for piece in heard if isinstance(piece, Segment)]
 
 
 def ends(heard: Iterable[Heard]) -> list[UtteranceEnd]:
@@ -66,8 +61,8 @@ def sound(*parts: tuple[int, float]) -> list[float]:
 
 def test_one_sentence_gives_looks_and_then_its_end() -> None:
     """2.5 s of speech: two looks of 1 s as they fill, the remainder and the end at the pause."""
-    heard = hear(SpeechGate(), sound((20, NOISE), (83, SPEECH), (40, NOISE)))
-    assert [type(piece) for piece in heard] == [Look, Look, UtteranceEnd]
+    heard = hear(Segmenter(), sound((20, NOISE), (83, SPEECH), (40, NOISE)))
+    assert [type(piece) for piece in heard] == [Segment, Segment, UtteranceEnd]
     assert [look.new_s for look in looks(heard)] == pytest.approx([1.02, 1.02])
     assert ends(heard)[0].speech_s == pytest.approx(83 * BLOCK_S)
     assert ends(heard)[0].at_s == pytest.approx((20 + 83 + PAUSE) * BLOCK_S)
@@ -75,26 +70,26 @@ def test_one_sentence_gives_looks_and_then_its_end() -> None:
 
 def test_a_look_comes_as_soon_as_its_speech_is_there() -> None:
     """The verdict waits for speech alone: the look's time is that of its last block."""
-    gate = SpeechGate()
+    gate = Segmenter()
     assert hear(gate, sound((20, NOISE), (LOOK - 1, SPEECH))) == []
     (look,) = gate.step(block(20 + LOOK), SPEECH)
-    assert isinstance(look, Look)
+    assert isinstance(look, Segment)
     assert look.at_s == pytest.approx((20 + LOOK) * BLOCK_S)
     assert numbers(look)[-1] == 20 + LOOK
 
 
 def test_the_remainder_is_looked_at_when_it_is_half_a_second() -> None:
     """At the end, 0.5 s of new speech make a last look; less is left alone."""
-    enough = hear(SpeechGate(), sound((LOOK + SHORTEST, SPEECH), (40, NOISE)))
+    enough = hear(Segmenter(), sound((LOOK + SHORTEST, SPEECH), (40, NOISE)))
     assert [look.new_s for look in looks(enough)] == pytest.approx([1.02, SHORTEST * BLOCK_S])
-    short = hear(SpeechGate(), sound((LOOK + SHORTEST - 1, SPEECH), (40, NOISE)))
+    short = hear(Segmenter(), sound((LOOK + SHORTEST - 1, SPEECH), (40, NOISE)))
     assert [look.new_s for look in looks(short)] == pytest.approx([1.02])
     assert ends(short)[0].speech_s == pytest.approx((LOOK + SHORTEST - 1) * BLOCK_S)
 
 
 def test_pre_roll_and_hangover_are_heard_and_not_counted() -> None:
     """Silence at both ends goes along, because the detector is late, but is no evidence."""
-    (look,) = looks(hear(SpeechGate(), sound((30, NOISE), (20, SPEECH), (40, NOISE))))
+    (look,) = looks(hear(Segmenter(), sound((30, NOISE), (20, SPEECH), (40, NOISE))))
     assert numbers(look) == list(range(31 - PRE_ROLL, 51 + HANGOVER))
     assert look.new_s == pytest.approx(20 * BLOCK_S)
     assert look.speech_s == pytest.approx(20 * BLOCK_S)
@@ -103,33 +98,33 @@ def test_pre_roll_and_hangover_are_heard_and_not_counted() -> None:
 def test_a_short_dip_is_part_of_the_speech() -> None:
     """A stop consonant's silence lies between two active blocks: it is bridged and counts."""
     dip = HANGOVER - 1
-    heard = hear(SpeechGate(), sound((15, SPEECH), (dip, NOISE), (15, SPEECH), (40, NOISE)))
+    heard = hear(Segmenter(), sound((15, SPEECH), (dip, NOISE), (15, SPEECH), (40, NOISE)))
     assert ends(heard)[0].speech_s == pytest.approx((30 + dip) * BLOCK_S)
 
 
 def test_a_longer_dip_is_not_speech_and_does_not_end_the_utterance() -> None:
     """Half a second between two phrases: one utterance, and only the phrases count."""
-    heard = hear(SpeechGate(), sound((20, SPEECH), (17, NOISE), (20, SPEECH), (40, NOISE)))
+    heard = hear(Segmenter(), sound((20, SPEECH), (17, NOISE), (20, SPEECH), (40, NOISE)))
     assert [end.speech_s for end in ends(heard)] == pytest.approx([40 * BLOCK_S])
 
 
 def test_a_click_does_not_open_the_gate() -> None:
     """Fewer active blocks than the onset asks for are no speech, however often they come."""
     click = sound((SETTINGS.onset_blocks - 1, SPEECH), (SETTINGS.onset_window, NOISE))
-    assert hear(SpeechGate(), click * 50) == []
+    assert hear(Segmenter(), click * 50) == []
 
 
 def test_doubt_continues_speech_but_does_not_start_it() -> None:
     """Hysteresis: between the two thresholds the gate stays as it is."""
     doubt = (SETTINGS.on + SETTINGS.off) / 2
-    assert hear(SpeechGate(), sound((200, doubt))) == []
-    heard = hear(SpeechGate(), sound((5, SPEECH), (20, doubt), (40, NOISE)))
+    assert hear(Segmenter(), sound((200, doubt))) == []
+    heard = hear(Segmenter(), sound((5, SPEECH), (20, doubt), (40, NOISE)))
     assert ends(heard)[0].speech_s == pytest.approx(25 * BLOCK_S)
 
 
 def test_endless_speech_is_cut_and_goes_on() -> None:
     """Evidence of two voices must not mix for long: 6 s end an utterance, the next begins."""
-    heard = hear(SpeechGate(), sound((LONGEST + 50, SPEECH), (40, NOISE)))
+    heard = hear(Segmenter(), sound((LONGEST + 50, SPEECH), (40, NOISE)))
     assert [end.speech_s for end in ends(heard)] == pytest.approx([6.0, 50 * BLOCK_S])
     assert looks(heard)[-1].speech_s == pytest.approx(LOOK * BLOCK_S)
     held = [number for look in looks(heard) for number in numbers(look)]
@@ -138,12 +133,12 @@ def test_endless_speech_is_cut_and_goes_on() -> None:
 
 def test_silence_after_a_cut_is_no_utterance() -> None:
     """Who stops speaking just when the utterance is cut has not begun another."""
-    assert len(ends(hear(SpeechGate(), sound((LONGEST, SPEECH), (60, NOISE))))) == 1
+    assert len(ends(hear(Segmenter(), sound((LONGEST, SPEECH), (60, NOISE))))) == 1
 
 
 def test_a_gap_discards_the_open_utterance() -> None:
     """Spliced audio is never judged: what was open is discarded, and the rest is an utterance."""
-    heard = hear(SpeechGate(), sound((30, SPEECH), (30, SPEECH), (40, NOISE)), gaps=[31])
+    heard = hear(Segmenter(), sound((30, SPEECH), (30, SPEECH), (40, NOISE)), gaps=[31])
     assert [end.discarded for end in ends(heard)] == [True, False]
     assert [end.speech_s for end in ends(heard)] == pytest.approx([0.9, 0.9])
     (look,) = looks(heard)
@@ -152,22 +147,22 @@ def test_a_gap_discards_the_open_utterance() -> None:
 
 def test_a_gap_in_silence_says_nothing() -> None:
     """With nothing open there is nothing to discard."""
-    assert hear(SpeechGate(), sound((30, NOISE)), gaps=[10, 20]) == []
+    assert hear(Segmenter(), sound((30, NOISE)), gaps=[10, 20]) == []
 
 
 def test_flush_ends_what_is_open_and_only_once() -> None:
     """A recording that stops amid a word still gives its looks and its end."""
-    gate = SpeechGate()
+    gate = Segmenter()
     hear(gate, sound((20, SPEECH)))
     heard = gate.flush(0.7)
-    assert [type(piece) for piece in heard] == [Look, UtteranceEnd]
+    assert [type(piece) for piece in heard] == [Segment, UtteranceEnd]
     assert ends(heard)[0].at_s == pytest.approx(0.7)
     assert gate.flush(0.8) == []
 
 
 def test_reset_forgets_the_utterance_and_the_noise() -> None:
     """After a reset the gate is as new."""
-    gate = SpeechGate()
+    gate = Segmenter()
     hear(gate, sound((100, NOISE), (20, SPEECH)))
     gate.reset()
     (look,) = looks(hear(gate, sound((40, SPEECH))))
@@ -177,7 +172,7 @@ def test_reset_forgets_the_utterance_and_the_noise() -> None:
 
 def test_speaking_follows_speech() -> None:
     """The property is true from the onset to the end of the hangover."""
-    gate = SpeechGate()
+    gate = Segmenter()
     assert not gate.speaking
     hear(gate, sound((10, SPEECH)))
     assert gate.speaking
@@ -191,7 +186,7 @@ def test_snr_is_that_of_the_speech_over_the_noise(snr_db: float) -> None:
     rng = np.random.default_rng(1)
     sounds = 0.01 * rng.standard_normal((300, BLOCK_SAMPLES))
     sounds[100:200] += 0.01 * 10 ** (snr_db / 20) * rng.standard_normal((100, BLOCK_SAMPLES))
-    gate, heard = SpeechGate(), []
+    gate, heard = Segmenter(), []
     for number, samples in enumerate(sounds.astype(np.float32)):
         probability = SPEECH if 100 <= number < 200 else NOISE
         heard += gate.step(AudioBlock(number * BLOCK_S, samples), probability)
@@ -201,13 +196,13 @@ def test_snr_is_that_of_the_speech_over_the_noise(snr_db: float) -> None:
 
 def test_snr_is_not_known_before_noise_was_heard() -> None:
     """Speech from the first block on: there is nothing to compare it with."""
-    heard = hear(SpeechGate(), sound((40, SPEECH)))
+    heard = hear(Segmenter(), sound((40, SPEECH)))
     assert looks(heard)[0].snr_db is None
 
 
 def test_digital_silence_gives_a_bounded_snr() -> None:
     """Zeros have no level; the estimate stays a number that can be published."""
-    gate, heard = SpeechGate(), []
+    gate, heard = Segmenter(), []
     for number in range(200):
         samples = np.full(BLOCK_SAMPLES, 0.0 if number < 100 else 0.5, np.float32)
         heard += gate.step(AudioBlock(number * BLOCK_S, samples), float(number >= 100))
@@ -220,7 +215,7 @@ def test_a_slammed_door_hardly_moves_the_noise_floor() -> None:
     sounds = 0.001 * rng.standard_normal((240, BLOCK_SAMPLES))
     sounds[150:160] *= 300
     sounds[200:] *= 100
-    gate, heard = SpeechGate(), []
+    gate, heard = Segmenter(), []
     for number, samples in enumerate(sounds.astype(np.float32)):
         heard += gate.step(AudioBlock(number * BLOCK_S, samples), float(number >= 200))
     assert looks(heard)[0].snr_db == pytest.approx(40.0, abs=5.0)
@@ -247,7 +242,7 @@ def test_a_slammed_door_hardly_moves_the_noise_floor() -> None:
 def test_impossible_settings_are_refused_by_name(change: dict[str, float]) -> None:
     """A gate that could never open, or never close, is not built."""
     with pytest.raises(ConfigError, match=next(iter(change))):
-        GateSettings(**change)  # type: ignore[arg-type]
+        SegmenterSettings(**change)  # type: ignore[arg-type]
 
 
 @st.composite
@@ -265,7 +260,7 @@ def conversations(draw: st.DrawFn) -> tuple[list[float], list[int]]:
 def test_looks_are_disjoint_in_order_and_whole(case: tuple[list[float], list[int]]) -> None:
     """No block is ever judged twice or out of order, whatever the detector says."""
     probabilities, gaps = case
-    gate = SpeechGate()
+    gate = Segmenter()
     heard = hear(gate, probabilities, gaps) + gate.flush(len(probabilities) * BLOCK_S)
     held = [number for look in looks(heard) for number in numbers(look)]
     assert held == sorted(set(held))
@@ -275,7 +270,7 @@ def test_looks_are_disjoint_in_order_and_whole(case: tuple[list[float], list[int
 def test_looks_hold_their_speech_and_little_else(case: tuple[list[float], list[int]]) -> None:
     """Every look has 0.5 s of speech, less than its samples; its samples are bounded."""
     probabilities, gaps = case
-    gate = SpeechGate()
+    gate = Segmenter()
     heard = hear(gate, probabilities, gaps) + gate.flush(len(probabilities) * BLOCK_S)
     openings = math.ceil(LOOK / SETTINGS.onset_blocks)
     most = LOOK + SETTINGS.onset_window + HANGOVER + openings * (PRE_ROLL + HANGOVER)
@@ -288,11 +283,11 @@ def test_looks_hold_their_speech_and_little_else(case: tuple[list[float], list[i
 def test_every_utterance_ends_exactly_once(case: tuple[list[float], list[int]]) -> None:
     """Looks of one utterance count up from zero, and its end has at least their sum."""
     probabilities, gaps = case
-    gate = SpeechGate()
+    gate = Segmenter()
     heard = hear(gate, probabilities, gaps) + gate.flush(len(probabilities) * BLOCK_S)
     speech_s = 0.0
     for piece in heard:
-        if isinstance(piece, Look):
+        if isinstance(piece, Segment):
             speech_s += piece.new_s
             assert piece.speech_s == pytest.approx(speech_s)
         else:
@@ -307,7 +302,7 @@ def test_every_utterance_ends_exactly_once(case: tuple[list[float], list[int]]) 
 def test_no_speech_crosses_a_gap(case: tuple[list[float], list[int]]) -> None:
     """Wherever sound was lost, no look has blocks from both sides."""
     probabilities, gaps = case
-    gate = SpeechGate()
+    gate = Segmenter()
     heard = hear(gate, probabilities, gaps) + gate.flush(len(probabilities) * BLOCK_S)
     for look in looks(heard):
         assert not any(numbers(look)[0] < gap <= numbers(look)[-1] for gap in gaps)
@@ -318,7 +313,7 @@ def test_after_a_gap_the_gate_is_as_new(
     before: tuple[list[float], list[int]], after: tuple[list[float], list[int]]
 ) -> None:
     """What was said before a gap changes nothing after it but the noise floor."""
-    used, fresh = SpeechGate(), SpeechGate()
+    used, fresh = Segmenter(), Segmenter()
     hear(used, before[0])
     used.step(block(0, gap=True), NOISE)
     fresh.step(block(0), NOISE)

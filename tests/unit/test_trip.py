@@ -8,44 +8,40 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from whodrives.domain import (
+from whodrives.core.events import Input
+from whodrives.trip.interlock import refusals
+from whodrives.trip.requests import REPEAT_S, WANTED_S
+from whodrives.trip.table import LISTEN_S, TABLE, State, Trigger
+from whodrives.trip.trip import ABSENCE_LIMIT_S, STEADY_S, Trip, TripEvent
+from whodrives.trip.types import (
     MANUAL,
-    Answer,
-    AnswerStatus,
     Apply,
     Begin,
     Cancel,
+    CancelRequest,
     Choose,
     CommandResult,
     Delivery,
     DriverState,
     Erase,
-    Evidence,
     Forget,
-    Household,
-    Input,
     LinkState,
     Listen,
-    Outcome,
+    PersistTrip,
     Position,
-    Prefer,
-    Profile,
-    Reading,
-    Remember,
+    RequestResult,
+    ResultStatus,
     Save,
+    SavePreferences,
     SettledBy,
-    Stray,
     Tick,
-    TripMemory,
-    VehicleReport,
-    VehicleState,
-    Verdict,
-    Withdraw,
+    TripSnapshot,
+    UnmatchedResult,
 )
-from whodrives.interlock import refusals
-from whodrives.outbox import REPEAT_S, WANTED_S
-from whodrives.trip import GONE_S, LISTEN_S, STEADY_S, TABLE, State, Trigger, Trip, TripEvent
-from whodrives.vss import Group, group_of
+from whodrives.vehicle.state import Reading, VehicleReport, VehicleState
+from whodrives.vehicle.vss import Group, group_of
+from whodrives.voice.profile import Household, Profile
+from whodrives.voice.types import Evidence, Outcome, Verdict
 
 SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide.Position"
 MIRROR = "Vehicle.Body.Mirrors.DriverSide.Tilt"
@@ -86,10 +82,10 @@ class Drive:
     Attributes:
         facts: what the car reports now; remove one and the car no longer speaks of it.
         applied: every `Apply` so far.
-        withdrawn: every `Withdraw` so far.
+        withdrawn: every `CancelRequest` so far.
         results: the reason of every `CommandResult` so far; empty for what was done.
-        orders: every `Prefer` and `Erase` so far.
-        strays: every `Stray` so far.
+        orders: every `SavePreferences` and `Erase` so far.
+        strays: every `UnmatchedResult` so far.
         memory: what was to be remembered last.
         state: the last `DriverState`.
     """
@@ -97,11 +93,11 @@ class Drive:
     def __init__(self, *, connected: bool = True) -> None:
         self.now_s = 100.0
         self.trip = Trip()
-        self.withdrawn: list[Withdraw] = []
+        self.withdrawn: list[CancelRequest] = []
         self.results: list[str] = []
-        self.orders: list[Prefer | Erase] = []
-        self.strays: list[Stray] = []
-        self.memory = TripMemory()
+        self.orders: list[SavePreferences | Erase] = []
+        self.strays: list[UnmatchedResult] = []
+        self.memory = TripSnapshot()
         self.daemons = 0
         self.enrolled: tuple[str, ...] = ()
         self.facts: dict[str, float | bool | str] = {
@@ -132,10 +128,10 @@ class Drive:
         evidence = Evidence((), 2.0, 15.0, self.now_s)
         self._note(self.trip.heard(Verdict(outcome, driver, evidence, 0.99), self.now_s))
 
-    def answers(self, status: AnswerStatus, reason: str = "", number: int = -1) -> None:
+    def answers(self, status: ResultStatus, reason: str = "", number: int = -1) -> None:
         """The ECU says what became of a request: of the last, if no number is given."""
         request = self.applied[number].request
-        self.tell(Answer(self.now_s, request, status, reason))
+        self.tell(RequestResult(self.now_s, request, status, reason))
 
     def dies(self, gone_s: float, *names: str, deaf_s: float | None = None) -> None:
         """The daemon is killed; another one starts, so many seconds later.
@@ -186,8 +182,8 @@ class Drive:
 
     def _note(self, events: tuple[TripEvent, ...]) -> None:
         kinds = [type(event) for event in events]
-        assert Remember not in kinds[1:]
-        assert Withdraw not in kinds[kinds.index(Apply) if Apply in kinds else len(kinds) :]
+        assert PersistTrip not in kinds[1:]
+        assert CancelRequest not in kinds[kinds.index(Apply) if Apply in kinds else len(kinds) :]
         for event in events:
             match event:
                 case Apply():
@@ -197,15 +193,15 @@ class Drive:
                         assert refusals(group_of(path), self.vehicle, event.at_s) == ()
                     # Whoever starts after a death here knows of the request.
                     assert event.request in {r.request for r in self.memory.outbox.requests}
-                case Remember():
+                case PersistTrip():
                     self.memory = event.memory
-                case Withdraw():
+                case CancelRequest():
                     self.withdrawn.append(event)
                 case CommandResult():
                     self.results.append(event.reason)
-                case Prefer() | Erase():
+                case SavePreferences() | Erase():
                     self.orders.append(event)
-                case Stray():
+                case UnmatchedResult():
                     self.strays.append(event)
                 case DriverState():
                     self.state = event
@@ -624,7 +620,7 @@ def test_passenger_talks_first_and_is_mended_by_hand() -> None:
     drive = Drive()
     drive.get_in()
     drive.says(BEN)
-    drive.answers(AnswerStatus.ACCEPTED)
+    drive.answers(ResultStatus.ACCEPTED)
     drive.tell(Choose(drive.now_s, "c1", ANN))
     assert [w.request for w in drive.withdrawn] == [drive.applied[0].request]
     assert drive.asked == [BEN, ANN]
@@ -759,12 +755,12 @@ def test_somebody_works_the_seat_switch() -> None:
     drive = Drive()
     drive.get_in()
     drive.says(ANN)
-    drive.answers(AnswerStatus.ACCEPTED)
+    drive.answers(ResultStatus.ACCEPTED)
     drive.car(seat_switch=True)
     drive.car(seat_switch=False)
     assert [(w.request, w.reason) for w in drive.withdrawn] == [(drive.applied[0].request, MANUAL)]
     assert [dict(a.signals) for a in drive.applied] == [PREFERENCES[ANN], {MIRROR: 10.0}]
-    drive.answers(AnswerStatus.COMPLETED)
+    drive.answers(ResultStatus.COMPLETED)
     assert (drive.state.delivery, drive.state.reason) == (Delivery.ABORTED, MANUAL)
     drive.tell(Choose(drive.now_s, "c1", BEN))
     assert dict(drive.applied[-1].signals) == {MIRROR: -5.0}
@@ -800,8 +796,8 @@ def test_a_switch_that_is_heard_of_late_still_counts() -> None:
     assert [dict(a.signals) for a in drive.applied] == [{MIRROR: 10.0}]
 
 
-@pytest.mark.parametrize("status", [AnswerStatus.REJECTED, AnswerStatus.ABORTED])
-def test_the_ecu_says_that_a_hand_was_there(status: AnswerStatus) -> None:
+@pytest.mark.parametrize("status", [ResultStatus.REJECTED, ResultStatus.ABORTED])
+def test_the_ecu_says_that_a_hand_was_there(status: ResultStatus) -> None:
     """The ECU felt the switch before the bus told of it, and says so.
 
     What it was asked to move is left alone for the rest of the trip, whoever is settled.
@@ -821,10 +817,10 @@ def test_ecu_accepts_and_completes() -> None:
     drive = Drive()
     drive.get_in()
     drive.says(ANN)
-    for status in (AnswerStatus.ACCEPTED, AnswerStatus.COMPLETED):
+    for status in (ResultStatus.ACCEPTED, ResultStatus.COMPLETED):
         drive.answers(status)
         assert drive.state.delivery is Delivery(status.value)
-    drive.answers(AnswerStatus.ABORTED, "late")
+    drive.answers(ResultStatus.ABORTED, "late")
     assert (drive.state.delivery, drive.state.reason) == (Delivery.COMPLETED, "")
     drive.wait(WANTED_S + 10)
     assert len(drive.applied) == 1
@@ -835,7 +831,7 @@ def test_ecu_rejects_for_good() -> None:
     drive = Drive()
     drive.get_in()
     drive.says(ANN)
-    drive.answers(AnswerStatus.REJECTED, "no_such_signal")
+    drive.answers(ResultStatus.REJECTED, "no_such_signal")
     drive.wait(WANTED_S + 10)
     assert len(drive.applied) == 1
     assert (drive.state.delivery, drive.state.reason) == (Delivery.REJECTED, "no_such_signal")
@@ -850,14 +846,14 @@ def test_ecu_rejects_what_passes(reason: str) -> None:
     drive = Drive()
     drive.get_in()
     drive.says(ANN)
-    drive.answers(AnswerStatus.REJECTED, reason)
+    drive.answers(ResultStatus.REJECTED, reason)
     assert (drive.state.delivery, drive.state.reason) == (Delivery.REJECTED, reason)
     drive.wait(REPEAT_S)
     first, second = drive.applied
     assert second == replace(first, at_s=second.at_s)
     assert second.at_s - first.at_s >= REPEAT_S
     assert drive.shown == (ANN, Delivery.REQUESTED, ())
-    drive.answers(AnswerStatus.COMPLETED)
+    drive.answers(ResultStatus.COMPLETED)
     assert drive.shown == (ANN, Delivery.COMPLETED, ())
 
 
@@ -866,8 +862,8 @@ def test_ecu_aborts() -> None:
     drive = Drive()
     drive.get_in()
     drive.says(ANN)
-    drive.answers(AnswerStatus.ACCEPTED)
-    drive.answers(AnswerStatus.ABORTED, "blocked")
+    drive.answers(ResultStatus.ACCEPTED)
+    drive.answers(ResultStatus.ABORTED, "blocked")
     drive.wait(WANTED_S + 10)
     assert (drive.state.delivery, drive.state.reason) == (Delivery.ABORTED, "blocked")
     assert len(drive.applied) == 1
@@ -887,7 +883,7 @@ def test_ecu_is_silent() -> None:
     assert all(b - a >= REPEAT_S for a, b in itertools.pairwise(sent))
     assert len(sent) == 1 + WANTED_S // REPEAT_S
     assert drive.shown == (ANN, Delivery.UNANSWERED, ())
-    drive.answers(AnswerStatus.COMPLETED)
+    drive.answers(ResultStatus.COMPLETED)
     assert drive.shown == (ANN, Delivery.COMPLETED, ())
 
 
@@ -909,7 +905,7 @@ def test_an_answer_to_nothing_of_ours() -> None:
     drive.get_in()
     drive.says(ANN)
     state = drive.state
-    drive.tell(Answer(drive.now_s, "other", AnswerStatus.COMPLETED))
+    drive.tell(RequestResult(drive.now_s, "other", ResultStatus.COMPLETED))
     assert [s.request for s in drive.strays] == ["other"]
     assert drive.state == state
 
@@ -922,7 +918,7 @@ def test_cancel_stops_everything() -> None:
     drive = Drive()
     drive.get_in()
     drive.says(ANN)
-    drive.answers(AnswerStatus.ACCEPTED)
+    drive.answers(ResultStatus.ACCEPTED)
     drive.tell(Cancel(drive.now_s, "c1"))
     drive.says(ANN)
     drive.wait(10)
@@ -954,7 +950,7 @@ def test_getting_out_withdraws_what_is_under_way() -> None:
     drive.says(ANN)
     drive.get_out()
     assert [w.reason for w in drive.withdrawn] == ["trip_over"]
-    drive.answers(AnswerStatus.COMPLETED)
+    drive.answers(ResultStatus.COMPLETED)
     assert len(drive.strays) == 1
 
 
@@ -1022,7 +1018,7 @@ def test_driver_saves_the_position() -> None:
     drive.says(ANN)
     _press(drive)
     _saves(drive)
-    assert drive.orders == [Prefer(drive.now_s, "c1", ANN, {SEAT: 111.0})]
+    assert drive.orders == [SavePreferences(drive.now_s, "c1", ANN, {SEAT: 111.0})]
     assert drive.results == []
 
 
@@ -1056,7 +1052,7 @@ def test_a_position_that_jumps_is_not_saved() -> None:
     assert (drive.orders, drive.results) == ([], ["moving"])
     drive.wait(2)
     _saves(drive)
-    assert drive.orders == [Prefer(drive.now_s, "c1", ANN, {SEAT: 111.0})]
+    assert drive.orders == [SavePreferences(drive.now_s, "c1", ANN, {SEAT: 111.0})]
 
 
 def test_what_nobody_moved_is_not_saved() -> None:
@@ -1075,7 +1071,7 @@ def test_a_hand_on_the_seat_saves_the_seat_alone() -> None:
     drive.says(ANN)
     _press(drive)
     _saves(drive, seat=99.0, wheel=100.0, heat=100.0, mirror=7.0)
-    assert drive.orders == [Prefer(drive.now_s, "c1", ANN, {SEAT: 99.0})]
+    assert drive.orders == [SavePreferences(drive.now_s, "c1", ANN, {SEAT: 99.0})]
 
 
 def test_what_we_moved_is_saved_where_we_moved_it() -> None:
@@ -1083,13 +1079,13 @@ def test_what_we_moved_is_saved_where_we_moved_it() -> None:
     drive = Drive()
     drive.get_in()
     drive.says(ANN)
-    drive.answers(AnswerStatus.COMPLETED)
+    drive.answers(ResultStatus.COMPLETED)
     told: dict[str, Any] = {
         "seat": PREFERENCES[ANN][SEAT],
         "mirror": PREFERENCES[ANN][MIRROR] + 20.0,
     }
     _saves(drive, **told)
-    assert drive.orders == [Prefer(drive.now_s, "c1", ANN, {SEAT: told["seat"]})]
+    assert drive.orders == [SavePreferences(drive.now_s, "c1", ANN, {SEAT: told["seat"]})]
 
 
 def test_mirrors_that_a_hand_moved_are_saved() -> None:
@@ -1097,14 +1093,14 @@ def test_mirrors_that_a_hand_moved_are_saved() -> None:
     drive = Drive()
     drive.get_in()
     drive.says(ANN)
-    drive.answers(AnswerStatus.COMPLETED)
+    drive.answers(ResultStatus.COMPLETED)
     _at(drive, mirror=10.0)
     _at(drive, moving=True, mirror=14.0)
     drive.wait(1)
     _at(drive, mirror=25.0)
     drive.wait(2)
     _saves(drive, mirror=25.0)
-    assert drive.orders == [Prefer(drive.now_s, "c1", ANN, {MIRROR: 25.0})]
+    assert drive.orders == [SavePreferences(drive.now_s, "c1", ANN, {MIRROR: 25.0})]
 
 
 def test_mirrors_that_move_for_a_request_were_not_moved_by_hand() -> None:
@@ -1112,7 +1108,7 @@ def test_mirrors_that_move_for_a_request_were_not_moved_by_hand() -> None:
     drive = Drive()
     drive.get_in()
     drive.says(ANN)
-    drive.answers(AnswerStatus.ACCEPTED)
+    drive.answers(ResultStatus.ACCEPTED)
     _at(drive, moving=True, mirror=-40.0)
     _at(drive, moving=True, mirror=-20.0)
     drive.tell(Cancel(drive.now_s, "c0"))
@@ -1126,13 +1122,13 @@ def test_what_was_moved_is_remembered_over_a_death() -> None:
     drive = Drive()
     drive.get_in()
     drive.says(ANN)
-    drive.answers(AnswerStatus.REJECTED, "no")
+    drive.answers(ResultStatus.REJECTED, "no")
     _at(drive, mirror=10.0)
     _at(drive, moving=True, mirror=14.0)
     drive.dies(1.0)
     drive.wait(2)
     _saves(drive, mirror=14.0)
-    assert drive.orders == [Prefer(drive.now_s, "c1", ANN, {MIRROR: 14.0})]
+    assert drive.orders == [SavePreferences(drive.now_s, "c1", ANN, {MIRROR: 14.0})]
 
 
 # --- another voice --------------------------------------------------------------------------------
@@ -1156,7 +1152,7 @@ def test_after_another_drivers_voice_a_person_says_who_drives() -> None:
     assert _saves_after_a_switch(drive) == "other_voice"
     drive.tell(Choose(drive.now_s, "c2", ANN))
     assert _saves_after_a_switch(drive) == ""
-    assert drive.orders[-1] == Prefer(drive.now_s, "c1", ANN, {SEAT: 111.0})
+    assert drive.orders[-1] == SavePreferences(drive.now_s, "c1", ANN, {SEAT: 111.0})
 
 
 @pytest.mark.parametrize("who", [ANN, BEN])
@@ -1169,7 +1165,7 @@ def test_who_is_listened_to_is_who_saves(who: str) -> None:
     drive.tell(Listen(drive.now_s, "c2"))
     drive.says(who)
     assert _saves_after_a_switch(drive) == ""
-    assert drive.orders[-1] == Prefer(drive.now_s, "c1", who, {SEAT: 111.0})
+    assert drive.orders[-1] == SavePreferences(drive.now_s, "c1", who, {SEAT: 111.0})
 
 
 def test_an_unknown_voice_keeps_nobody_from_saving() -> None:
@@ -1223,13 +1219,13 @@ def test_a_driver_who_was_not_watched_is_doubted(names: tuple[str, ...]) -> None
     drive = Drive()
     drive.get_in()
     drive.says(ANN)
-    _silent(drive, GONE_S + 2, *names)
+    _silent(drive, ABSENCE_LIMIT_S + 2, *names)
     assert (drive.state.driver, drive.state.trip_open) == (None, True)
     assert [w.reason for w in drive.withdrawn] == ["restarted"]
     drive.wait(3)
     drive.says(ANN)
     drive.says(BEN)
-    assert len(drive.applied) <= 1 + (GONE_S + 2) // REPEAT_S
+    assert len(drive.applied) <= 1 + (ABSENCE_LIMIT_S + 2) // REPEAT_S
     assert drive.asked == [ANN]
     assert _saves_after_a_switch(drive) == "no_driver"
     drive.tell(Choose(drive.now_s, "c1", BEN))
@@ -1243,7 +1239,7 @@ def test_a_driver_who_was_watched_stays() -> None:
     drive.get_in()
     drive.says(ANN)
     for _ in range(3):
-        _silent(drive, GONE_S - 1)
+        _silent(drive, ABSENCE_LIMIT_S - 1)
         drive.wait(1)
     assert drive.state.driver == ANN
 
@@ -1266,9 +1262,9 @@ def test_who_is_chosen_in_a_silence_is_doubted_later() -> None:
     drive = Drive()
     drive.get_in()
     drive.says(ANN)
-    _silent(drive, GONE_S + 5)
+    _silent(drive, ABSENCE_LIMIT_S + 5)
     drive.tell(Choose(drive.now_s, "c1", BEN))
-    _silent(drive, GONE_S - 1)
+    _silent(drive, ABSENCE_LIMIT_S - 1)
     assert drive.state.driver == BEN
     _silent(drive, 2)
     assert drive.state.driver is None
@@ -1358,7 +1354,7 @@ def test_daemon_dies_before_sending() -> None:
     first, second = drive.applied
     assert (first.request, first.signals) == (second.request, second.signals)
     assert drive.state.driver == ANN
-    drive.answers(AnswerStatus.COMPLETED)
+    drive.answers(ResultStatus.COMPLETED)
     assert drive.state.delivery is Delivery.COMPLETED
 
 
@@ -1367,7 +1363,7 @@ def test_daemon_dies_after_sending() -> None:
     drive = Drive()
     drive.get_in()
     drive.says(ANN)
-    drive.answers(AnswerStatus.ACCEPTED)
+    drive.answers(ResultStatus.ACCEPTED)
     drive.dies(3.0)
     drive.wait(20)
     drive.says(BEN)
@@ -1398,7 +1394,7 @@ def test_daemon_is_away_for_long() -> None:
     drive = Drive()
     drive.get_in()
     drive.says(ANN)
-    drive.dies(GONE_S + 1)
+    drive.dies(ABSENCE_LIMIT_S + 1)
     drive.wait(5)
     drive.says(ANN)
     drive.says(BEN)
@@ -1413,7 +1409,7 @@ def test_daemon_dies_before_anybody_spoke() -> None:
     """An open trip without a driver goes on; the first known voice settles it."""
     drive = Drive()
     drive.get_in()
-    drive.dies(GONE_S + 20)
+    drive.dies(ABSENCE_LIMIT_S + 20)
     drive.wait(2)
     drive.says(BEN)
     assert drive.asked == [BEN]
@@ -1555,15 +1551,15 @@ class AnyDrive(RuleBasedStateMachine):
     @precondition(lambda self: self.made)
     @rule(
         data=st.data(),
-        status=st.sampled_from(AnswerStatus),
+        status=st.sampled_from(ResultStatus),
         reason=st.sampled_from(["standing", "expired", "no", MANUAL]),
     )
-    def answer(self, data: st.DataObject, status: AnswerStatus, reason: str) -> None:
+    def answer(self, data: st.DataObject, status: ResultStatus, reason: str) -> None:
         """An ECU answers, anything, to anything."""
         request = data.draw(st.sampled_from(list(self.made)))
         strays = len(self.drive.strays)
-        bad = status in (AnswerStatus.REJECTED, AnswerStatus.ABORTED)
-        told = Answer(self.drive.now_s, request, status, reason if bad else "")
+        bad = status in (ResultStatus.REJECTED, ResultStatus.ABORTED)
+        told = RequestResult(self.drive.now_s, request, status, reason if bad else "")
         mine = request in {r.request for r in self.drive.memory.outbox.requests}
         self.drive.tell(told)
         assert (len(self.drive.strays) == strays) is mine
@@ -1571,20 +1567,20 @@ class AnyDrive(RuleBasedStateMachine):
             self.touched |= {group_of(path) for path in self.made[request].signals}
         if not mine or request in self.over:
             return
-        if status is AnswerStatus.ACCEPTED:
+        if status is ResultStatus.ACCEPTED:
             self.accepted.add(request)
-        elif status is not AnswerStatus.REJECTED or (
+        elif status is not ResultStatus.REJECTED or (
             reason in ("no", MANUAL) and request not in self.accepted
         ):
             self.over.add(request)
 
-    @rule(gone_s=st.sampled_from([0.5, GONE_S, GONE_S + 1]))
+    @rule(gone_s=st.sampled_from([0.5, ABSENCE_LIMIT_S, ABSENCE_LIMIT_S + 1]))
     def die(self, gone_s: float) -> None:
         """The daemon dies, and another one starts."""
         driver = self.drive.state.driver
         self.drive.dies(gone_s, *self.drive.enrolled)
         self.linked = True
-        assert self.drive.state.driver == (driver if gone_s <= GONE_S else None)
+        assert self.drive.state.driver == (driver if gone_s <= ABSENCE_LIMIT_S else None)
 
     @rule(driver=DRIVERS)
     def known(self, driver: str) -> None:

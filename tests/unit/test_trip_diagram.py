@@ -1,6 +1,5 @@
-from trip_diagram import PAGE, page
-
-from whodrives.trip import TABLE, Deed
+from tools.trip_diagram import PAGE, page
+from whodrives.trip.table import TABLE, Action
 
 
 def test_the_page_shows_the_table_that_is_obeyed() -> None:
@@ -16,6 +15,7 @@ def test_every_row_is_on_the_page_and_every_change_in_the_diagram() -> None:
     stays = sum(
         len(row.states)
         for row in TABLE
-        if row.to is None and row.deed not in (Deed.NOTHING, Deed.REFUSE, Deed.CANCEL, Deed.ERASE)
+        if row.to is None
+        and row.deed not in (Action.NOTHING, Action.REFUSE, Action.CANCEL, Action.ERASE)
     )
     assert text.count(" --> ") == 1 + changes + stays

@@ -9,20 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whodrives import service
-from whodrives.config import Config, ModelFiles, ProfileFiles
-from whodrives.domain import (
-    BLOCK_SAMPLES,
-    AudioBlock,
-    Cancel,
-    Event,
-    Input,
-    SourceHealth,
-    SourceState,
-    VehicleReport,
-    VehicleState,
-)
-from whodrives.service import LATE_S, Daemon, FromMicrophone, Orders, shed
+from whodrives.audio.blocks import BLOCK_SAMPLES, AudioBlock, SourceHealth, SourceState
+from whodrives.audio.supervisor import LATE_S, FromMicrophone, shed
+from whodrives.config.schema import Config, ModelFiles, ProfileFiles
+from whodrives.core.events import Event, Input
+from whodrives.service import daemon, wiring
+from whodrives.service.daemon import Daemon
+from whodrives.service.signals import Orders
+from whodrives.trip.types import Cancel
+from whodrives.vehicle.state import VehicleReport, VehicleState
 
 ROOT = Path(__file__).parents[2]
 SOUND = np.zeros(BLOCK_SAMPLES, np.float32)
@@ -133,9 +128,9 @@ def test_no_decision_rests_on_an_older_car_than_is_known(
         microphones.append(Silent(name, put))
         return microphones[-1]
 
-    monkeypatch.setattr(service, "Recognizer", lambda *_: taken)
-    monkeypatch.setattr(service, "Microphone", microphone)
-    monkeypatch.setattr(service, "Bus", Bus)
+    monkeypatch.setattr(wiring, "Recognizer", lambda *_: taken)
+    monkeypatch.setattr(daemon, "Microphone", microphone)
+    monkeypatch.setattr(daemon, "Bus", Bus)
     config = configured(tmp_path)
     assert Daemon(config, lambda: config, orders).run() is None
     expected = [id(item) for item in (*news, *sound)]
@@ -166,10 +161,10 @@ def test_what_becomes_of_the_microphone_ends_a_rest(
         put(SourceState(0.0, SourceHealth.OPEN))
         return microphones[-1]
 
-    monkeypatch.setattr(service, "Recognizer", Taken)
-    monkeypatch.setattr(service, "Microphone", microphone)
-    monkeypatch.setattr(service, "Bus", Bus)
-    monkeypatch.setattr(service, "QUIET_REST_S", 3600.0)
+    monkeypatch.setattr(wiring, "Recognizer", Taken)
+    monkeypatch.setattr(daemon, "Microphone", microphone)
+    monkeypatch.setattr(daemon, "Bus", Bus)
+    monkeypatch.setattr(daemon, "QUIET_REST_S", 3600.0)
     config = configured(tmp_path)
     assert Daemon(config, lambda: config, orders).run() is None
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from whodrives.config import Config
-from whodrives.domain import Problem, ProfileError
-from whodrives.enrolment import Progress
-from whodrives.tutor import likeness_picture, meter
+from whodrives.cli.enrol import likeness_picture, meter
+from whodrives.config.schema import Config
+from whodrives.enrolment.recording import Progress
+from whodrives.enrolment.types import Problem
+from whodrives.errors import ProfileError
 
 
 def shown(progress: Progress, enough_s: float = 20.0) -> str:

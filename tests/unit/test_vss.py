@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives import vss
-from whodrives.config import Vehicle
+from whodrives.config.schema import Vehicle
+from whodrives.vehicle import vss
 
 POSITION = "Vehicle.Cabin.Seat.Row1.DriverSide.Position"
 TILT = "Vehicle.Cabin.Seat.Row1.DriverSide.Tilt"

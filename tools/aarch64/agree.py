@@ -25,9 +25,12 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from whodrives.domain import BLOCK_SAMPLES, SAMPLE_RATE_HZ, Calibration, Floats
-from whodrives.inference import load_calibration, load_encoder, load_gate
-from whodrives.scoring import accept_llr, centred, compare, unit
+from whodrives.audio.blocks import BLOCK_SAMPLES, SAMPLE_RATE_HZ, Floats
+from whodrives.models.calibration import load_calibration
+from whodrives.models.encoder import load_encoder
+from whodrives.models.vad import load_vad
+from whodrives.voice.scoring import accept_llr, centred, compare, unit
+from whodrives.voice.types import Calibration
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"
@@ -67,7 +70,7 @@ def main() -> int:
 
 def _write(path: Path, louder: float) -> None:
     """Keep what this machine makes of every voice."""
-    encoder, gate = load_encoder(MODELS), load_gate(MODELS)
+    encoder, gate = load_encoder(MODELS), load_vad(MODELS)
     voices = sorted(folder for folder in VOICES.iterdir() if folder.is_dir())
     sounds, embeddings, probabilities = [], [], []
     for voice in voices:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import soundfile
 
-from whodrives.domain import SAMPLE_RATE_HZ
-from whodrives.inference import Manifest, OnnxEncoder, open_session
+from whodrives.audio.blocks import SAMPLE_RATE_HZ
+from whodrives.models.encoder import OnnxEncoder
+from whodrives.models.manifests import Manifest
+from whodrives.models.session import open_session
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEECH = ROOT / "profiles" / "demo" / "voices" / "af_bella" / "5.opus"

@@ -29,38 +29,41 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from alone import Alone, listen, speech_s
-from limit import limit
-from machine import describe, short_name
 from rich.console import Console
 from rich.table import Table
-from usual import ADD_ON_S, HOP_S, RESEMBLYZER, WINDOW_S, measure, write_model
 
-from whodrives.capture import read_file
-from whodrives.decision import Policy
-from whodrives.domain import (
-    BLOCK_S,
-    BLOCK_SAMPLES,
-    SAMPLE_RATE_HZ,
-    AudioBlock,
-    Floats,
-    Lesson,
-    Met,
-    WhodrivesError,
+from tools.bench.alone import Alone, listen, speech_s
+from tools.bench.limit import limit
+from tools.bench.live import (
+    BenchError,
+    Run,
+    Stage,
+    run,
+    stage,
+    start_steps,
 )
-from whodrives.guests import RULES, Guest
-from whodrives.inference import load_calibration, load_encoder, load_gate
-from whodrives.learning import Learning, today
-from whodrives.service import household, open_store
-from whodrives.settings import load_config
+from tools.bench.usual import ADD_ON_S, HOP_S, RESEMBLYZER, WINDOW_S, measure, write_model
+from tools.lab.machine import describe, short_name
+from tools.lab.scene import (
+    HISS_LEVEL_DB,
+    amplify,
+    road_noise,
+)
+from whodrives.adaptation.guests import RULES, Guest
+from whodrives.adaptation.types import AdaptationSample, UnknownSpeech
+from whodrives.audio.blocks import BLOCK_S, BLOCK_SAMPLES, SAMPLE_RATE_HZ, AudioBlock, Floats
+from whodrives.audio.files import read_file
+from whodrives.config.location import load_config
+from whodrives.errors import WhodrivesError
+from whodrives.models.calibration import load_calibration
+from whodrives.models.encoder import load_encoder
+from whodrives.models.vad import load_vad
+from whodrives.service.learning import Learning, today
+from whodrives.service.wiring import household, open_store
+from whodrives.voice.decision import Policy
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-
-from live import BenchError, Run, Stage, run, stage, start_steps  # noqa: E402 - needs tools/
-from scene import HISS_LEVEL_DB, amplify, road_noise  # noqa: E402 - beside this folder
-
 ROAD_KMH = 70.0
 ROAD_LEVEL_DB = -34.0
 """dBFS at 100 km/h, as in the demo's drive."""
@@ -209,7 +212,7 @@ def hear_alone(
     models = Path(settings.models.directory)
     policy = Policy(load_calibration(models), settings.recognition.strangers)
     house = household(open_store(settings), 0.0)
-    gate, encoder = load_gate(models), load_encoder(models)
+    gate, encoder = load_vad(models), load_encoder(models)
     speech = speech_s(gate, blocks)
     found = []
     for _ in range(passes):
@@ -224,7 +227,7 @@ def hear_crowds(scene: Stage, blocks: Sequence[AudioBlock], passes: int) -> list
     models = Path(settings.models.directory)
     policy = Policy(load_calibration(models), settings.recognition.strangers)
     house = household(open_store(settings), 0.0)
-    gate, encoder = load_gate(models), load_encoder(models)
+    gate, encoder = load_vad(models), load_encoder(models)
     rng = np.random.default_rng(1)
     found = []
     for count in CROWDS:
@@ -307,9 +310,9 @@ def meet_guests(scene: Stage, passes: int) -> list[Result]:
         spent = []
         for voices in _nobodies(rng, like, 4 * passes):
             store.save_guests(tuple(book[: RULES.guests]))
-            lesson = Lesson(voices[0], RULES.group_s, None, ())
+            lesson = AdaptationSample(voices[0], RULES.group_s, None, ())
             before_s = time.thread_time()
-            learning.meet(Met(0.0, (lesson,)), drivers)
+            learning.meet(UnknownSpeech(0.0, (lesson,)), drivers)
             spent.append(time.thread_time() - before_s)
         found.append({"guests": count, "cpu_ms": 1000 * statistics.median(spent)})
     store.save_guests(())

@@ -7,23 +7,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from whodrives.decision import Policy
-from whodrives.domain import (
-    BLOCK_S,
-    AudioBlock,
-    Encoder,
-    Floats,
-    Household,
-    LinkState,
-    Recognition,
-    SourceHealth,
-    SourceState,
-    UtteranceEnd,
-    VoiceActivity,
-)
-from whodrives.recognizer import Recognizer
-from whodrives.service import QUIET_REST_S
-from whodrives.speech import SpeechGate
+from whodrives.audio.blocks import BLOCK_S, AudioBlock, Floats, SourceHealth, SourceState
+from whodrives.core.engine import Recognizer
+from whodrives.service.daemon import QUIET_REST_S
+from whodrives.trip.types import LinkState
+from whodrives.voice.decision import Policy
+from whodrives.voice.profile import Household
+from whodrives.voice.segments import Segmenter
+from whodrives.voice.types import Encoder, Recognition, UtteranceEnd, VoiceActivity
 
 AT_A_TIME = int(QUIET_REST_S / BLOCK_S)
 
@@ -116,7 +107,7 @@ def listen(
 
 def speech_s(activity: VoiceActivity, blocks: Sequence[AudioBlock]) -> float:
     """Seconds of speech in a recording, as the gate counts them."""
-    gate = SpeechGate()
+    gate = Segmenter()
     activity.reset()
     probabilities = activity.probabilities([block.samples for block in blocks])
     pieces = [p for each in zip(blocks, probabilities, strict=True) for p in gate.step(*each)]

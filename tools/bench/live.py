@@ -18,15 +18,15 @@ from threading import Event, Thread
 from typing import Any
 
 import paho.mqtt.client as mqtt
-from machine import cpu_s, peak_rss_mb
 from paho.mqtt.enums import CallbackAPIVersion
 from rich.console import Console
-from schemas import checked
 
-from whodrives import demo
-from whodrives.capture import paced
-from whodrives.domain import AudioBlock
-from whodrives.picture import Car
+from tools.lab.machine import cpu_s, peak_rss_mb
+from tools.schemas import checked
+from whodrives.audio.blocks import AudioBlock
+from whodrives.audio.framing import paced
+from whodrives.cli import demo
+from whodrives.cli.demo_screen import Car
 
 START_LIMIT_S = 30.0
 STARVED_S = 0.1
@@ -232,7 +232,7 @@ def _measure(
 
 _STEPS = """
 import json, os, sys, time
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as whodrives.inference does
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as whodrives.models does
 said = [("interpreter", time.monotonic())]
 def step(name): said.append((name, time.monotonic(), rss_mb()))
 def rss_mb():
@@ -241,14 +241,17 @@ def rss_mb():
 said[0] += (rss_mb(),)
 import numpy; step("numpy")
 import onnxruntime; step("ONNX Runtime")
-from whodrives import cli, inference, settings
+from whodrives.cli import main
+from whodrives.config import location
+from whodrives.models.encoder import load_encoder
+from whodrives.models.vad import load_vad
 from pathlib import Path
-config = settings.load_config(Path(sys.argv[1])); models = Path(config.models.directory)
+config = location.load_config(Path(sys.argv[1])); models = Path(config.models.directory)
 step("configuration")
-encoder = inference.load_encoder(models); step("the encoder's model")
-from whodrives import service; step("the other modules")
-gate = inference.load_gate(models); step("the gate's model")
-service.household(service.open_store(config), 0.0); step("the profiles")
+encoder = load_encoder(models); step("the encoder's model")
+from whodrives.service import daemon, wiring; step("the other modules")
+vad = load_vad(models); step("the VAD's model")
+wiring.household(wiring.open_store(config), 0.0); step("the profiles")
 print(json.dumps(said))
 """
 

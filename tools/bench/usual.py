@@ -98,7 +98,8 @@ def _resemblyzer() -> Callable[[Any], object]:
 def main() -> None:
     """Embed every window of the sound; print the processor time of each and the memory."""
     import numpy as np  # noqa: PLC0415 - the imports are part of the start
-    from machine import peak_rss_mb  # noqa: PLC0415
+
+    from tools.lab.machine import peak_rss_mb  # noqa: PLC0415
 
     encoder, sound = sys.argv[1:3]
     window_s, hop_s, pause_s = map(float, sys.argv[3:])

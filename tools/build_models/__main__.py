@@ -15,9 +15,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from errors import BuildError
-from fetch import Source, fetch, sha256, write_atomically
-from recipes import CACHE, ROOT, Manifest, build, produce, read_manifest, write_manifest
+from tools.build_models.errors import BuildError
+from tools.build_models.fetch import Source, fetch, sha256, write_atomically
+from tools.build_models.recipes import (
+    CACHE,
+    ROOT,
+    Manifest,
+    build,
+    produce,
+    read_manifest,
+    write_manifest,
+)
 
 
 def main() -> int:
@@ -47,8 +55,8 @@ def _run(options: argparse.Namespace) -> None:
 
 def _calibrate(path: Path, speech: Path, noise: Path | None) -> None:
     """Measure the activation ranges anew and pin the model that follows from them."""
-    from checkpoint import read_checkpoint  # noqa: PLC0415
-    from ranges import measure_ranges  # noqa: PLC0415 - needs the sound libraries
+    from tools.build_models.checkpoint import read_checkpoint  # noqa: PLC0415
+    from tools.build_models.ranges import measure_ranges  # noqa: PLC0415 - needs the sound libraries
 
     manifest = read_manifest(path)
     weights = read_checkpoint(fetch(Source.from_manifest(manifest), CACHE))
@@ -68,12 +76,8 @@ def _compare(options: argparse.Namespace) -> None:
     Of the encoder with the weights that are shipped and with finer; of the gate from the published
     network. An earlier file of the encoder shows whether another layout gives the same bits.
     """
-    from quantisation import FULL_WEIGHT  # noqa: PLC0415 - as below
-    from ranges import (  # noqa: PLC0415 - needs the sound libraries
-        compare_gates,
-        embeddings,
-        excerpts,
-    )
+    from tools.build_models.quantisation import FULL_WEIGHT  # noqa: PLC0415 - as below
+    from tools.build_models.ranges import compare_gates, embeddings, excerpts  # noqa: PLC0415
 
     sounds = excerpts(options.compare, options.noise)
     manifest = read_manifest(options.models / "encoder.json")
@@ -97,8 +101,8 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _float(manifest: Manifest) -> bytes:
     """The encoder in float."""
-    from campplus import build_float  # noqa: PLC0415 - needs onnx
-    from checkpoint import read_checkpoint  # noqa: PLC0415 - the same
+    from tools.build_models.campplus import build_float  # noqa: PLC0415 - needs onnx
+    from tools.build_models.checkpoint import read_checkpoint  # noqa: PLC0415 - the same
 
     return build_float(read_checkpoint(fetch(Source.from_manifest(manifest), CACHE)))
 

@@ -12,11 +12,12 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from errors import BuildError
-from frontend import MEL_BANDS, add_log_mel
-from graph import Graph, Shapes
 from numpy.typing import NDArray
-from quantisation import (
+
+from tools.build_models.errors import BuildError
+from tools.build_models.frontend import MEL_BANDS, add_log_mel
+from tools.build_models.graph import Graph, Shapes
+from tools.build_models.quantisation import (
     FULL_WEIGHT,
     Activation,
     Weight,

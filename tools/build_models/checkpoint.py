@@ -13,8 +13,9 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
-from errors import BuildError
 from numpy.typing import NDArray
+
+from tools.build_models.errors import BuildError
 
 
 def read_checkpoint(data: bytes) -> dict[str, NDArray[Any]]:

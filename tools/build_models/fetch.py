@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from errors import BuildError
+from tools.build_models.errors import BuildError
 
 
 @dataclass(frozen=True, slots=True)

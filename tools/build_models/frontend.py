@@ -13,8 +13,9 @@ does not reach the file; what is made of them is single precision in an order th
 from functools import reduce
 
 import numpy as np
-from graph import Graph
 from numpy.typing import NDArray
+
+from tools.build_models.graph import Graph
 
 SAMPLE_RATE_HZ = 16_000
 FRAME = 400

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from errors import BuildError
 from numpy.typing import NDArray
+
+from tools.build_models.errors import BuildError
 
 ACTIVATION_LEVELS = 255
 FULL_WEIGHT = 127

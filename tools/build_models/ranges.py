@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import soundfile
-from campplus import Tensors, build_probe
-from errors import BuildError
-from frontend import SAMPLE_RATE_HZ
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from silero import NEW, STATE, WINDOW
+
+from tools.build_models.campplus import Tensors, build_probe
+from tools.build_models.errors import BuildError
+from tools.build_models.frontend import SAMPLE_RATE_HZ
+from tools.build_models.silero import NEW, STATE, WINDOW
 
 EXCERPTS = 400
 SHORTEST_S, LONGEST_S = 1.0, 3.0

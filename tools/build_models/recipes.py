@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from errors import BuildError
-from fetch import Source, fetch, sha256, write_atomically
+from tools.build_models.errors import BuildError
+from tools.build_models.fetch import Source, fetch, sha256, write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "wheels"
@@ -78,15 +78,15 @@ def _campplus_int8(checkpoint: bytes, manifest: Manifest) -> bytes:
     except KeyError as error:
         raise BuildError(f"the encoder's manifest lacks {error}; restore the file") from error
     # Here, because a model that is up to date needs no onnx.
-    from campplus import build_int8  # noqa: PLC0415
-    from checkpoint import read_checkpoint  # noqa: PLC0415
+    from tools.build_models.campplus import build_int8  # noqa: PLC0415
+    from tools.build_models.checkpoint import read_checkpoint  # noqa: PLC0415
 
     return build_int8(read_checkpoint(checkpoint), ranges, weight_limit)
 
 
 def _silero(published: bytes, _manifest: Manifest) -> bytes:
     """Silero VAD as products of matrices, from the weights in the published graph."""
-    from silero import build_gate  # noqa: PLC0415 - as above
+    from tools.build_models.silero import build_gate  # noqa: PLC0415 - as above
 
     return build_gate(published)
 

@@ -10,9 +10,10 @@ matrix, and each layer is one product. The arithmetic is the same but for the or
 
 import numpy as np
 import onnx
-from errors import BuildError
-from graph import Graph, Shapes
 from numpy.typing import NDArray
+
+from tools.build_models.errors import BuildError
+from tools.build_models.graph import Graph, Shapes
 
 WINDOW = 576
 NEW = 512

@@ -35,17 +35,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import baselines
-import conditions
-import report
-import shortcuts
-from corpora import Person, read_people, read_trials
-from hearing import DURATIONS, Plan, Subject, ear, hear_person
-from lists import verified
-from metrics import resampled
-from trials import (
+from tools.evaluate import baselines, report, shortcuts
+from tools.evaluate.lists import verified
+from tools.evaluate.trials import (
     SEED,
     SHOWN_HOUSEHOLD,
     Scores,
@@ -58,9 +50,13 @@ from trials import (
     views,
     visits,
 )
-
-from whodrives.domain import Calibration, WhodrivesError
-from whodrives.inference import load_calibration
+from tools.lab import conditions
+from tools.lab.corpus import Person, read_people, read_trials
+from tools.lab.front_end import DURATIONS, Plan, Subject, ear, hear_person
+from tools.lab.metrics import resampled
+from whodrives.errors import WhodrivesError
+from whodrives.models.calibration import load_calibration
+from whodrives.voice.types import Calibration
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"

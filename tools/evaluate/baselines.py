@@ -17,16 +17,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnxruntime
-from conditions import enrolled, tested
-from corpora import Person, material
-from corpus import pieces
-from hearing import DURATIONS, WHOLE_LOOK_S, Heard, Plan, Subject, ear
 
-from whodrives.domain import SAMPLE_RATE_HZ, Floats, Look
-from whodrives.enrolment import WINDOW_S, in_noise
-from whodrives.inference import OnnxEncoder
-from whodrives.scoring import pooled, unit
-from whodrives.speech import GateSettings, SpeechGate
+from tools.lab.conditions import enrolled, tested
+from tools.lab.corpus import Person, material
+from tools.lab.front_end import DURATIONS, WHOLE_LOOK_S, Heard, Plan, Subject, ear, pieces
+from whodrives.audio.blocks import SAMPLE_RATE_HZ, Floats
+from whodrives.enrolment.recording import WINDOW_S, in_noise
+from whodrives.models.encoder import OnnxEncoder
+from whodrives.voice.scoring import pooled, unit
+from whodrives.voice.segments import Segmenter, SegmenterSettings
+from whodrives.voice.types import Segment
 
 Embed: TypeAlias = Callable[[Sequence[Floats]], Floats]
 """From chunks of speech (n,) to one unit vector."""
@@ -158,9 +158,9 @@ def hear_baselines(
 
 def _chunks(plan: Plan, samples: Floats, look_s: float, least_s: float) -> list[Floats]:
     """Speech of the looks that are long enough."""
-    gate = SpeechGate(GateSettings(look_s=look_s))
+    gate = Segmenter(SegmenterSettings(look_s=look_s))
     heard = pieces(ear(plan.models).activity, gate, samples)
-    return [p.samples for p in heard if isinstance(p, Look) and p.new_s >= least_s]
+    return [p.samples for p in heard if isinstance(p, Segment) and p.new_s >= least_s]
 
 
 def _by_seconds(embed: Embed, chunks: Sequence[Floats]) -> Heard:

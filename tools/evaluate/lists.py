@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from corpora import CorpusError, ListedTrial, read_sound
-from hearing import DURATIONS, Ear
-from metrics import Doubles, Trials, counts, eer, interval, min_dcf, resampled
-from trials import SEED, thinned
 
-from whodrives.domain import Calibration, Floats
-from whodrives.scoring import centred
+from tools.evaluate.trials import SEED, thinned
+from tools.lab.corpus import CorpusError, ListedTrial, read_sound
+from tools.lab.front_end import DURATIONS, Ear
+from tools.lab.metrics import Doubles, Trials, counts, eer, interval, min_dcf, resampled
+from whodrives.audio.blocks import Floats
+from whodrives.voice.scoring import centred
+from whodrives.voice.types import Calibration
 
 
 def verified(

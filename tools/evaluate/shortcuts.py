@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conditions import enrolled, tested
-from corpora import TEST_BLOCKS, Person, read_sound, speech_s, trimmed
-from hearing import Ear, Subject
-from metrics import Doubles, eer, interval, resampled
-from trials import SEED, Scores, View, pair_det, pairs, scores
 
-from whodrives.domain import BLOCK_SAMPLES, Calibration, EnrolmentError, Floats
-from whodrives.scoring import centroid
+from tools.evaluate.trials import SEED, Scores, View, pair_det, pairs, scores
+from tools.lab.conditions import enrolled, tested
+from tools.lab.corpus import TEST_BLOCKS, Person, read_sound, speech_s, trimmed
+from tools.lab.front_end import Ear, Subject
+from tools.lab.metrics import Doubles, eer, interval, resampled
+from whodrives.audio.blocks import BLOCK_SAMPLES, Floats
+from whodrives.errors import EnrolmentError
+from whodrives.voice.scoring import centroid
+from whodrives.voice.types import Calibration
 
 SECONDS = 2
 ENROLLING_OF_SIX = 4

@@ -14,9 +14,11 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from corpora import ADULT
-from hearing import DURATIONS, Heard, Subject
-from metrics import (
+from numpy.typing import NDArray
+
+from tools.lab.corpus import ADULT
+from tools.lab.front_end import DURATIONS, Heard, Subject
+from tools.lab.metrics import (
     Det,
     Doubles,
     Trials,
@@ -30,11 +32,10 @@ from metrics import (
     resampled,
     share,
 )
-from numpy.typing import NDArray
-
-from whodrives.decision import LEAST_SPEECH_S, first_known, passes
-from whodrives.domain import Calibration, Floats, OperatingPoint
-from whodrives.scoring import accept_llr, centred, log_likelihood_ratio, other_cosine, usual
+from whodrives.audio.blocks import Floats
+from whodrives.voice.decision import LEAST_SPEECH_S, first_known, passes
+from whodrives.voice.scoring import accept_llr, centred, log_likelihood_ratio, other_cosine, usual
+from whodrives.voice.types import Calibration, OperatingPoint
 
 Indices = NDArray[np.intp]
 

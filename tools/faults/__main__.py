@@ -30,12 +30,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import judge
-import records
-from group import Order, Outcome, work
-from mutants import MUTANTS, table
+from tools.faults import judge, records
+from tools.faults.group import Order, Outcome, work
+from tools.faults.mutants import MUTANTS, table
 
 EXAMPLES = 50
 

@@ -32,24 +32,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import certificates
-import ecu as ecus
-import judge
 import numpy as np
-import records
-import trips
-from clock import EPOCH_S, Calendar, Clock, note_late
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from proxy import Proxy
-from schemas import checked
-from zygote import FINGERPRINT, STEP, embedding
 
-from whodrives import config, vss
-from whodrives.domain import RENDITIONS
-from whodrives.profiles import ProfileStore
+from tools import certificates
+from tools import ecu as ecus
+from tools.faults import judge, records, trips
+from tools.faults.proxy import Proxy
+from tools.faults.zygote import FINGERPRINT, STEP, embedding
+from tools.lab.clock import EPOCH_S, Calendar, Clock, note_late
+from tools.schemas import checked
+from whodrives.config import schema
+from whodrives.store.profiles import ProfileStore
+from whodrives.vehicle import vss
+from whodrives.voice.profile import AUGMENTATIONS
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "systemd" / "mosquitto"
@@ -266,7 +265,7 @@ class Car:
             self.folder / "profiles",
             self.folder / "profile-key",
             FINGERPRINT,
-            config.Config().vehicle.signals,
+            schema.Config().vehicle.signals,
             self.name,
         )
         self.drivers = [self._enrolled(number) for number in range(trips.DRIVERS)]
@@ -279,7 +278,7 @@ class Car:
             PREFERENCES[2]: -40.0 + 25 * number,
         }
         name = f"Driver {number}"
-        rows = np.tile(embedding(number + 1), (RENDITIONS, 1))
+        rows = np.tile(embedding(number + 1), (AUGMENTATIONS, 1))
         stored = self._store.save(name, rows, 20.0, wanted)
         self._store.set_key(name, f"fob-{number}")
         self._preferences[stored.profile.id] = [wanted]
@@ -429,7 +428,7 @@ class Car:
 
     # --- deeds ---
 
-    def _do(self, deed: trips.Deed) -> None:
+    def _do(self, deed: trips.Action) -> None:
         now_s = self.clock.now_s()
         self.group.outcome.counts[deed.kind] += 1
         match deed.kind:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from trips import BRAKE, DOOR, GEAR, IGNITION, OCCUPANCY, PARK, SPEED, SWITCH
+from tools.faults.trips import BRAKE, DOOR, GEAR, IGNITION, OCCUPANCY, PARK, SPEED, SWITCH
 
 FRESH_S = 2.0
 SLACK_S = 0.3
@@ -53,7 +53,7 @@ SENT_S = 1.0 + REACH_S
 
 GOOD_S = 3.0
 WANTED_S = 60.0
-GONE_S = 10.0
+ABSENCE_LIMIT_S = 10.0
 LISTEN_S = 10.0
 
 SEAT_GROUP = "seat"
@@ -296,7 +296,7 @@ def _unwatched(record: Record) -> list[Span]:
 
     What was said while it was deaf may have reached it when it heard again.
     """
-    limit_s = GONE_S + 2 * _lateness(record)
+    limit_s = ABSENCE_LIMIT_S + 2 * _lateness(record)
     found = []
     for path in (OCCUPANCY, DOOR, IGNITION):
         told = [t for t, said in record.readings if said.get(path, "UNKNOWN") != "UNKNOWN"]
@@ -315,7 +315,7 @@ def _perhaps_unwatched(record: Record) -> Iterator[Span]:
         known_s = record.began_s
         for t, said in record.readings:
             if said.get(path, "UNKNOWN") != "UNKNOWN" and _heard(record, t):
-                if t - known_s > GONE_S:
+                if t - known_s > ABSENCE_LIMIT_S:
                     yield known_s, t
                 known_s = t
 
@@ -480,7 +480,7 @@ def _outlived(record: Record, asked: Asked) -> _Found:
         if gone.sign_s is None or not gone.born_s < at_s:
             continue
         away_s = gone.born_s - _sign_s(record, gone)
-        if away_s <= GONE_S + SLACK_S or not _was_settled(record, gone):
+        if away_s <= ABSENCE_LIMIT_S + SLACK_S or not _was_settled(record, gone):
             continue
         asked_again = [
             c.sent_s
@@ -632,7 +632,7 @@ def _unstopped(record: Record) -> _Found:
             back_s = _back_s(record, gone)
             until_s = back_s + 2 * _lateness(record)
             away_s = gone.born_s - _sign_s(record, gone)
-            doubted = away_s > GONE_S + SLACK_S and _was_settled(record, gone)
+            doubted = away_s > ABSENCE_LIMIT_S + SLACK_S and _was_settled(record, gone)
             heard = _peace(record, first.issued_s - REACH_S, gone.killed_s - 2 * REACH_S)
             made = first.issued_s < gone.killed_s - 3 * REACH_S and until_s < record.ended_s
             if doubted and heard and made and not _over(record, first, until_s):
@@ -920,7 +920,7 @@ def _wanted_until(record: Record, wish: _Wish, group: str) -> float:
     ends += [by_hand[a.request] for a in record.asked if a.request in by_hand and group in a.groups]
     for gone in record.gone:
         away_s = _back_s(record, gone) - (gone.sign_s or 0.0)
-        if gone.born_s > before_s and away_s > GONE_S:
+        if gone.born_s > before_s and away_s > ABSENCE_LIMIT_S:
             ends.append(gone.killed_s)
     ends += [from_s for from_s, to_s in _perhaps_unwatched(record) if to_s > before_s]
     return min(ends)

@@ -41,7 +41,7 @@ def _method(module: str, kind: str, name: str, change: Callable[[Any], Any]) -> 
 
 
 def _outbox(name: str, change: Callable[[Any], Any]) -> Callable[[], None]:
-    return _method("outbox", "Outbox", name, change)
+    return _method("trip.requests", "Outbox", name, change)
 
 
 def _always(value: Any) -> Callable[[Any], Any]:
@@ -53,18 +53,18 @@ def _always(value: Any) -> Callable[[Any], Any]:
 
 def _without(group: str, condition: str) -> Callable[[], None]:
     def apply() -> None:
-        rules = dict(_get("interlock", "RULES"))
-        key = _get("vss", "Group")(group)
+        rules = dict(_get("trip.interlock", "RULES"))
+        key = _get("vehicle.vss", "Group")(group)
         rules[key] = tuple(c for c in rules[key] if c.name != condition)
-        _set("interlock", "RULES", rules)()
+        _set("trip.interlock", "RULES", rules)()
 
     return apply
 
 
 def _door_for_mirrors() -> None:
-    rules, group = dict(_get("interlock", "RULES")), _get("vss", "Group")
+    rules, group = dict(_get("trip.interlock", "RULES")), _get("vehicle.vss", "Group")
     rules[group.MIRRORS] = rules[group.SEAT]
-    _set("interlock", "RULES", rules)()
+    _set("trip.interlock", "RULES", rules)()
 
 
 def _interlock() -> Mapping[str, Mutant]:
@@ -72,14 +72,14 @@ def _interlock() -> Mapping[str, Mutant]:
         f"{group}-{condition.name}": Mutant(
             f"interlock: {group} only with `{condition.name}`", _without(group, condition.name)
         )
-        for group, rule in _get("interlock", "RULES").items()
+        for group, rule in _get("trip.interlock", "RULES").items()
         for condition in rule
     }
     return {
         **conditions,
         "mirrors-door": Mutant("interlock: mirrors also with the door open", _door_for_mirrors),
         "freshness": Mutant(
-            "interlock: a reading is at most 2 s old", _set("interlock", "MAX_AGE_S", 1e9)
+            "interlock: a reading is at most 2 s old", _set("trip.interlock", "MAX_AGE_S", 1e9)
         ),
     }
 
@@ -97,23 +97,23 @@ def row_name(row: Any) -> str:
 
 def _instead(row: Any, changed: Any) -> Callable[[], None]:
     def apply() -> None:
-        table = _get("trip", "TABLE")
-        _set("trip", "TABLE", tuple(changed if each == row else each for each in table))()
+        table = _get("trip.trip", "TABLE")
+        _set("trip.trip", "TABLE", tuple(changed if each == row else each for each in table))()
 
     return apply
 
 
 def _before(row: Any) -> Callable[[], None]:
     def apply() -> None:
-        _set("trip", "TABLE", (row, *_get("trip", "TABLE")))()
+        _set("trip.trip", "TABLE", (row, *_get("trip.trip", "TABLE")))()
 
     return apply
 
 
 def _rows() -> Mapping[str, Mutant]:
     """Each row without its effect; one that has none gets that of the row it is an exception to."""
-    trip = importlib.import_module("whodrives.trip")
-    state, deed = trip.State, trip.Deed
+    trip = importlib.import_module("whodrives.trip.trip")
+    state, deed = trip.State, trip.Action
     effects: Mapping[str, tuple[Any, Any, str]] = {
         "trip-ready": (state.OPEN, deed.START, ""),
         "any-left": (state.CLOSED, deed.END, "trip_over"),
@@ -146,7 +146,7 @@ def _rows() -> Mapping[str, Mutant]:
         ),
         "listening": Mutant(
             "another voice counts only when the head unit listens",
-            _method("trip", "Trip", "_listening", _always(value=True)),
+            _method("trip.trip", "Trip", "_listening", _always(value=True)),
         ),
         "listen_once": Mutant("listen counts for one known voice", _listen_on),
     }
@@ -170,7 +170,7 @@ def _listen_on() -> None:
 
         return heard
 
-    _method("trip", "Trip", "heard", change)()
+    _method("trip.trip", "Trip", "heard", change)()
 
 
 # --- the outbox -----------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def _new_ids(honest: Any) -> Any:
             left = tuple(r for r in self._held.requests if r is not request)
             self._held = replace(self._held, requests=left)
             self._serial += 1
-            name = _get("outbox", "request_id")(self._session, self._serial + 10_000)
+            name = _get("trip.requests", "request_id")(self._session, self._serial + 10_000)
             request = replace(request, request=name)
         return honest(self, request, now_s)
 
@@ -198,8 +198,8 @@ def _old_ids(honest: Any) -> Any:
 
 
 def _one_session() -> None:
-    honest = _get("trip", "_outbox")
-    _set("trip", "_outbox", lambda _session, memory=None: honest("", memory))()
+    honest = _get("trip.trip", "_outbox")
+    _set("trip.trip", "_outbox", lambda _session, memory=None: honest("", memory))()
 
 
 def _blindly(honest: Any) -> Any:
@@ -217,7 +217,7 @@ def _undone(honest: Any) -> Any:
     """What was accepted is taken for unanswered when a copy of it is rejected."""
 
     def answered(self: Any, answer: Any, now_s: float) -> Any:
-        delivery = _get("domain", "Delivery")
+        delivery = _get("trip.types", "Delivery")
         for request in self._held.requests:
             same = request.request == answer.request and answer.status == "rejected"
             if same and request.delivery is delivery.ACCEPTED:
@@ -239,7 +239,7 @@ def _ends_nothing(honest: Any) -> Any:
 
 
 def _untold(honest: Any) -> Any:
-    kind = _get("domain", "Withdraw")
+    kind = _get("trip.types", "CancelRequest")
     return lambda self: [event for event in honest(self) if not isinstance(event, kind)]
 
 
@@ -253,7 +253,7 @@ def _untold_offline(honest: Any) -> Any:
 
 
 _OUTBOX = {
-    "wanted_s": Mutant("preferences wait a minute at most", _set("outbox", "WANTED_S", 1e9)),
+    "wanted_s": Mutant("preferences wait a minute at most", _set("trip.requests", "WANTED_S", 1e9)),
     "moved_off": Mutant(
         "nothing is asked for once the car has moved", _outbox("drop", _always(value=None))
     ),
@@ -264,7 +264,7 @@ _OUTBOX = {
     "repeat": Mutant(
         "an unanswered request is repeated", _outbox("_repeats", _always(value=False))
     ),
-    "pace": Mutant("no two copies are good at once", _set("outbox", "REPEAT_S", 0.5)),
+    "pace": Mutant("no two copies are good at once", _set("trip.requests", "REPEAT_S", 0.5)),
     "asks_again": Mutant(
         "the interlock is asked again when a request is repeated", _outbox("_repeats", _blindly)
     ),
@@ -283,9 +283,11 @@ _OUTBOX = {
     "changed": Mutant(
         "changed preferences end what was asked", _outbox("reconcile", _always(value=()))
     ),
-    "withdrawn": Mutant("what is ended is withdrawn", _method("trip", "Trip", "_told", _untold)),
+    "withdrawn": Mutant(
+        "what is ended is withdrawn", _method("trip.trip", "Trip", "_told", _untold)
+    ),
     "withdrawn_late": Mutant(
-        "a withdrawal waits for the broker", _method("trip", "Trip", "_told", _untold_offline)
+        "a withdrawal waits for the broker", _method("trip.trip", "Trip", "_told", _untold_offline)
     ),
 }
 
@@ -294,7 +296,7 @@ _OUTBOX = {
 
 
 def _any_voice() -> None:
-    honest, outcome = _get("recognizer", "judge"), _get("domain", "Outcome")
+    honest, outcome = _get("core.engine", "judge"), _get("voice.types", "Outcome")
 
     def gullible(evidence: Any, *args: Any, **options: Any) -> Any:
         verdict = honest(evidence, *args, **options)
@@ -302,23 +304,27 @@ def _any_voice() -> None:
             return verdict
         return replace(verdict, outcome=outcome.KNOWN, driver=evidence.matches[0].driver)
 
-    _set("recognizer", "judge", gullible)()
+    _set("core.engine", "judge", gullible)()
 
 
 def _retained() -> None:
-    honest = _get("bus", "encode")
+    honest = _get("mqtt.bus", "encode")
 
     def encode(*args: Any) -> Any:
         message = honest(*args)
         forever = message is not None and message.topic.endswith("preferences/apply")
         return replace(message, retain=True, expiry_s=None) if forever else message
 
-    _set("bus", "encode", encode)()
+    _set("mqtt.bus", "encode", encode)()
 
 
 def _queue() -> None:
     """The trip takes the broker for there, and the bus keeps what it cannot say."""
-    trip, bus, apply = _get("trip", "Trip"), _get("bus", "Bus"), _get("domain", "Apply")
+    trip, bus, apply = (
+        _get("trip.trip", "Trip"),
+        _get("mqtt.bus", "Bus"),
+        _get("trip.types", "Apply"),
+    )
     deliver, arrived, publish = trip._deliver, bus._arrived, bus.publish  # noqa: SLF001
 
     def always(self: Any) -> None:
@@ -335,7 +341,9 @@ def _queue() -> None:
     def flush(self: Any, now_s: float) -> None:
         arrived(self, now_s)
         for event in self.__dict__.pop("unsaid", []):
-            message = _get("bus", "encode")(event, self._vehicle, _get("bus", "_epoch_s")())
+            message = _get("mqtt.bus", "encode")(
+                event, self._vehicle, _get("mqtt.bus", "_epoch_s")()
+            )
             self._send(message)
 
     trip._deliver, bus._arrived, bus.publish = always, flush, kept  # noqa: SLF001
@@ -345,7 +353,7 @@ def _newest_switch(_honest: Any) -> Any:
     """Of all switches the newest reading, and at one time a release, as it was."""
 
     def switched(self: Any) -> Any:
-        known = [r for p in _get("vss", "SEAT_SWITCHES") if (r := self._get(p))]
+        known = [r for p in _get("vehicle.vss", "SEAT_SWITCHES") if (r := self._get(p))]
         return max(known, key=lambda r: (r.at_s, not r.value), default=None)
 
     return switched
@@ -358,7 +366,7 @@ def _doubts_the_dead_only() -> None:
 
         return pass_time
 
-    honest = _get("trip", "Trip")._pass_time  # noqa: SLF001
+    honest = _get("trip.trip", "Trip")._pass_time  # noqa: SLF001
 
     def begin(honest_begin: Any) -> Any:
         def begun(self: Any, news: Any) -> None:
@@ -367,8 +375,8 @@ def _doubts_the_dead_only() -> None:
 
         return begun
 
-    _method("trip", "Trip", "_pass_time", change)()
-    _method("trip", "Trip", "_begin", begin)()
+    _method("trip.trip", "Trip", "_pass_time", change)()
+    _method("trip.trip", "Trip", "_begin", begin)()
 
 
 def _stands_still() -> None:
@@ -385,27 +393,29 @@ def _forgets_other_voices() -> None:
 
         return heard
 
-    _method("trip", "Trip", "heard", change)()
+    _method("trip.trip", "Trip", "heard", change)()
 
 
 _AROUND = {
     "known_only": Mutant("only a known voice settles", _any_voice),
     "retained": Mutant("a request is never retained", _retained),
-    "expiry": Mutant("a request expires after 3 s", _set("contract", "APPLY_EXPIRY_S", 120)),
-    "lag": Mutant("a request that is late is not sent", _set("bus", "MAX_LAG_S", 1e9)),
+    "expiry": Mutant("a request expires after 3 s", _set("mqtt.encode", "APPLY_EXPIRY_S", 120)),
+    "lag": Mutant("a request that is late is not sent", _set("mqtt.bus", "MAX_LAG_S", 1e9)),
     "link": Mutant("no queue holds a request", _queue),
     "journal": Mutant(
-        "a trip outlives its daemon", _method("journal", "Journal", "keep", _always(value=None))
+        "a trip outlives its daemon",
+        _method("store.journal", "Journal", "keep", _always(value=None)),
     ),
     "gone": Mutant(
-        "a daemon that was away too long takes nobody's place", _set("trip", "GONE_S", 1e9)
+        "a daemon that was away too long takes nobody's place",
+        _set("trip.trip", "ABSENCE_LIMIT_S", 1e9),
     ),
 }
 
 _AROUND |= {
     "press": Mutant(
         "a press of a switch is not lost to the release of another",
-        _method("contract", "Decoder", "_switched", _newest_switch),
+        _method("mqtt.decode", "Decoder", "_switched", _newest_switch),
     ),
     "silence": Mutant(
         "who has not heard of the car for 10 s doubts the driver", _doubts_the_dead_only

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import judge
 import msgspec
-import trips
+
+from tools.faults import judge, trips
 
 SHOWN = (
     "spoken",

@@ -56,7 +56,7 @@ MISBEHAVIOURS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class Action:
     """Something that happens.
 
     `kind` is what: `car` (signals change), `say` (voice, seconds), `choose` (number of a driver,
@@ -76,12 +76,12 @@ class Deed:
 class Plan:
     """A whole trip; `length_s` is when everybody has left."""
 
-    deeds: list[Deed] = field(default_factory=list)
+    deeds: list[Action] = field(default_factory=list)
     length_s: float = 0.0
 
     def add(self, at_s: float, kind: str, what: Any = None) -> None:
         """One more deed."""
-        self.deeds.append(Deed(round(at_s, 2), kind, what))
+        self.deeds.append(Action(round(at_s, 2), kind, what))
 
 
 FAULTS = ("kill", "cut", "hold", "delay", "ecu_cut", "lost", "step", "disk")
@@ -116,7 +116,7 @@ def plan(rng: random.Random) -> Plan:
     return made
 
 
-def _lasts(deed: Deed) -> float:
+def _lasts(deed: Action) -> float:
     match deed.kind:
         case "kill" | "cut" | "hold" | "ecu_cut" | "delay" | "disk" | "sleep":
             return float(deed.what) + 2

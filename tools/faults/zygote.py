@@ -21,8 +21,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import clock as clocks
 import numpy as np
+
+from tools.lab import clock as clocks
 
 FINGERPRINT = "fa" * 32
 VOICES = 16
@@ -64,36 +65,37 @@ def embedding(voice: int) -> Any:
 
 def stand_in() -> None:
     """Put the stand-ins where the models' loaders were."""
-    from whodrives import cli, service  # noqa: PLC0415 - only after the clock
-    from whodrives.domain import Calibration, CalibrationPoint  # noqa: PLC0415
+    from whodrives.cli import main  # noqa: PLC0415 - only after the clock
+    from whodrives.service import wiring  # noqa: PLC0415
+    from whodrives.voice.types import Calibration, CalibrationPoint  # noqa: PLC0415
 
     points = [
         CalibrationPoint(seconds, 20.0, -10.0, 0.0, -1.0, {"1/100": (5.0,), "1/1000": (7.0,)})
         for seconds in (1.0, 3.0, 6.0)
     ]
     calibration = Calibration(FINGERPRINT, np.zeros(VOICES, np.float32), points, 3.0, (3,), 0.5)
-    loaders = {"load_calibration": calibration, "load_encoder": OneHot(), "load_gate": Loud()}
+    loaders = {"load_calibration": calibration, "load_encoder": OneHot(), "load_vad": Loud()}
     for name, loaded in loaders.items():
-        for module in (cli, service):
+        for module in (main, wiring):
             if hasattr(module, name):
                 setattr(module, name, lambda _folder, loaded=loaded: loaded)
 
 
 def hasten(scale: float) -> None:
     """What the kernel waits for must be fast too."""
-    from whodrives import bus  # noqa: PLC0415 - after the clock
+    from whodrives.mqtt import link  # noqa: PLC0415 - after the clock
 
-    limit_ms = max(1, round(bus.UNACKNOWLEDGED_S * 1000 / scale))
+    limit_ms = max(1, round(link.UNACKNOWLEDGED_S * 1000 / scale))
 
     def bound(_client: Any, _data: Any, sock: Any) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
 
-    bus._bound_unacknowledged = bound  # noqa: SLF001
+    link._bound_unacknowledged = bound  # noqa: SLF001
 
 
 def slow_disk(clock: clocks.Clock) -> None:
     """Let the journal wait for the disk while it is told to be slow."""
-    from whodrives import journal  # noqa: PLC0415 - only after the clock
+    from whodrives.store import journal  # noqa: PLC0415 - only after the clock
 
     honest = journal.Journal.keep
 
@@ -117,12 +119,12 @@ def become(life: dict[str, str], clock: clocks.Clock) -> None:
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", closefd=False)
     os.environ["RUNTIME_DIRECTORY"] = life["runtime"]
-    from whodrives import cli  # noqa: PLC0415 - after the clock
+    from whodrives.cli import main  # noqa: PLC0415 - after the clock
 
     threading.Thread(target=clocks.watch_lateness, args=(clock,), daemon=True).start()
     code = 1
     try:
-        code = cli.main(["--config", life["config"], "run"]) or 0
+        code = main.main(["--config", life["config"], "run"]) or 0
     finally:
         os._exit(code)
 
@@ -132,7 +134,7 @@ def main() -> None:
     clock = clocks.Clock(float(sys.argv[1]), float(sys.argv[2]))
     clocks.install(clock)
     # Imported once, by the parent: only what happens after the fork costs a daemon time.
-    import mutants  # noqa: PLC0415
+    from tools.faults import mutants  # noqa: PLC0415
 
     stand_in()
     hasten(clock.scale)

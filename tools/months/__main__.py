@@ -26,21 +26,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(2, str(Path(__file__).resolve().parents[1] / "evaluate"))
-sys.path.insert(3, str(Path(__file__).resolve().parents[1] / "bench"))
-
-import machine
-from adapting import ATTACKS, Counts, counted, households, interval, lived
-from corpora import CorpusError, Person, read_people
-from returning import SHERPA_THRESHOLDS, baseline, figures, ours, trips
-from speakers import Speaker, speakers
-
-from whodrives import adaptation, guests
-from whodrives.adaptation import drift
-from whodrives.decision import Policy
-from whodrives.domain import WhodrivesError
-from whodrives.inference import load_calibration
+from tools.lab import machine
+from tools.lab.corpus import CorpusError, Person, read_people
+from tools.months.adapting import ATTACKS, Counts, counted, households, interval, lived
+from tools.months.returning import SHERPA_THRESHOLDS, baseline, figures, ours, trips
+from tools.months.speakers import Speaker, speakers
+from whodrives.adaptation import following, guests
+from whodrives.adaptation.following import drift
+from whodrives.errors import WhodrivesError
+from whodrives.models.calibration import load_calibration
+from whodrives.voice.decision import Policy
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"
@@ -118,7 +113,7 @@ def spread(people: Sequence[Person], most: int) -> list[Person]:
 
 def adapted(heard: Sequence[Speaker], policy: Policy, count: int) -> Mapping[str, Any]:
     """Errors before and after so many trips, without and with an attacker."""
-    rules = adaptation.RULES
+    rules = following.RULES
     houses = list(households(heard, policy.calibration.mean))
     if not houses:
         raise CorpusError("no corpus has seven people who say enough; give one that has")

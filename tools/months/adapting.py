@@ -11,15 +11,18 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
-from conditions import generator
 from numpy.typing import NDArray
-from speakers import Speaker, Utterance
 
-from whodrives import adaptation
-from whodrives.adaptation import Rules
-from whodrives.decision import Policy, judge
-from whodrives.domain import Evidence, Floats, Lesson, Match, Profile, Verdict
-from whodrives.scoring import centred, centroid, compare, unit
+from tools.lab.conditions import generator
+from tools.months.speakers import Speaker, Utterance
+from whodrives.adaptation import following
+from whodrives.adaptation.following import Rules
+from whodrives.adaptation.types import AdaptationSample
+from whodrives.audio.blocks import Floats
+from whodrives.voice.decision import Policy, judge
+from whodrives.voice.profile import Profile
+from whodrives.voice.scoring import centred, centroid, compare, unit
+from whodrives.voice.types import Evidence, Match, Verdict
 
 TRIPS = 100
 UTTERANCES = 3
@@ -126,8 +129,8 @@ def voices(profiles: Sequence[Profile], policy: Policy, rules: Rules) -> Enrolle
     """What utterances are compared with, as the recognizer prepares it."""
     calibration = policy.calibration
     return Enrolled(
-        [(p.id, adaptation.voice(p, calibration, rules)) for p in profiles],
-        [adaptation.anchor(p, calibration) for p in profiles],
+        [(p.id, following.voice(p, calibration, rules)) for p in profiles],
+        [following.anchor(p, calibration) for p in profiles],
     )
 
 
@@ -191,9 +194,9 @@ def lived(house: Household, attack: str, policy: Policy, rules: Rules, trips: in
             if (lesson := _lesson(utterance, settled, enrolled, policy, rules))
         ]
         calibration = policy.calibration
-        profile = adaptation.quarantined(house.profiles[settled], lessons, day, calibration, rules)
+        profile = following.quarantined(house.profiles[settled], lessons, day, calibration, rules)
         rest = [p for n, p in enumerate(house.profiles) if n != settled]
-        house.profiles[settled], step = adaptation.promoted(profile, rest, day, calibration, rules)
+        house.profiles[settled], step = following.promoted(profile, rest, day, calibration, rules)
         steps += step is not None
     return steps
 
@@ -213,21 +216,21 @@ def _lesson(
     enrolled: Enrolled,
     policy: Policy,
     rules: Rules,
-) -> Lesson | None:
+) -> AdaptationSample | None:
     """What an utterance teaches the profile of the settled driver."""
     lesson = as_lesson(utterance, enrolled, policy)
     promise = policy.calibration, policy.operating_point
     if lesson.matches[0].driver != f"d-{settled}":
         return None
-    if not adaptation.teaches(lesson, len(enrolled.voices), *promise, rules):
+    if not following.is_eligible(lesson, len(enrolled.voices), *promise, rules):
         return None
     return lesson if decided(utterance, enrolled, policy).driver == f"d-{settled}" else None
 
 
-def as_lesson(utterance: Utterance, enrolled: Enrolled, policy: Policy) -> Lesson:
+def as_lesson(utterance: Utterance, enrolled: Enrolled, policy: Policy) -> AdaptationSample:
     """All of an utterance, as the recognizer keeps it until the end of the trip."""
     matches = compared(utterance, -1, enrolled, policy)
-    return Lesson(utterance.voices[-1], utterance.speech_s[-1], utterance.snr_db, matches)
+    return AdaptationSample(utterance.voices[-1], utterance.speech_s[-1], utterance.snr_db, matches)
 
 
 def _mixed(
@@ -235,7 +238,7 @@ def _mixed(
 ) -> Utterance:
     """The largest share of the attacker in the driver's voice that still is learned; else all."""
     enrolled = voices(house.profiles, policy, rules)
-    anchor = adaptation.anchor(house.profiles[0], policy.calibration)
+    anchor = following.anchor(house.profiles[0], policy.calibration)
 
     def blended(share: float) -> Utterance:
         voice = unit((1 - share) * own.voices[-1] + share * other.voices[-1])

@@ -12,15 +12,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import sherpa_onnx
-from adapting import Enrolled, as_lesson, decided
-from adapting import voices as enrolled_voices
-from conditions import generator
-from speakers import Speaker, Utterance
 
-from whodrives import adaptation, guests
-from whodrives.decision import Policy
-from whodrives.domain import Lesson, Outcome
-from whodrives.guests import Guest, Rules
+from tools.lab.conditions import generator
+from tools.months.adapting import Enrolled, as_lesson, decided
+from tools.months.adapting import voices as enrolled_voices
+from tools.months.speakers import Speaker, Utterance
+from whodrives.adaptation import following, guests
+from whodrives.adaptation.guests import Guest, Rules
+from whodrives.adaptation.types import AdaptationSample
+from whodrives.voice.decision import Policy
+from whodrives.voice.types import Outcome
 
 TRIPS = 200
 TRIPS_A_DAY = 2
@@ -46,7 +47,7 @@ class Spoken:
     """An utterance that the daemon called unknown, and whose it is."""
 
     who: str
-    lesson: Lesson
+    lesson: AdaptationSample
 
 
 @dataclass(slots=True)
@@ -101,7 +102,7 @@ def trips(
     chosen = [people[int(n)] for n in rng.permutation(len(people))[: invited + DRIVERS]]
     drivers, visitors = chosen[:DRIVERS], chosen[DRIVERS:]
     profiles = [replace(d.profile, id=f"d-{n}") for n, d in enumerate(drivers)]
-    enrolled = enrolled_voices(profiles, policy, adaptation.RULES)
+    enrolled = enrolled_voices(profiles, policy, following.RULES)
     told = []
     for _ in range(count):
         condition = str(rng.choice(CONDITIONS))
@@ -126,7 +127,7 @@ def _said(speaker: Speaker, condition: str, rng: np.random.Generator) -> Iterato
         yield sounds[int(n)]
 
 
-def _unknown(utterance: Utterance, enrolled: Enrolled, policy: Policy) -> Lesson | None:
+def _unknown(utterance: Utterance, enrolled: Enrolled, policy: Policy) -> AdaptationSample | None:
     outcome = decided(utterance, enrolled, policy).outcome
     return as_lesson(utterance, enrolled, policy) if outcome is Outcome.UNKNOWN else None
 

@@ -13,21 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import soxr
-from conditions import TESTS, generator, padded
-from corpora import ENROL_S, Person, read_sound, speech_s, trimmed
-from hearing import Ear, summed
-from scene import active_level_db, level_speech
 
-from whodrives.acoustics import Quality
-from whodrives.domain import (
-    BLOCK_SAMPLES,
-    SAMPLE_RATE_HZ,
-    EnrolmentError,
-    Floats,
-    Look,
-    Profile,
-    Sound,
-)
+from tools.lab.conditions import TESTS, generator, padded
+from tools.lab.corpus import ENROL_S, Person, read_sound, speech_s, trimmed
+from tools.lab.front_end import Ear, summed
+from tools.lab.scene import active_level_db, level_speech
+from whodrives.audio.blocks import BLOCK_SAMPLES, SAMPLE_RATE_HZ, Floats
+from whodrives.errors import EnrolmentError
+from whodrives.voice.acoustics import Quality
+from whodrives.voice.profile import Profile
+from whodrives.voice.types import Segment, Sound
 
 SOUND_BLOCKS = (67, 200)
 """A sound of a trip lasts 2 to 6 s: an utterance, whole recordings of the person joined."""
@@ -147,7 +142,7 @@ def _heard(ear: Ear, sounds: Sequence[Floats], condition: str, *names: str) -> I
             yield max(_parts(ear, looks), key=lambda part: part.speech_s[-1])
 
 
-def _parts(ear: Ear, looks: Sequence[tuple[int, Look]]) -> Iterator[Utterance]:
+def _parts(ear: Ear, looks: Sequence[tuple[int, Segment]]) -> Iterator[Utterance]:
     """The voices of a sound, told apart as the recognizer does."""
     embedded = [ear.encoder.embed(look.samples) for _, look in looks]
     heard = summed(looks, embedded, ear.calibration)

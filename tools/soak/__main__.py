@@ -28,25 +28,49 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+from rich.console import Console
+
+from tools.lab.clock import (
+    Calendar,
+    Clock,
+)
+from tools.soak.findings import (
+    Life,
+    Outcome,
+)
+from tools.soak.hours import (
+    SHORT_LIVES,
+    Hour,
+    Hours,
+)
+from tools.soak.rig import (
+    Broker,
+    Car,
+    Daemon,
+    Heard,
+    wait_until,
+)
+from whodrives.audio.blocks import (
+    BLOCK_SAMPLES,
+    SourceHealth,
+    SourceState,
+)
+from whodrives.audio.pipe import read_pipe
+from whodrives.cli import demo
+from whodrives.config.location import load_config
+from whodrives.config.schema import Config
+from whodrives.core.engine import Recognizer
+from whodrives.models.encoder import load_encoder
+from whodrives.models.vad import load_vad
+from whodrives.service.wiring import (
+    household,
+    load_policy,
+    open_store,
+)
+from whodrives.voice.types import Recognition
+
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tools" / "faults")]
-
-import yaml  # noqa: E402
-from clock import Calendar, Clock  # noqa: E402
-from findings import Life, Outcome  # noqa: E402
-from hours import SHORT_LIVES, Hour, Hours  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rig import Broker, Car, Daemon, Heard, wait_until  # noqa: E402
-
-from whodrives import demo  # noqa: E402
-from whodrives.capture import read_pipe  # noqa: E402
-from whodrives.config import Config  # noqa: E402
-from whodrives.domain import BLOCK_SAMPLES, Recognition, SourceHealth, SourceState  # noqa: E402
-from whodrives.inference import load_encoder, load_gate  # noqa: E402
-from whodrives.recognizer import Recognizer  # noqa: E402
-from whodrives.service import household, load_policy, open_store  # noqa: E402
-from whodrives.settings import load_config  # noqa: E402
-
 HOUR_S = 3600.0
 SCALE = 20.0
 HANG_S = 0.3
@@ -216,7 +240,7 @@ class Soak:
 
     def _undisturbed(self, sound: bytes) -> list[Heard]:
         """What a recognizer of its own knows of this sound, with the profiles as they are."""
-        recognizer = Recognizer(load_gate(self._models), self._encoder, self._policy)
+        recognizer = Recognizer(load_vad(self._models), self._encoder, self._policy)
         recognizer.step(household(self._store, 0.0))
         recognizer.step(SourceState(0.0, SourceHealth.OPEN))
         events = [e for block in read_pipe(io.BytesIO(sound)) for e in recognizer.step(block)]

@@ -3,14 +3,12 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
-
-import clock as clocks
+from tools.lab import clock as clocks
 
 clocks.install(
     clocks.Clock(float(sys.argv[1]), float(sys.argv[2]), clocks.Calendar(Path(sys.argv[3])))
 )
 
-from whodrives import cli  # noqa: E402 - only after the clock
+from whodrives.cli import main  # noqa: E402 - only after the clock
 
-sys.exit(cli.main(sys.argv[4:]))
+sys.exit(main.main(sys.argv[4:]))

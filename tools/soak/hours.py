@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scene import HISS_LEVEL_DB, amplify, level_speech, mix, read_speech, road_noise
 
-from whodrives.domain import BLOCK_SAMPLES, SAMPLE_RATE_HZ, Floats
+from tools.lab.scene import HISS_LEVEL_DB, amplify, level_speech, mix, read_speech, road_noise
+from whodrives.audio.blocks import BLOCK_SAMPLES, SAMPLE_RATE_HZ, Floats
 
 PAUSE_S = 1.5
 """Silence after each sentence: it ends an utterance."""

@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import trips
-from clock import Clock
-from ecu import Ecu, Message, iso
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
-from schemas import checked
 
-from whodrives import demo
+from tools.ecu import Ecu, Message, iso
+from tools.faults import trips
+from tools.lab.clock import Clock
+from tools.schemas import checked
+from whodrives.cli import demo
 
 PATIENCE_S = 30.0
 REPORT_S = 0.7

@@ -1,0 +1,351 @@
+"""Voices that come back and that nobody has enrolled, told apart and counted, never named.
+
+Owns the guest book: whose voice was there before, who is one person, who is forgotten. Knows
+nothing of the calendar, of files, or of consent: a day is a number, the book is a value.
+
+A trip's unknown utterances are grouped first, so that a voice is judged by all that it said. A
+group is then one of three things: a guest who came back; somebody new; or neither for certain, and
+then it is dropped. A doubtful group would make a second guest of one person, or one guest of two,
+and another trip will come. Two guests who turn out to be alike become one; a guest never becomes
+two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whodrives.adaptation.types import AdaptationSample, Offer
+from whodrives.audio.blocks import Floats
+from whodrives.voice.profile import AUGMENTATIONS, Profile
+from whodrives.voice.scoring import centred, centroid, one_to_one, pooled
+from whodrives.voice.types import Calibration
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """Somebody who spoke in the car and is not enrolled.
+
+    Attributes:
+        id: pseudonymous, `g-` and 8 hexadecimal digits.
+        voices: float32, shape (k, D), each of unit length: one per trip, the latest last.
+        speech_s: seconds of speech in each of them.
+        trips: number of trips in which the guest spoke.
+        accompanied: number of them that an enrolled driver drove.
+        first_day, last_day: of the first and the latest trip, as `domain.Held.day`.
+    """
+
+    id: str
+    voices: Floats = field(repr=False)
+    speech_s: tuple[float, ...]
+    trips: int
+    first_day: int
+    last_day: int
+    accompanied: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When voices are one person; docs/months.md says how the figures were chosen.
+
+    Attributes:
+        speech_s: seconds of speech that an utterance needs, to count.
+        snr_db: and how far above the noise it must be.
+        household_llr: it is nobody's of the household up to this llr.
+        together_llr: two groups of one trip are one voice from here, natural log.
+        group_s: seconds of speech that a trip's group needs.
+        back_llr: a group is a guest's from here.
+        new_llr: a group is somebody new if it is this or less to every guest.
+        one_llr: two guests are one person from here.
+        offer_trips: number of trips without an enrolled driver after which a guest is offered.
+        days: a guest who is not heard for so long is forgotten.
+        guests: most guests in the book.
+        voices: most embeddings of a guest.
+    """
+
+    speech_s: float = 1.5
+    snr_db: float = 5.0
+    household_llr: float = -1.0
+    together_llr: float = 3.0
+    group_s: float = 2.5
+    back_llr: float = 4.0
+    new_llr: float = -1.0
+    one_llr: float = 5.5
+    offer_trips: int = 3
+    days: int = 60
+    guests: int = 40
+    voices: int = 6
+
+
+RULES = Rules()
+
+
+MOST_VOICES_A_TRIP = 4
+"""More unknown voices in one trip than there are seats for them are a radio."""
+
+
+def counts(lesson: AdaptationSample, rules: Rules = RULES) -> bool:
+    """Whether an utterance that was called unknown is clean and long enough, and nobody's."""
+    clean = lesson.snr_db is None or lesson.snr_db >= rules.snr_db
+    nobodys = all(match.llr <= rules.household_llr for match in lesson.matches)
+    return clean and nobodys and lesson.speech_s >= rules.speech_s
+
+
+def met(
+    book: Sequence[Guest],
+    lessons: Sequence[AdaptationSample],
+    calibration: Calibration,
+    *,
+    day: int,
+    names: Sequence[str],
+    accompanied: bool = False,
+    rules: Rules = RULES,
+) -> tuple[Guest, ...]:
+    """The guest book after one more trip.
+
+    Args:
+        book: as the trip before left it.
+        lessons: utterances of the trip by voices that nobody knows; those that do not count are
+            ignored.
+        calibration: of the encoder that made the voices.
+        day: today; guests who were not heard for `Rules.days` are forgotten.
+        names: ids for guests who are new, MOST_VOICES_A_TRIP of them, all unused.
+        accompanied: whether an enrolled driver drove.
+        rules: when voices are one person.
+
+    Returns:
+        The guests, by ascending id. When there are too many, those of the fewest trips leave.
+    """
+    guests = [guest for guest in book if day - guest.last_day <= rules.days]
+    unused = iter(names)
+    groups = grouped(lessons, calibration, rules)
+    heard = {
+        _welcome(guests, group, day, unused, calibration=calibration, rules=rules)
+        for group in (groups if len(groups) <= MOST_VOICES_A_TRIP else ())
+    }
+    if accompanied:
+        guests = [
+            replace(guest, accompanied=guest.accompanied + 1) if guest.id in heard else guest
+            for guest in guests
+        ]
+    _unite(guests, heard, calibration, rules)
+    guests.sort(key=lambda guest: (-guest.trips, -guest.last_day, guest.id))
+    return tuple(sorted(guests[: rules.guests], key=lambda guest: guest.id))
+
+
+def offers(book: Sequence[Guest], rules: Rules = RULES) -> tuple[Offer, ...]:
+    """Who came back often enough, and drove rather than rode along, to be asked.
+
+    The car's own voice (navigation, an assistant) is heard whoever drives. Somebody who may become
+    a driver is heard in trips that no enrolled driver drives, and mostly in such.
+    """
+    return tuple(
+        Offer(guest.id, guest.trips, guest.last_day)
+        for guest in book
+        if guest.trips - guest.accompanied >= max(rules.offer_trips, guest.accompanied)
+    )
+
+
+def enrolment(guest: Guest) -> tuple[Floats, float]:
+    """A guest as a voice to enrol: embeddings as `domain.Profile` has them, seconds of speech.
+
+    The sound is gone, and with it the chance to add noise: a guest was heard in the car's own, so
+    each voice stands for all its renditions.
+    """
+    return np.tile(guest.voices, (AUGMENTATIONS, 1)), sum(guest.speech_s)
+
+
+def strangers(
+    book: Sequence[Guest],
+    household: Sequence[Profile],
+    calibration: Calibration,
+    rules: Rules = RULES,
+) -> tuple[Guest, ...]:
+    """The book without those who are one of the household: enrolled since, or a driver all along.
+
+    Forgetting a driver or enrolling a guest must not leave the same voice behind.
+    """
+    known = _Voices.of_guests(book, calibration)
+    nobodys = np.ones(len(book), bool)
+    for profile in household:
+        nobodys &= known.llrs(centroid(profile), profile.speech_s) < rules.back_llr
+    return tuple(guest for guest, kept in zip(book, nobodys, strict=True) if kept)
+
+
+def grouped(
+    lessons: Sequence[AdaptationSample], calibration: Calibration, rules: Rules = RULES
+) -> list[tuple[AdaptationSample, ...]]:
+    """A trip's utterances that count, by voice; groups of too little speech are left out.
+
+    Agglomerative, the most alike first: the order of the utterances does not matter.
+    """
+    counted = sorted((le for le in lessons if counts(le, rules)), key=_order)
+    groups: list[tuple[AdaptationSample, ...]] = [(lesson,) for lesson in counted]
+    while True:
+        voices, seconds = [*map(voice_of, groups)], [*map(_speech_s, groups)]
+        known = _Voices.of(voices, seconds, calibration)
+        pair = known.most_alike(rules.together_llr, range(len(groups)))
+        if pair is None:
+            return [group for group in groups if _speech_s(group) >= rules.group_s]
+        joined = tuple(sorted(groups[pair[0]] + groups[pair[1]], key=_order))
+        groups = [*(group for n, group in enumerate(groups) if n not in pair), joined]
+
+
+def _welcome(
+    guests: list[Guest],
+    group: Sequence[AdaptationSample],
+    day: int,
+    unused: Iterator[str],
+    *,
+    calibration: Calibration,
+    rules: Rules,
+) -> str | None:
+    """Give a trip's voice to the guest it is of, to a new one, or to nobody; whose it is now."""
+    voice, speech_s = voice_of(group), _speech_s(group)
+    llrs = _Voices.of_guests(guests, calibration).llrs(voice, speech_s)
+    best = int(llrs.argmax()) if guests else None
+    if best is None or llrs[best] <= rules.new_llr:
+        guests.append(Guest(next(unused), voice[np.newaxis], (speech_s,), 1, day, day))
+        return guests[-1].id
+    if llrs[best] < rules.back_llr:
+        return None
+    old = guests[best]
+    guests[best] = replace(
+        old,
+        voices=np.concatenate([old.voices, voice[np.newaxis]])[-rules.voices :],
+        speech_s=(*old.speech_s, speech_s)[-rules.voices :],
+        trips=old.trips + 1,
+        first_day=min(old.first_day, day),
+        last_day=max(old.last_day, day),
+    )
+    return old.id
+
+
+def _unite(
+    guests: list[Guest], heard: Collection[str | None], calibration: Calibration, rules: Rules
+) -> None:
+    """Make one of two guests who are one person; the id of the first that came stays.
+
+    Only whoever was heard in this trip may have become alike to another.
+    """
+    while True:
+        known = _Voices.of_guests(guests, calibration)
+        among = [n for n, guest in enumerate(guests) if guest.id in heard]
+        pair = known.most_alike(rules.one_llr, among)
+        if pair is None:
+            return
+        elder, younger = sorted((guests[n] for n in pair), key=lambda g: (g.first_day, g.id))
+        guests[:] = [guest for n, guest in enumerate(guests) if n not in pair]
+        guests.append(
+            Guest(
+                elder.id,
+                np.concatenate([elder.voices, younger.voices])[-rules.voices :],
+                (*elder.speech_s, *younger.speech_s)[-rules.voices :],
+                elder.trips + younger.trips,
+                elder.first_day,
+                max(elder.last_day, younger.last_day),
+                elder.accompanied + younger.accompanied,
+            )
+        )
+
+
+def _order(lesson: AdaptationSample) -> bytes:
+    """An order of utterances that does not depend on which came first."""
+    return lesson.voice.tobytes()
+
+
+def voice_of(group: Sequence[AdaptationSample]) -> Floats:
+    """A group as one voice, (D,), of unit length."""
+    return pooled([lesson.voice for lesson in group], [lesson.speech_s for lesson in group])
+
+
+def _speech_s(group: Sequence[AdaptationSample]) -> float:
+    return sum(lesson.speech_s for lesson in group)
+
+
+class _Voices(NamedTuple):
+    """Voices to compare with, all at once.
+
+    Attributes:
+        centres: relative to the mean voice, shape (n, D).
+        speech_s: seconds of speech of each, (n,).
+        calibration: of the encoder that made them.
+    """
+
+    centres: Floats
+    speech_s: NDArray[np.float64]
+    calibration: Calibration
+
+    @classmethod
+    def of(
+        cls, voices: Sequence[Floats], speech_s: Sequence[float], calibration: Calibration
+    ) -> _Voices:
+        centres = [centred(voice, calibration) for voice in voices]
+        stacked = np.stack(centres) if centres else np.empty((0, len(calibration.mean)), np.float32)
+        return cls(stacked, np.array(speech_s, np.float64), calibration)
+
+    @classmethod
+    def of_guests(cls, guests: Sequence[Guest], calibration: Calibration) -> _Voices:
+        voices = [pooled(list(guest.voices), guest.speech_s) for guest in guests]
+        return cls.of(voices, [sum(guest.speech_s) for guest in guests], calibration)
+
+    def llrs(self, voice: Floats, speech_s: float) -> NDArray[np.float64]:
+        """Of a voice with each, (n,)."""
+        return self._ratios(centred(voice, self.calibration), speech_s)
+
+    def most_alike(self, least_llr: float, among: Collection[int]) -> tuple[int, int] | None:
+        """The two that are most likely one voice, one of them `among` these, if any are."""
+        best, found = least_llr, None
+        for n in among:
+            llrs = self._ratios(self.centres[n], self.speech_s[n])
+            llrs[n] = -np.inf
+            m = int(llrs.argmax())
+            if llrs[m] >= best:
+                best, found = float(llrs[m]), (m, n)
+        return found
+
+    def _ratios(self, centre: Floats, speech_s: float) -> NDArray[np.float64]:
+        return one_to_one(centre, speech_s, self.centres, self.speech_s, self.calibration)
+
+
+def packed(book: Sequence[Guest]) -> list[dict[str, Any]]:
+    """A guest book as values fit for JSON; embeddings are their float32, little-endian, in hex."""
+    return [
+        {
+            "id": guest.id,
+            "voices": [voice.astype("<f4").tobytes().hex() for voice in guest.voices],
+            "speech_s": list(guest.speech_s),
+            "trips": guest.trips,
+            "first_day": guest.first_day,
+            "last_day": guest.last_day,
+            "accompanied": guest.accompanied,
+        }
+        for guest in book
+    ]
+
+
+def unpacked(facts: Sequence[Mapping[str, Any]]) -> tuple[Guest, ...]:
+    """What `packed` was given.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is something else.
+    """
+    book = []
+    for said in facts:
+        rows = [np.frombuffer(bytes.fromhex(text), "<f4") for text in said["voices"]]
+        voices = np.stack(rows).astype(np.float32)
+        speech_s = tuple(float(seconds) for seconds in said["speech_s"])
+        finite = np.isfinite(voices).all() and np.isfinite(speech_s).all()
+        if len(speech_s) != len(voices) or not finite:
+            raise ValueError("a guest's voices and their seconds do not match")
+        days = int(said["first_day"]), int(said["last_day"])
+        # Books of earlier versions do not count the trips with a driver.
+        trips, accompanied = int(said["trips"]), int(said.get("accompanied", 0))
+        if not 0 <= accompanied <= trips:
+            raise ValueError("a guest was in more trips with a driver than in trips")
+        book.append(Guest(str(said["id"]), voices, speech_s, trips, *days, accompanied))
+    return tuple(book)

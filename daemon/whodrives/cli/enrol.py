@@ -1,0 +1,411 @@
+"""Enrolment on a terminal: consent, guidance, the live meter, and what was found.
+
+Owns the words and pictures for whoever enrols, and the household's likeness as a table and a
+picture. What is good enough is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from whodrives import clock
+from whodrives.audio.blocks import AudioBlock, SourceHealth, SourceState
+from whodrives.audio.files import channels_of, read_file
+from whodrives.audio.microphone import Microphone
+from whodrives.config.schema import Config
+from whodrives.enrolment.checks import Findings, examined
+from whodrives.enrolment.prompts import CONSENT, CONSENT_VERSION, ON_THE_ROAD, PARKED, SENTENCES
+from whodrives.enrolment.recording import (
+    ENOUGH_S,
+    Enrolled,
+    Enrolment,
+    Progress,
+    channel_of_person,
+    first_voice,
+)
+from whodrives.enrolment.similarity import SAME_PERSON_COSINE, alike, matrix
+from whodrives.enrolment.types import Problem
+from whodrives.errors import EnrolmentError, ProfileError, SourceError
+from whodrives.models.encoder import load_encoder
+from whodrives.models.vad import load_vad
+from whodrives.service.wiring import load_policy
+from whodrives.store.calendar import now
+from whodrives.store.names import checked, checked_text, folded
+from whodrives.store.profiles import ProfileStore
+from whodrives.store.record import Consent, StoredProfile
+from whodrives.voice.decision import Policy
+from whodrives.voice.profile import Profile
+
+T = TypeVar("T")
+
+
+ROAD_S = 10.0
+"""So much useful speech is heard once more on the road."""
+
+
+LONGEST_S = 600.0
+"""A recording of one person is no longer: twenty seconds are enough."""
+
+
+QUIET_DBFS, LOUD_DBFS = -45.0, -6.0
+"""Between them the level meter is green."""
+
+
+_ADVICE = frozenset({"not_the_driver"})
+"""What a head unit is refused for, and a person at the terminal is told: a new microphone can make
+the same voice another."""
+
+
+_ACCEPTABLE = frozenset({"alike", "same_person"})
+
+
+_LONGEST_LINE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolOptions:
+    """What whoever enrols asked for.
+
+    Attributes:
+        name: what the driver is called.
+        files: recordings of this one person; none: the microphone.
+        replace: whether a driver of this name is to be enrolled anew.
+        road: whether to record once more on the road.
+        consent: who agreed, if that need not be asked.
+        accept_alike: whether a voice that is too like another's is kept all the same.
+    """
+
+    name: str
+    files: Sequence[Path] = ()
+    replace: bool = False
+    road: bool = False
+    consent: str | None = None
+    accept_alike: bool = False
+
+
+def enrol(
+    wish: EnrolOptions, settings: Config, store: ProfileStore, console: Console
+) -> StoredProfile:
+    """Enrol somebody, from the question of consent to the sealed file.
+
+    All that can be known to fail is found out before anybody is asked or speaks: the name, who
+    agreed, the store, the models, the recordings, the microphone.
+
+    Raises:
+        ProfileError: nobody agreed, the name is taken or none, or the voice is too like another's.
+        ModelError: a model cannot be used.
+        EnrolmentError: the recording is not good enough.
+        SourceError: there is no sound.
+    """
+    name = checked(wish.name)
+    if wish.consent is not None and not wish.consent.strip():
+        raise ProfileError(_NOBODY_AGREED)
+    agreed = None if wish.consent is None else checked_text(wish.consent, "who agreed")
+    household = store.load().profiles
+    old = [stored for stored in household if folded(stored.name) == folded(name)]
+    store.rehearse(name, replace=wish.replace)
+    models = Path(settings.models.directory)
+    policy = load_policy(settings)
+    enrolment = Enrolment(load_vad(models), load_encoder(models))
+    channels = [_channel(path, settings, console) for path in wish.files]
+    if not wish.files:
+        with contextlib.closing(_microphone(settings.sound.device)) as blocks:
+            next(blocks)
+    consent = Consent(agreed or _agreed(console), now(), CONSENT_VERSION)
+    if wish.files:
+        enrolled = enrol_files(enrolment, wish.files, channels)
+    else:
+        enrolled = _enrol_live(enrolment, settings.sound.device, console, road=wish.road)
+    driver = old[0].profile.id if old else None
+    found = examined(enrolled, driver, [stored.profile for stored in household], policy)
+    _judge(found, household, console, accept_alike=wish.accept_alike)
+    return store.save(
+        name,
+        enrolled.embeddings,
+        enrolled.speech_s,
+        consent=consent,
+        replace=wish.replace,
+    )
+
+
+def ask(prompt: str, read: Callable[[str], T], console: Console, *, unanswered: str) -> T:
+    """What `read` makes of the answer of whoever sits at the terminal, or of a line that is piped.
+
+    At a terminal, a mistake is told and the question asked again.
+
+    Raises:
+        ProfileError: what was piped is a mistake; or, with the text `unanswered`, nobody answers.
+    """
+    while True:
+        console.print(Text(prompt), end="")
+        line = sys.stdin.readline(_LONGEST_LINE) if sys.stdin else ""
+        if not line:
+            console.print()
+            raise ProfileError(unanswered)
+        try:
+            return read(line.rstrip("\r\n"))
+        except ProfileError as error:
+            if not sys.stdin.isatty():
+                console.print()
+                raise
+            console.print(Text(f"{error}"))
+
+
+def _agreed(console: Console) -> str:
+    """Who agreed to what is shown."""
+    console.print(Text(CONSENT[CONSENT_VERSION]), soft_wrap=False)
+    prompt = "If you agree, type the name of the person whose voice it is (nothing: no): "
+    answered = ask(
+        prompt,
+        lambda line: checked_text(line, "who agreed") if line.strip() else "",
+        console,
+        unanswered=_NOBODY_AGREED,
+    )
+    if not answered:
+        raise ProfileError(_NOBODY_AGREED)
+    return answered
+
+
+_NOBODY_AGREED = (
+    "nobody agreed, so nobody is enrolled; the person answers the question on the terminal, or "
+    "give --consent NAME once they have agreed"
+)
+
+
+def _channel(path: Path, settings: Config, console: Console) -> int:
+    """The channel of a recording that the person speaks in; tells which, where there are several.
+
+    Raises:
+        SourceError: the recording cannot be used.
+        EnrolmentError: two people speak, each in a channel.
+    """
+    channels = channels_of(path, longest_s=LONGEST_S)
+    if len(channels) == 1:
+        read_file(path, longest_s=LONGEST_S)
+        return channels[0]
+    models = Path(settings.models.directory)
+    encoder = load_encoder(models)
+    voices = {}
+    for channel in channels:
+        blocks = read_file(path, channel=channel, longest_s=LONGEST_S)
+        voice = first_voice(blocks, load_vad(models), encoder)
+        if voice is not None:
+            voices[channel] = voice
+    try:
+        chosen = channel_of_person(voices) if voices else channels[0]
+    except EnrolmentError as error:
+        alone = f"ffmpeg -i {shlex.quote(str(path))} -af 'pan=mono|c0=c0' alone.wav"
+        raise EnrolmentError(
+            f"{path}: {error}; give one channel alone, the first for example with: {alone} "
+            "(c1 is the second)"
+        ) from error
+    console.print(Text(f"{path}: channel {chosen + 1} of {len(channels)} is taken."))
+    return chosen
+
+
+def enrol_files(
+    enrolment: Enrolment, files: Sequence[Path], channels: Sequence[int] | None = None
+) -> Enrolled:
+    """Enrol one person from recordings.
+
+    Args:
+        enrolment: a new one.
+        files: the recordings.
+        channels: which channel of each, from 0; None is the loudest.
+
+    Raises:
+        SourceError: a file cannot be used.
+        EnrolmentError: together they do not make a good profile; names the files.
+    """
+    end_s = 0.0
+    chosen: Sequence[int | None] = channels or [None] * len(files)
+    for path, channel in zip(files, chosen, strict=True):
+        start_s = end_s
+        for block in read_file(path, channel=channel, longest_s=LONGEST_S):
+            end_s = start_s + block.at_s
+            enrolment.step(replace(block, at_s=end_s))
+        enrolment.pause(end_s)
+    try:
+        return enrolment.finish(end_s)
+    except EnrolmentError as error:
+        raise EnrolmentError(f"{', '.join(map(str, files))}:\n{error}") from error
+
+
+def _enrol_live(
+    enrolment: Enrolment, device: str | int | None, console: Console, *, road: bool
+) -> Enrolled:
+    """Enrol whoever speaks into the microphone; Ctrl-C ends it early."""
+    console.print(Text(f"Speak freely until it says that it has enough. {PARKED}"))
+    console.print(Text("If nothing comes to mind, read some of these, in any order:"))
+    for sentences in SENTENCES.values():
+        for sentence in sentences:
+            console.print(Text(f"  {sentence}", "dim"))
+    at_s = _heard(enrolment, device, console, 0.0, ENOUGH_S)
+    if road:
+        enrolment.pause(at_s)
+        enrolment.take_to_the_road()
+        console.print(Text(ON_THE_ROAD))
+        console.print("Press Enter when the car drives. ", end="")
+        if sys.stdin:
+            sys.stdin.readline(_LONGEST_LINE)
+        at_s = _heard(enrolment, device, console, at_s, enrolment.speech_s + ROAD_S)
+    return enrolment.finish(at_s)
+
+
+def _heard(
+    enrolment: Enrolment, device: str | int | None, console: Console, from_s: float, enough_s: float
+) -> float:
+    """Listen until there are so many useful seconds, or Ctrl-C; returns when that was."""
+    at_s = from_s
+    told: tuple[str, ...] = ()
+    with contextlib.suppress(KeyboardInterrupt), Live(console=console, transient=True) as live:
+        start_s: float | None = None
+        for block in _microphone(device):
+            start_s = block.at_s if start_s is None else start_s
+            at_s = from_s + block.at_s - start_s
+            progress = enrolment.step(replace(block, at_s=at_s))
+            live.update(meter(progress, enough_s))
+            codes = tuple(problem.code for problem in progress.problems)
+            if not console.is_terminal and codes != told:
+                console.print(*(f"{p.code}: {p.text}" for p in progress.problems), sep="\n")
+            told = codes
+            if progress.enough and progress.speech_s >= enough_s:
+                console.print("That is enough; thank you.")
+                break
+    return at_s
+
+
+def _microphone(device: str | int | None) -> Generator[AudioBlock, None, None]:
+    """The microphone's blocks; SourceError when it is lost or gives nothing."""
+    inbox: SimpleQueue[AudioBlock | SourceState] = SimpleQueue()
+    microphone = Microphone(device, inbox.put)
+    microphone.open()
+    try:
+        while True:
+            try:
+                item = inbox.get(timeout=0.5)
+            except Empty:
+                if microphone.stalled(clock.now_s()):
+                    raise SourceError(
+                        "microphone: gives no sound; is it muted in the mixer?"
+                    ) from None
+                continue
+            if isinstance(item, AudioBlock):
+                microphone.taken()
+                yield item
+            elif item.health is SourceHealth.LOST:
+                raise SourceError(f"microphone: {item.reason}; plug it in and begin again")
+    finally:
+        microphone.close()
+
+
+def meter(progress: Progress, enough_s: float = ENOUGH_S) -> Group:
+    """What is on the screen while somebody speaks: level, useful seconds, what is wrong."""
+    level = max(0.0, min(60.0, progress.level_dbfs + 60.0))
+    well = QUIET_DBFS < progress.level_dbfs < LOUD_DBFS
+    style = "green" if well else "red" if progress.level_dbfs >= LOUD_DBFS else "yellow"
+    table = Table(box=None, show_header=False)
+    bar = ProgressBar(60.0, level, width=40, complete_style=style, finished_style=style)
+    table.add_row("level", bar, f"{progress.level_dbfs:.0f} dBFS")
+    speaking = Text("speaking" if progress.speaking else "", "green")
+    done = ProgressBar(enough_s, min(progress.speech_s, enough_s), width=40)
+    table.add_row("useful", done, f"{progress.speech_s:.0f} of {enough_s:.0f} s", speaking)
+    return Group(table, *(_told(problem) for problem in progress.problems))
+
+
+def _told(problem: Problem) -> Text:
+    style = "bold red" if problem.grave else "yellow"
+    return Text.assemble((f"{problem.code}: ", style), problem.text)
+
+
+def _judge(
+    found: Findings, household: Sequence[StoredProfile], console: Console, *, accept_alike: bool
+) -> None:
+    """Say how strong the voice is, and refuse one that the household cannot live with."""
+    check = found.check
+    console.print(f"Known in {check.known_s:.0f} of {check.of_s:.0f} s of its own speech.")
+    names = {stored.profile.id: stored.name for stored in household}
+    refused = []
+    for problem in found.problems:
+        said = f"{problem.code}: {_named(problem.text, names)}"
+        if problem.code in _ADVICE or (accept_alike and problem.code in _ACCEPTABLE):
+            console.print(Text(said, "yellow"))
+        else:
+            mend = "; to keep it all the same, give --accept-alike"
+            refused.append(said + (mend if problem.code in _ACCEPTABLE else ""))
+    if refused:
+        raise EnrolmentError("\n".join(refused))
+
+
+def _named(text: str, names: Mapping[str, str]) -> str:
+    for driver, name in names.items():
+        text = text.replace(driver, f"{name} ({driver})")
+    return text
+
+
+def likeness_table(household: Sequence[StoredProfile], settings: Config) -> Table:
+    """How alike the household's voices are, and whom that makes hard to tell apart."""
+    policy = load_policy(settings)
+    profiles = [stored.profile for stored in household]
+    cosines = matrix(profiles, policy.calibration)
+    table = Table("", *(escape(stored.name) for stored in household), "too alike", box=None)
+    for row, stored in enumerate(household):
+        numbers = [
+            "-" if row == column else f"{cosines[row, column]:.2f}"
+            for column in range(len(household))
+        ]
+        table.add_row(escape(stored.name), *numbers, _too_alike(stored, household, policy))
+    return table
+
+
+def _too_alike(stored: StoredProfile, household: Sequence[StoredProfile], policy: Policy) -> str:
+    others: list[Profile] = [each.profile for each in household if each is not stored]
+    names = {each.profile.id: each.name for each in household}
+    found = alike(stored.profile, others, policy)
+    return escape(", ".join(names[each.driver] for each in found if each.is_too_similar)) or "-"
+
+
+def likeness_picture(household: Sequence[StoredProfile], settings: Config, path: Path) -> None:
+    """Draw the matrix as PNG.
+
+    Raises:
+        ProfileError: matplotlib is not installed, or the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 (an extra that most do without)
+    except ImportError as error:
+        raise ProfileError(
+            "a picture needs matplotlib; install it with: "
+            f"{sys.executable} -m pip install matplotlib"
+        ) from error
+    names = [stored.name for stored in household]
+    cosines = matrix([stored.profile for stored in household], load_policy(settings).calibration)
+    figure = Figure(figsize=(1.5 + 0.9 * len(names), 1.2 + 0.8 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(cosines, vmin=-0.2, vmax=1.0, cmap="viridis")
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    for row, line in enumerate(cosines):
+        for column, cosine in enumerate(line):
+            ink = "black" if cosine > 0.5 else "white"  # noqa: PLR2004 (the middle of the colours)
+            axes.text(column, row, f"{cosine:.2f}", ha="center", va="center", color=ink)
+    axes.set_title(f"How alike the voices are (from {SAME_PERSON_COSINE}: one person)")
+    figure.colorbar(image)
+    try:
+        figure.savefig(path, format="png", dpi=120)
+    except OSError as error:
+        raise ProfileError(f"cannot write {path}: {error.strerror}") from error

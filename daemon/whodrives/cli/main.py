@@ -1,0 +1,550 @@
+"""The command line: run, enrol, drivers, replay, demo, doctor, config.
+
+Owns the arguments and the exit codes, and the order in which the daemon's parts come into memory.
+Exit codes: 0 done, 1 not done (the text says what to mend), 2 wrong usage, 78 wrong
+configuration or model (sysexits.h's EX_CONFIG; systemd does not restart on it), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import io
+import logging
+import os
+import resource
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from whodrives import __version__
+from whodrives.config.location import SYSTEM_CONFIG, load_config, spelled
+from whodrives.enrolment.recording import ENOUGH_S, LEAST_S
+from whodrives.errors import BusError, ConfigError, ModelError, WhodrivesError
+from whodrives.models.encoder import load_encoder
+
+EX_CONFIG = 78
+
+
+_PR_SET_DUMPABLE = 4
+
+
+INTERRUPTED = 130
+
+
+_NOT_CURED_BY_RETRYING = (ConfigError, ModelError, BusError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code.
+
+    Whatever happens, a person reads one clear line and no traceback. The daemon's log gets both.
+    """
+    _take_any_stream()
+    options = argparse.Namespace(config=None, command=None)
+    try:
+        try:
+            parse(arguments, options)
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+        _leave_no_core()
+        logging.basicConfig(
+            level=logging.INFO, format="level=%(levelname)s from=%(name)s %(message)s"
+        )
+        code: int = options.command(options)
+        sys.stdout.flush()
+    except WhodrivesError as error:
+        _tell(spelled(str(error), options.config))
+        return EX_CONFIG if isinstance(error, _NOT_CURED_BY_RETRYING) else 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Who read our output has left, as in `| head`.
+        _drop_output()
+        return 1
+    except Exception as error:
+        if options.command is _run:
+            logging.getLogger(__name__).critical("event=died", exc_info=error)
+        _tell(_unexpected(error))
+        _drop_output()
+        return 1
+    return code
+
+
+def parse(arguments: Sequence[str] | None, options: argparse.Namespace) -> None:
+    """Fill the options in; argparse alone takes no recordings behind an option."""
+    parser = _parser()
+    _, left = parser.parse_known_args(arguments, options)
+    if left and (not hasattr(options, "files") or any(each.startswith("-") for each in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        options.files += map(Path, left)
+
+
+def _take_any_stream() -> None:
+    """Make the standard streams such that any text can be written, and any bytes be read.
+
+    A stream that was closed before we began is replaced by one that leads nowhere: otherwise the
+    next file that is opened would get its number, and what is printed.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (for the life of the process)
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (for the life of the process)
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
+def _tell(text: str) -> None:
+    """Print an error; if nobody can read it, so be it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"whodrives: {text}", file=sys.stderr, flush=True)
+
+
+def _unexpected(error: Exception) -> str:
+    """What nobody foresaw, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else "reading or writing failed: "
+        return f"{place}{error.strerror}"
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"a fault of whodrives itself ({said[:200]}{where}); please report it"
+
+
+def _drop_output() -> None:
+    """Let nothing be written any more: Python would try it once more at its exit, and complain."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _leave_no_core() -> None:
+    """Let no crash write our memory, voices and all, to a disk.
+
+    A limit of 0 alone does not keep it from a core_pattern that is a pipe (core(5)); a process that
+    is not dumpable (prctl(2), PR_SET_DUMPABLE) is not given to one either.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="whodrives",
+        description="Hears which enrolled driver speaks, and tells the car how to fit itself.",
+        epilog=_examples(
+            "whodrives demo          a recorded drive on this terminal; nothing to prepare",
+            "whodrives doctor        what this installation lacks",
+            "whodrives enrol Anna    learn a voice from the microphone",
+            "whodrives run           listen and tell the car",
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"whodrives {__version__}")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"configuration (default: {SYSTEM_CONFIG}, or if it is not there a laptop's defaults)",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_enrol(commands)
+    _add_drivers(commands)
+    _add_replay(commands)
+    _add_demo(commands)
+    _add_doctor(commands)
+    _add_config(commands)
+    return parser
+
+
+# argparse has no public name for what add_subparsers returns.
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
+
+
+def _add(
+    commands: _Commands, name: str, what: str, description: str, *examples: str
+) -> argparse.ArgumentParser:
+    """A command whose --help ends in examples that can be typed."""
+    return commands.add_parser(
+        name,
+        help=what,
+        description=textwrap.fill(description, 79),
+        epilog=_examples(*examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _examples(*lines: str) -> str:
+    return "\n  ".join(["examples:", *lines])
+
+
+def _add_run(commands: _Commands) -> None:
+    parser = _add(
+        commands,
+        "run",
+        "listen and tell the car",
+        "Listen to the configured source and publish who speaks. SIGHUP reads settings and "
+        "profiles again, SIGTERM ends it. A microphone or a broker that is away is waited for.",
+        "whodrives run",
+        "arecord -t raw -f S16_LE -r 16000 -c 1 | whodrives --config pipe.yaml run",
+        '    where pipe.yaml says: sound: {source: "-"}',
+    )
+    parser.set_defaults(command=_run)
+
+
+def _add_enrol(commands: _Commands) -> None:
+    parser = _add(
+        commands,
+        "enrol",
+        "learn a driver's voice",
+        f"Learn a voice from {ENOUGH_S:.0f} s of speech (at least {LEAST_S:.0f} s), in any words "
+        "and language: from the microphone, or from recordings of this one person.",
+        "whodrives enrol Anna",
+        "whodrives enrol Anna monday.wav tuesday.flac",
+        "whodrives enrol                      the name is asked for, and not in the process list",
+        "whodrives enrol --road               in the parked car, and once more while driving",
+        "whodrives enrol Anna --replace       with a new microphone, or after years",
+    )
+    parser.add_argument(
+        "name",
+        nargs="?",
+        default="-",
+        help="what the driver is called; stays in the sealed store (without, or -: it is asked "
+        "for on the terminal, or read from standard input; every user of this machine can read "
+        "what is given here in the process list)",
+    )
+    parser.add_argument("files", nargs="*", type=Path, help="recordings; none: the microphone")
+    parser.add_argument("--replace", action="store_true", help="enrol this driver anew")
+    parser.add_argument(
+        "--road", action="store_true", help="record once more on the road, with its noise"
+    )
+    parser.add_argument(
+        "--consent",
+        metavar="NAME",
+        help="who has agreed to be enrolled (without: it is asked, with the text, or read from "
+        "standard input)",
+    )
+    parser.add_argument(
+        "--accept-alike",
+        action="store_true",
+        help="keep a voice that is too like another driver's, knowing what it costs",
+    )
+    parser.set_defaults(command=_command("enrol"))
+
+
+def _add_drivers(commands: _Commands) -> None:
+    parser = _add(
+        commands,
+        "drivers",
+        "list, show, rename, forget; preferences, key; history, undo",
+        "Look after the enrolled drivers; without an action, list them. WHO is a name or an id; - "
+        "asks for it, or reads a line of standard input, so that no name is in the process list.",
+        "whodrives drivers",
+        "whodrives drivers show Anna",
+        "whodrives drivers forget d-0123abcd",
+    )
+    parser.set_defaults(command=_command("list"))
+    actions = parser.add_subparsers(metavar="ACTION")
+    _add_list(actions)
+    _add_show(actions)
+    _add_rename(actions)
+    _add_restore(actions)
+    _add_forget(actions)
+    _add_alike(actions)
+    _add_export(actions)
+    _add_import(actions)
+    _add_accept(actions)
+    _add_preferences(actions)
+    _add_history(actions)
+    _add_undo(actions)
+    _add_key(actions)
+
+
+def _add_list(actions: _Commands) -> None:
+    listing = _add(
+        actions,
+        "list",
+        "everybody who is enrolled",
+        "List everybody who is enrolled, and say which profiles cannot be used.",
+        "whodrives drivers list",
+    )
+    listing.set_defaults(command=_command("list"))
+
+
+def _add_show(actions: _Commands) -> None:
+    show = _add(
+        actions,
+        "show",
+        "one driver and the preferences",
+        "Show one driver's id, enrolment and preferences.",
+        "whodrives drivers show Anna",
+    )
+    show.add_argument("who", metavar="WHO")
+    show.set_defaults(command=_command("show"))
+
+
+def _add_rename(actions: _Commands) -> None:
+    rename = _add(
+        actions,
+        "rename",
+        "call a driver something else",
+        "Give a driver another name; id, voice and preferences stay.",
+        'whodrives drivers rename Anna "Anna B."',
+    )
+    rename.add_argument("who", metavar="WHO")
+    rename.add_argument("name", metavar="NAME")
+    rename.set_defaults(command=_command("rename"))
+
+
+def _add_restore(actions: _Commands) -> None:
+    restore = _add(
+        actions,
+        "restore",
+        "go back to the voice before the last enrolment",
+        "Go back to the voice that --replace replaced, and erase the new one. That is possible "
+        "until the new voice has settled a trip.",
+        "whodrives drivers restore Anna",
+    )
+    restore.add_argument("who", metavar="WHO")
+    restore.set_defaults(command=_command("restore"))
+
+
+def _add_alike(actions: _Commands) -> None:
+    alike = _add(
+        actions,
+        "alike",
+        "how alike the household's voices are",
+        "Print how alike each two voices are (cosine relative to the mean voice; 1: the same), and "
+        "whom that makes hard to tell apart.",
+        "whodrives drivers alike",
+        "whodrives drivers alike --picture household.png",
+    )
+    alike.add_argument("--picture", type=Path, metavar="FILE.png", help="draw it, with matplotlib")
+    alike.set_defaults(command=_command("alike"))
+
+
+def _add_export(actions: _Commands) -> None:
+    export = _add(
+        actions,
+        "export",
+        "the whole household into one file, under a passphrase",
+        "Write everybody who is enrolled into a new file, sealed with a passphrase, to take them "
+        "to another car.",
+        "whodrives drivers export household.whodrives",
+    )
+    export.add_argument("file", type=Path, metavar="FILE")
+    _add_passphrase(export)
+    export.set_defaults(command=_command("export"))
+
+
+def _add_import(actions: _Commands) -> None:
+    arrive = _add(
+        actions,
+        "import",
+        "take in a household that was exported",
+        "Take in the drivers of an exported file: all of them, or none if one is here already.",
+        "whodrives drivers import household.whodrives",
+    )
+    arrive.add_argument("file", type=Path, metavar="FILE")
+    _add_passphrase(arrive)
+    arrive.set_defaults(command=_command("import"))
+
+
+def _add_accept(actions: _Commands) -> None:
+    accept = _add(
+        actions,
+        "accept",
+        "take in files that were restored, or that are of another vehicle.id",
+        "Take in profiles that are refused: after vehicle.id was changed, after a file was "
+        "restored from a backup, or when the index is missing. All or none; nothing is erased. Who "
+        "was forgotten comes back only if named.",
+        "whodrives drivers accept",
+        "whodrives drivers accept d-0123abcd",
+    )
+    accept.add_argument("whom", metavar="WHO", nargs="*")
+    accept.set_defaults(command=_command("accept"))
+
+
+def _add_passphrase(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--passphrase-file",
+        type=Path,
+        metavar="FILE",
+        help="a file whose first line is the passphrase (without: it is asked)",
+    )
+
+
+def _add_forget(actions: _Commands) -> None:
+    forget = _add(
+        actions,
+        "forget",
+        "erase voice and preferences for ever",
+        "Erase a driver's voice and preferences for ever; there is no way back.",
+        "whodrives drivers forget Anna",
+    )
+    forget.add_argument("who", metavar="WHO")
+    forget.set_defaults(command=_command("forget"))
+
+
+def _add_preferences(actions: _Commands) -> None:
+    preferences = _add(
+        actions,
+        "preferences",
+        "print or change where seat and mirrors go",
+        "Without options, print them as YAML. --file replaces all of them, --set changes some. "
+        "Paths and units are those of the COVESA Vehicle Signal Specification (VSS) 6.0.",
+        "whodrives drivers preferences Anna > anna.yaml",
+        "whodrives drivers preferences Anna --file anna.yaml",
+        "whodrives drivers preferences Anna --set \\",
+        "    Vehicle.Cabin.Seat.Row1.DriverSide.Position=120 \\",
+        "    Vehicle.Body.Mirrors.DriverSide.Tilt=-5",
+    )
+    preferences.add_argument("who", metavar="WHO")
+    preferences.add_argument("--set", nargs="+", metavar="PATH=VALUE", default=[], dest="changes")
+    preferences.add_argument("--file", type=Path, help="YAML with all of them, 'path: value'")
+    preferences.add_argument(
+        "--previous", action="store_true", help="bring back the ones before the last change"
+    )
+    preferences.set_defaults(command=_command("preferences"))
+
+
+def _add_history(actions: _Commands) -> None:
+    history = _add(
+        actions,
+        "history",
+        "what a profile has learned since it was enrolled",
+        "Show the steps by which a profile followed its driver's voice, and what is in quarantine. "
+        "A cosine of 1 is the enrolled voice itself.",
+        "whodrives drivers history Anna",
+    )
+    history.add_argument("who", metavar="WHO")
+    history.set_defaults(command=_command("history"))
+
+
+def _add_undo(actions: _Commands) -> None:
+    undo = _add(
+        actions,
+        "undo",
+        "take back what a profile learned last",
+        "Take back the latest step that a profile learned, and empty its quarantine.",
+        "whodrives drivers undo Anna",
+        "whodrives drivers undo Anna --all     back to the voice as it was enrolled",
+    )
+    undo.add_argument("who", metavar="WHO")
+    undo.add_argument("--all", action="store_true", help="every step, and the quarantine")
+    undo.set_defaults(command=_command("undo"))
+
+
+def _add_key(actions: _Commands) -> None:
+    key = _add(
+        actions,
+        "key",
+        "the key fob that is a driver's",
+        "Print, set or clear the key fob that settles this driver without a voice. ID is what the "
+        "car says in Vehicle.Occupant.Row1.DriverSide.Identifier.Subject.",
+        "whodrives drivers key Anna --set 4f1a9c",
+        "whodrives drivers key Anna --clear",
+    )
+    key.add_argument("who", metavar="WHO")
+    change = key.add_mutually_exclusive_group()
+    change.add_argument("--set", metavar="ID", dest="fob")
+    change.add_argument("--clear", action="store_true")
+    key.set_defaults(command=_command("key"))
+
+
+def _add_replay(commands: _Commands) -> None:
+    parser = _add(
+        commands,
+        "replay",
+        "a recording to events, as JSON lines",
+        "What the daemon would have said of a recording, as fast as it can be read; the same "
+        "bytes every time. Times count from the start of the recording, as if it had begun at "
+        "1970-01-01T00:00:00Z.",
+        "whodrives replay drive.wav",
+        "whodrives replay drive.wav --vehicle car.jsonl",
+        '    where car.jsonl has: {"at_s": 0, "signals": {"Vehicle.Speed": 0}}',
+    )
+    parser.add_argument(
+        "file", type=Path, help="WAV, FLAC, Ogg Opus, ... of 16 kHz or more; - for raw PCM"
+    )
+    parser.add_argument(
+        "--vehicle",
+        type=Path,
+        metavar="FILE",
+        help='what the car said meanwhile: JSON lines {"at_s": 0.0, "signals": {PATH: VALUE}}; '
+        "each holds until the next (without: no car, so nothing is applied)",
+    )
+    parser.set_defaults(command=_command("replay"))
+
+
+def _add_demo(commands: _Commands) -> None:
+    parser = _add(
+        commands,
+        "demo",
+        "a recorded drive, live on this terminal",
+        "Play a recorded drive of about a minute to a real daemon, with a real broker and a "
+        "simulated seat. Needs a checkout and mosquitto; no microphone.",
+        "whodrives demo",
+        "whodrives demo --picture drive.svg",
+    )
+    parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="save the last screen")
+    parser.set_defaults(command=_command("demo"))
+
+
+def _add_doctor(commands: _Commands) -> None:
+    parser = _add(
+        commands,
+        "doctor",
+        "what is wrong, and how to mend it",
+        "Check models, profiles, microphone, level and broker; one line each. Exits 1 when "
+        "something is to be mended. Speak while it listens.",
+        "whodrives doctor",
+        "sudo -u whodrives whodrives doctor     with the rights of the service",
+    )
+    parser.set_defaults(command=_command("doctor"))
+
+
+def _add_config(commands: _Commands) -> None:
+    parser = _add(
+        commands,
+        "config",
+        "the configuration that is in force",
+        "Print every setting with its meaning and the value in force, defaults included, as a "
+        "file that --config takes.",
+        "whodrives config > whodrives.yaml",
+        "whodrives --config whodrives.yaml config",
+    )
+    parser.set_defaults(command=_command("config"))
+
+
+def _run(options: argparse.Namespace) -> int:
+    # The encoder before all else: what its loading leaves free, the rest then takes.
+    load_encoder(Path(load_config(options.config).models.directory))
+    from whodrives.service.daemon import serve  # noqa: PLC0415
+
+    serve(lambda: load_config(options.config))
+    return 0
+
+
+def _command(name: str) -> Callable[[argparse.Namespace], int]:
+    def perform(options: argparse.Namespace) -> int:
+        from whodrives.cli import commands  # noqa: PLC0415 (the daemon has no use for it)
+
+        return commands.perform(name, options)
+
+    return perform

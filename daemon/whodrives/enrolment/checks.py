@@ -1,0 +1,95 @@
+"""The last checks before a voice is kept: is it recognised, is it too similar to another one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from whodrives.enrolment.recording import Enrolled
+from whodrives.enrolment.similarity import Check, Similarity, alike, self_check
+from whodrives.enrolment.types import Problem
+from whodrives.voice.decision import Policy
+from whodrives.voice.profile import Profile
+
+_NOBODY = "d-00000000"
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the last questions found.
+
+    Attributes:
+        check: what became of held-out seconds.
+        alike: how like the rest of the household it is, the most alike first.
+        problems: everything that stands against keeping it.
+    """
+
+    check: Check
+    alike: tuple[Similarity, ...]
+    problems: tuple[Problem, ...]
+
+
+def examined(
+    enrolled: Enrolled, driver: str | None, household: Sequence[Profile], policy: Policy
+) -> Findings:
+    """Ask the last questions about a voice.
+
+    Args:
+        enrolled: the voice.
+        driver: whom it is to replace; None for somebody new.
+        household: everybody who is enrolled now, `driver` included.
+        policy: what recognition will use.
+    """
+    others = [profile for profile in household if profile.id != driver]
+    profile = Profile(
+        driver or _NOBODY, enrolled.embeddings, policy.calibration.encoder, enrolled.speech_s
+    )
+    check, near = self_check(profile, others, policy), alike(profile, others, policy)
+    before = [each for each in household if each.id == driver]
+    problems = [*_against(check, near), *_another_person(profile, before, policy)]
+    return Findings(check, near, tuple(problems))
+
+
+def _against(check: Check, near: Sequence[Similarity]) -> Iterator[Problem]:
+    for other in near:
+        if other.is_same_person:
+            yield Problem(
+                "same_person",
+                f"this voice is that of {other.driver}, who is enrolled already (cosine "
+                f"{other.cosine:.2f}); replace that one, or use its name",
+            )
+        elif other.is_too_similar:
+            yield Problem(
+                "alike",
+                f"this voice is too like that of {other.driver}: {100 * other.passes_share:.0f} % "
+                f"of what the two say would pass for the other one's, and with both enrolled "
+                f"{100 * other.unclear_share:.0f} % would be named nobody's or the wrong one's",
+            )
+    if check.is_weak and not similar_is_the_reason(near):
+        yield Problem(
+            "not_recognised",
+            f"only {check.known_s:.0f} of its own {check.of_s:.0f} s are recognised; record again "
+            "in a quieter place, speaking as usual",
+        )
+
+
+def similar_is_the_reason(near: Sequence[Similarity]) -> bool:
+    """Whether a voice is not recognised because it is too like somebody's."""
+    return any(other.is_too_similar for other in near)
+
+
+def _another_person(
+    profile: Profile, before: Sequence[Profile], policy: Policy
+) -> Iterator[Problem]:
+    """Say so if a voice that is to replace a driver's is nothing like it."""
+    for old in before:
+        (found,) = alike(profile, [old], policy)
+        if found.passes_share < _LEAST_PASSING:
+            yield Problem(
+                "not_the_driver",
+                f"this is not the voice of {old.id}, whom it is to replace; enrol a new driver, or "
+                "let that one speak",
+            )
+
+
+_LEAST_PASSING = 0.2

@@ -1,0 +1,123 @@
+"""Reads the calibration that was measured on one encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from whodrives.errors import ModelError
+from whodrives.models.encoder import EMBEDDING, fingerprint_of
+from whodrives.models.manifests import read_manifest
+from whodrives.voice.types import Calibration, CalibrationPoint, OperatingPoint
+
+
+def load_calibration(models_dir: Path, *, pinned: bool = True) -> Calibration:
+    """Read what was measured of the encoder.
+
+    Args:
+        models_dir: where the models are.
+        pinned: as for `read_manifest`.
+
+    Raises:
+        ModelError: there is no calibration, it is malformed, or it is another encoder's.
+    """
+    manifest = read_manifest(models_dir, "encoder", pinned=pinned)
+    facts = manifest.facts.get("calibration")
+    if not facts:
+        raise ModelError(f"{manifest.path} has no calibration; restore the file")
+    try:
+        calibration = _calibration(facts)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ModelError(
+            f"{manifest.path}: the calibration is malformed: {error!r}; restore the file"
+        ) from error
+    fingerprint = fingerprint_of(manifest)
+    if calibration.encoder != fingerprint:
+        raise ModelError(
+            f"{manifest.path}: the calibration was measured on encoder {calibration.encoder}, not "
+            f"on {fingerprint}; restore the file, or measure again with tools/calibrate"
+        )
+    return calibration
+
+
+def _calibration(facts: Mapping[str, Any]) -> Calibration:
+    points = [
+        CalibrationPoint(
+            speech_s=float(point["speech_s"]),
+            slope=float(point["slope"]),
+            offset=float(point["offset"]),
+            other_cosine=float(point["other_cosine"]),
+            same_cosine=float(point["same_cosine"]),
+            accept_llr={
+                key: tuple(float(value) for value in values)
+                for key, values in point["accept_llr"].items()
+            },
+        )
+        for point in facts["points"]
+    ]
+    mean = np.array(facts["mean"], np.float64)
+    if mean.shape != (EMBEDDING,):
+        raise ValueError(f"mean has the shape {mean.shape}, not ({EMBEDDING},)")
+    if not np.all(np.abs(mean) <= 1.0):
+        raise ValueError("mean has a number beyond -1 to 1")
+    calibration = Calibration(
+        encoder=str(facts["encoder"]),
+        mean=mean.astype(np.float32),
+        points=tuple(sorted(points, key=lambda point: point.speech_s)),
+        ambiguity_llr=float(facts["ambiguity_llr"]),
+        households=tuple(int(size) for size in facts["households"]),
+        alike_cosine=float(facts["alike_cosine"]),
+    )
+    _refuse_absurd(calibration)
+    return calibration
+
+
+_BOUNDS = {
+    "speech_s": (0.1, 60.0),
+    "slope": (1.0, 200.0),
+    "offset": (-100.0, 0.0),
+    "other_cosine": (-0.2, 0.5),
+    "same_cosine": (-0.5, 0.9),
+    "accept_llr": (0.5, 50.0),
+    "ambiguity_llr": (0.5, 50.0),
+    "households": (1, 32),
+    "alike_cosine": (0.2, 0.95),
+    "length of mean": (0.0, 1.0),
+}
+"""Beyond these nothing was ever measured, and a stranger could be known.
+
+The logit of a person who is like everybody else is `offset`; who is accepted is more likely that
+driver than not, so the least `accept_llr` is above 0. The mean of unit vectors is not longer than
+they are.
+"""
+
+
+def _refuse_absurd(calibration: Calibration) -> None:
+    """Raise ValueError unless every number is one that can have been measured."""
+    found: list[tuple[str, float]] = [
+        ("ambiguity_llr", calibration.ambiguity_llr),
+        ("alike_cosine", calibration.alike_cosine),
+        ("length of mean", float(np.linalg.norm(calibration.mean))),
+        *(("households", size) for size in calibration.households),
+    ]
+    for point in calibration.points:
+        names = ("speech_s", "slope", "offset", "other_cosine", "same_cosine")
+        found += [(name, getattr(point, name)) for name in names]
+        found += [("accept_llr", llr) for row in point.accept_llr.values() for llr in row]
+        if set(point.accept_llr) != set(get_args(OperatingPoint)):
+            raise ValueError(f"accept_llr needs {' and '.join(get_args(OperatingPoint))}")
+        if any(
+            strict < loose
+            for strict, loose in zip(
+                point.accept_llr["1/1000"], point.accept_llr["1/100"], strict=True
+            )
+        ):
+            raise ValueError("accept_llr lets more strangers pass at 1/1000 than at 1/100")
+    for name, value in found:
+        low, high = _BOUNDS[name]
+        # NaN is in no bounds.
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}, not {low} to {high}")

@@ -1,0 +1,302 @@
+"""The connection to the broker, kept up for ever."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from paho.mqtt.enums import MQTTErrorCode
+
+from whodrives import clock
+from whodrives.adaptation.types import Guests
+from whodrives.config.schema import Mqtt, Vehicle
+from whodrives.core.events import Event, Health, Input
+from whodrives.errors import BusError, PayloadError
+from whodrives.mqtt.access import broker_access
+from whodrives.mqtt.arrivals import MAX_UNACKNOWLEDGED, CommandMemory, Inbox
+from whodrives.mqtt.decode import Decoder
+from whodrives.mqtt.ecosystems import SeatAdjuster, home_assistant
+from whodrives.mqtt.encode import Message, Vitals, encode, encode_metrics, encode_offline
+from whodrives.mqtt.link import ECHO_LIMIT_S, Link
+from whodrives.mqtt.payloads import Counters
+from whodrives.mqtt.takeover import PROBATION_S, RIVAL_S, STANDS_BY, TAKEN_FOR_A_MOMENT, Place
+from whodrives.trip.types import Apply, DriverState, LinkState, UnmatchedResult
+from whodrives.vehicle.vss import SEAT_POSITION
+
+log = logging.getLogger(__name__)
+
+
+MAX_LAG_S = 1.0
+"""An `Apply` older than this when it comes to be sent rests on a car that may have changed."""
+
+
+CONNECT_LIMIT_S = 15.0
+
+
+REFUSALS_A_TURN = 4
+"""So many refused commands are answered at a turn: a flood of them must not fill the line."""
+
+
+METRICS_S = 10.0
+
+
+RETRY_FIRST_S = 1.0
+
+
+RETRY_LAST_S = 60.0
+
+
+class Bus:
+    """The connection to the broker, kept up for ever.
+
+    Args:
+        settings: the broker and how to prove who is who.
+        vehicle: the car: its name in the topics, and what its ECUs understand.
+        put: takes inputs; called from paho's thread and from `poll`.
+        vitals: says what the rest of the daemon adds to `metrics`; called from `poll`.
+        memory: keeps which commands were obeyed for the next daemon; called from paho's thread.
+
+    All methods belong to one thread. `counters` may be read at any time.
+
+    Raises:
+        BusError: the settings can never work; the text names the setting and the mend.
+    """
+
+    def __init__(
+        self,
+        settings: Mqtt,
+        vehicle: Vehicle,
+        put: Callable[[Input], None],
+        vitals: Callable[[], Vitals] = Vitals,
+        memory: CommandMemory | None = None,
+    ) -> None:
+        self.counters = Counters()
+        self._settings = settings
+        broker_access(settings)
+        self._vehicle = vehicle
+        self._put = put
+        self._vitals = vitals
+        # Only TLS lets the broker know, by its access list, who may write what.
+        decoder = Decoder(vehicle.id, secure=settings.tls is not None)
+        adjuster = _adjuster(settings, vehicle)
+        self._inbox = Inbox(decoder, put, self.counters, adjuster, memory)
+        self._measured_s = -math.inf
+        self._link: Link | None = None
+        self._connected = False
+        self._lost = False
+        self._retry_at_s = math.inf
+        self._retry_s = RETRY_FIRST_S
+        self._place = Place()
+        self._at_work = False
+        self._rival, self._rival_s = "", -math.inf
+        self._status: Health | None = None
+        # A predecessor that died may have left a driver behind: the first greeting clears it.
+        self._driver = DriverState(0.0)
+        self._guests = Guests(0.0)
+
+    def start(self) -> None:
+        """Begin to connect; a broker that is away is tried again for ever, by `poll`."""
+        if self._settings.tls is None:
+            log.warning("event=plain_mqtt host=%s port=%d", *self._settings.address)
+        # Not before: the daemon that this one follows may have obeyed one a moment ago.
+        self._inbox.recall(clock.now_s())
+        self._open()
+
+    def poll(self, now_s: float) -> None:
+        """Notice what became of the connection, and try again when it is time.
+
+        To be called about twice a second, and after each input: a connection that changes puts one.
+        """
+        self._inbox.tend(now_s)
+        link = self._link
+        if link is None:
+            if now_s >= self._retry_at_s:
+                self._open()
+        elif link.ended is not None:
+            self._gone(link.ended, now_s)
+        elif link.echo(now_s):
+            self._deaf(link, now_s)
+        elif link.up and not self._connected:
+            self._arrived(now_s)
+        elif not link.up:
+            if self._place.missed(now_s) or now_s - link.started_s > CONNECT_LIMIT_S:
+                link.end("the broker does not answer")
+        elif self._connected:
+            self._go_to_work(link, now_s)
+            self._refuse(link)
+            self._measure(now_s)
+            if self._rival and now_s - self._rival_s > RIVAL_S:
+                self._rival = ""
+                self._put(LinkState(now_s, connected=True))
+
+    def publish(self, event: Event) -> bool:
+        """Send an event, if the broker is there; return whether it went out.
+
+        The last `Health`, `DriverState` and `Guests` are said again after each connect; an `Apply`
+        or a `Recognition` that cannot go out at once never goes out. An event that is not the bus's
+        is none of its business, and one that the contract does not let be said is dropped.
+        """
+        if isinstance(event, Apply) and clock.now_s() - event.at_s > MAX_LAG_S:
+            self.counters.dropped += 1
+            log.warning("event=apply_dropped reason='more than %.0f s late'", MAX_LAG_S)
+            return False
+        if isinstance(event, Apply) and not self._at_work:
+            self.counters.dropped += 1
+            return False
+        if isinstance(event, Health):
+            self._status = event
+        elif isinstance(event, DriverState):
+            self._driver = event
+        elif isinstance(event, Guests):
+            self._guests = event
+        elif isinstance(event, UnmatchedResult):
+            self._inbox.stray()
+        try:
+            evidence = self._settings.evidence
+            message = encode(event, self._vehicle, _epoch_s(), evidence=evidence)
+        except PayloadError as error:
+            self.counters.dropped += 1
+            log.error("event=message_unfit error=%r", str(error))  # noqa: TRY400 (no traceback)
+            return False
+        sent = message is not None and self._send(message)
+        if sent and isinstance(event, Apply) and (asked := self._inbox.asked(event)):
+            self._send(asked)
+        return sent
+
+    def stop(self) -> None:
+        """Say that we are offline and let go; takes less than a second."""
+        self._leave()
+        # Now nothing comes in any more.
+        self._inbox.log_suppressed()
+
+    def _leave(self) -> None:
+        link = self._link
+        self._retry_at_s = math.inf
+        if link is None:
+            return
+        if self._connected and link.ended is None:
+            self.publish(DriverState(0.0))
+            self.publish(Guests(0.0))
+            farewell = link.send(encode_offline(self._vehicle.id, "stopped"))
+            if farewell.rc is MQTTErrorCode.MQTT_ERR_SUCCESS:
+                farewell.wait_for_publish(0.5)
+            link.end("stopped")
+            link.over.wait(0.3)
+        self._link, self._connected, self._at_work = None, False, False
+        link.end("stopped")
+        link.release()
+
+    def _open(self) -> None:
+        # Read anew each time: a password or certificate that was replaced is then the right one.
+        try:
+            access = broker_access(self._settings)
+        except BusError as error:
+            self._gone(str(error), clock.now_s())
+        else:
+            self._link = Link(self._settings, self._vehicle.id, access, self._inbox)
+
+    def _arrived(self, now_s: float) -> None:
+        self._connected, self._retry_s = True, RETRY_FIRST_S
+        self.counters.connections += 1
+        if self._lost or self.counters.connections == 1:
+            log.info("event=broker_connected host=%s port=%d", *self._settings.address)
+        self._lost = False
+        for event in (self._status, self._driver, self._guests):
+            if event is not None:
+                self.publish(event)
+        for message in home_assistant(self._vehicle.id) if self._settings.home_assistant else ():
+            self._send(message)
+        self._measured_s = -math.inf
+        self._measure(now_s)
+        self._go_to_work(self._link, now_s)
+
+    def _go_to_work(self, link: Link | None, now_s: float) -> None:
+        """Let requests be made once no other daemon can have our place."""
+        if link is None or self._at_work or not self._place.admits(link.up_s, now_s):
+            return
+        self._at_work = True
+        if now_s - self._rival_s <= PROBATION_S:
+            self._rival = TAKEN_FOR_A_MOMENT
+        elif self._rival == STANDS_BY:
+            self._rival = ""
+        self._put(LinkState(now_s, connected=True, rival=self._rival))
+
+    def _deaf(self, link: Link, now_s: float) -> None:
+        """End a connection that brings us nothing; the car is told that first.
+
+        It ends with MQTT's farewell, so that the will does not take the place of that status.
+        """
+        fix = f"look for a client that floods it, and let our user write and read {link.echo_topic}"
+        reason = f"the broker has brought us nothing for {ECHO_LIMIT_S:.0f} s; {fix}"
+        if self._connected:
+            known = self._status or Health(now_s)
+            status = replace(known, at_s=now_s, reasons=(*known.reasons, f"broker: {reason}"))
+            if (message := encode(status, self._vehicle, _epoch_s())) is not None:
+                self._send(message)
+        link.end(reason)
+
+    def _gone(self, reason: str, now_s: float) -> None:
+        pause_s = None
+        if self._link is not None:
+            pause_s = self._place.lost(self._link.thrown_out_s, certain=self._link.taken_over)
+            self._link.end(reason)
+            self._link.release()
+        self._link, self._connected, self._at_work = None, False, False
+        if pause_s is not None:
+            self._left_place(pause_s, now_s)
+            return
+        level = logging.DEBUG if self._lost else logging.WARNING
+        log.log(level, "event=broker_lost reason=%r retry_s=%.0f", reason, self._retry_s)
+        if not self._lost:
+            self._put(LinkState(now_s, connected=False, reason=reason))
+        self._lost = True
+        self._retry_at_s = now_s + self._retry_s
+        self._retry_s = min(2 * self._retry_s, RETRY_LAST_S)
+
+    def _left_place(self, pause_s: float, now_s: float) -> None:
+        """Tell of a client that came under our identity; come back after a pause, or at once."""
+        # Until we are back at once, the broker may as well have been stuck.
+        self._rival, self._rival_s = STANDS_BY if pause_s else "", now_s
+        reason = STANDS_BY if pause_s else TAKEN_FOR_A_MOMENT
+        log.warning("event=thrown_out retry_s=%.0f reason=%r", pause_s, reason)
+        self._put(LinkState(now_s, connected=False, reason=reason, rival=self._rival))
+        self._lost = True
+        self._retry_at_s = now_s + pause_s
+        if not pause_s:
+            self._open()
+
+    def _refuse(self, link: Link) -> None:
+        """Tell what became of commands that were refused, while the broker keeps up."""
+        refusals = self._inbox.refusals
+        room = MAX_UNACKNOWLEDGED - link.unacknowledged
+        for _ in range(min(REFUSALS_A_TURN, refusals.qsize(), room)):
+            self.publish(refusals.get_nowait())
+
+    def _measure(self, now_s: float) -> None:
+        """Say how we do, when it is time."""
+        if now_s - self._measured_s >= METRICS_S:
+            self._measured_s = now_s
+            vitals = self._vitals()
+            self._send(encode_metrics(self.counters, vitals, self._vehicle.id, time.time()))
+
+    def _send(self, message: Message) -> bool:
+        link = self._link
+        if link is not None and self._connected and link.ended is None:
+            sent = link.send(message).rc is MQTTErrorCode.MQTT_ERR_SUCCESS
+        else:
+            sent = False
+        self.counters.published += sent
+        self.counters.dropped += not sent
+        return sent
+
+
+def _adjuster(settings: Mqtt, vehicle: Vehicle) -> SeatAdjuster | None:
+    travel = vehicle.signals.get(SEAT_POSITION)
+    return SeatAdjuster(travel) if settings.velocitas and travel else None
+
+
+def _epoch_s() -> float:
+    return time.time() - clock.now_s()

@@ -1,0 +1,496 @@
+"""The type of every payload; the JSON Schemas follow from these."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from whodrives.enrolment.types import EnrolmentStage
+from whodrives.trip.types import Delivery, ResultStatus, SettledBy
+from whodrives.vehicle import vss
+from whodrives.voice.types import Outcome
+
+SCHEMA: Literal[1] = 1
+
+
+# A pattern ends with \Z: Python's $ also matches before a newline at the end. JSON Schema's regular
+# expressions are ECMA-262's, where $ is the very end and \Z is unknown: _brief translates.
+UUID_PATTERN = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\Z"
+
+
+Time: TypeAlias = Annotated[
+    datetime, Meta(tz=True, description="ISO 8601 with a zone, like 2026-11-23T08:00:00.000Z")
+]
+
+
+Id: TypeAlias = Annotated[
+    str, Meta(pattern=UUID_PATTERN, description="a UUID, like 3f2b7c1e-5a64-4d0e-9c1b-0d2f4a6b8c0e")
+]
+
+
+DriverId: TypeAlias = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", description="an enrolled driver's pseudonym: d-7f3a"),
+]
+
+
+GuestId: TypeAlias = Annotated[
+    str, Meta(pattern=r"^g-[0-9a-f]{8}\Z", description="a guest's pseudonym: g-3f2a9c1e")
+]
+
+
+Reason: TypeAlias = Annotated[str, Meta(max_length=400, description="a code or a sentence")]
+
+
+Number: TypeAlias = int | float
+
+
+Count: TypeAlias = Annotated[int, Meta(ge=0, description="a whole number from 0")]
+
+
+class Payload(Struct, kw_only=True, frozen=True):
+    """What every payload has."""
+
+    schema: Annotated[Literal[1], Meta(description="1; no other is understood")]
+
+
+class StatusPayload(Payload, kw_only=True, frozen=True):
+    """Whether whodrives can do its work."""
+
+    time: Annotated[Time | None, Meta(description="null when the broker says it for us")]
+    state: Literal["online", "degraded", "offline"]
+    reasons: Annotated[list[str], Meta(description="what is missing, in sentences")]
+
+
+class Preferences(Struct, kw_only=True, frozen=True):
+    """What became of the driver's preferences in this trip."""
+
+    state: Delivery
+    reason: Annotated[
+        Reason | None, Meta(description="the ECU's, for rejected and aborted; else null")
+    ]
+    waiting_for: Annotated[
+        list[str], Meta(description="the conditions that hold them back, by name")
+    ]
+
+
+CONFIDENCE_STEPS = (0.0, 0.5, 0.9, 0.99, 0.999)
+"""A confidence is told as the highest of these that it reaches: whoever imitates a driver must not
+be told how much nearer the last attempt came."""
+
+
+_STEPS = "a calibrated probability that is at least this: 0, 0.5, 0.9, 0.99 or 0.999"
+
+
+Confidence: TypeAlias = Annotated[float, Meta(ge=0, le=1)] | None
+
+
+class DriverPayload(Payload, kw_only=True, frozen=True):
+    """Who drives this trip."""
+
+    time: Time
+    state: Literal["known", "unknown"]
+    driver: DriverId | None
+    since: Annotated[Time | None, Meta(description="when the driver was settled")]
+    confidence: Annotated[Confidence, Meta(description=f"{_STEPS}; null unless settled by voice")]
+    settled_by: Annotated[SettledBy | None, Meta(description="null while nothing did")]
+    preferences: Preferences
+
+
+class RecognitionPayload(Payload, kw_only=True, frozen=True):
+    """What was concluded about one utterance."""
+
+    time: Time
+    outcome: Outcome
+    driver: Annotated[DriverId | None, Meta(description="set exactly when the outcome is known")]
+    speech_s: Annotated[float, Meta(ge=0, description="seconds of speech")]
+    snr_db: Annotated[float | None, Meta(description="dB; null while no noise was heard")]
+    confidence: Annotated[
+        Confidence, Meta(description=f"{_STEPS}; null unless the outcome is known")
+    ] = None
+    llr: Annotated[
+        float | None,
+        Meta(
+            description="natural-log likelihood ratio of the best match; null without one, and "
+            "unless mqtt.evidence is on"
+        ),
+    ]
+    runner_up_llr: Annotated[float | None, Meta(description="the same of the second best")]
+    reason: Annotated[
+        Reason | None, Meta(description="what is wrong with a poor sound, as a code; else null")
+    ]
+
+
+_SETTABLE: Mapping[str, vss.Signal] = {
+    path: signal for version in vss.VERSIONS for path, signal in vss.paths_of(version).items()
+}
+"""The settable signals by the names that any version has for them."""
+
+
+def _signals_schema() -> dict[str, Any]:
+    return {"properties": {path: _signal_schema(one) for path, one in _SETTABLE.items()}}
+
+
+def _signal_schema(signal: vss.Signal) -> dict[str, Any]:
+    bounds = {"minimum": signal.minimum, "maximum": signal.maximum}
+    finite = {key: value for key, value in bounds.items() if math.isfinite(value)}
+    return {"type": "number", "description": signal.unit, **finite}
+
+
+Settings: TypeAlias = Annotated[
+    dict[str, Number],
+    Meta(
+        description="VSS paths, each with a number in its unit",
+        extra_json_schema=_signals_schema(),
+    ),
+]
+
+
+class FieldError(ValueError):
+    """What is wrong with a field, and the mend, where no type can say it."""
+
+
+def _check_range(signals: Mapping[str, Number]) -> None:
+    """Refuse what VSS does not allow; signals that we do not know are nobody's mistake."""
+    for path, value in signals.items():
+        if path in _SETTABLE and value not in (allowed := _SETTABLE[path].range):
+            unit = _SETTABLE[path].unit
+            raise FieldError(f"signals.{path}: {value:g} is out of range; give {allowed} {unit}")
+
+
+class ApplyPayload(Payload, kw_only=True, frozen=True):
+    """Move to these positions, now or not at all."""
+
+    request_id: Id
+    driver: DriverId
+    issued_at: Time
+    expires_at: Annotated[Time, Meta(description="refuse the request at or after this moment")]
+    signals: Annotated[Settings, Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Check what the types cannot."""
+        _check_range(self.signals)
+
+
+class CancelPayload(Payload, kw_only=True, frozen=True):
+    """Stop what this request started; refuse it if it still arrives."""
+
+    request_id: Id
+    time: Time
+    reason: Reason
+
+
+class ResultPayload(Payload, kw_only=True, frozen=True):
+    """What became of a request, as the ECU says."""
+
+    time: Time
+    request_id: Id
+    status: Annotated[
+        ResultStatus, Meta(description="one of accepted, completed, rejected, aborted")
+    ]
+    reason: Annotated[
+        Reason | None,
+        Meta(description="why, for rejected and aborted: a code, such as manual or standing"),
+    ] = None
+
+
+class PositionPayload(Payload, kw_only=True, frozen=True):
+    """Where seat, steering wheel and mirrors are."""
+
+    time: Annotated[Time, Meta(description="when that was so: ISO 8601 with a zone")]
+    moving: Annotated[bool, Meta(description="true or false: whether any of them is on its way")]
+    signals: Settings
+
+    def __post_init__(self) -> None:
+        """Check what the types cannot."""
+        _check_range(self.signals)
+
+
+class Said(Struct, kw_only=True, frozen=True):
+    """One value of the car, and when it was last known to be true."""
+
+    time: Annotated[
+        Time, Meta(description="when it was last known to be true: ISO 8601 with a zone")
+    ]
+
+
+class Speed(Said, kw_only=True, frozen=True):
+    """Vehicle.Speed."""
+
+    value: Annotated[float | None, Meta(description="a number of km/h, or null")]
+
+
+class Gear(Said, kw_only=True, frozen=True):
+    """Vehicle.Powertrain.Transmission.SelectedGear."""
+
+    value: Annotated[
+        Annotated[int, Meta(ge=-126, le=127)] | None,
+        Meta(description="a whole number from -126 to 127, of which 126 is Park, or null"),
+    ]
+
+
+class Flag(Said, kw_only=True, frozen=True):
+    """A boolean signal."""
+
+    value: Annotated[bool | None, Meta(description="true or false, or null")]
+
+
+class Occupancy(Said, kw_only=True, frozen=True):
+    """OccupancyStatus of a seat."""
+
+    value: Annotated[
+        Literal["OCCUPIED", "EMPTY", "UNKNOWN"] | None,
+        Meta(description="one of OCCUPIED, EMPTY, UNKNOWN, or null"),
+    ]
+
+
+class LowVoltage(Said, kw_only=True, frozen=True):
+    """Vehicle.LowVoltageSystemState."""
+
+    value: Annotated[
+        Literal["UNDEFINED", "LOCK", "OFF", "ACC", "ON", "START"] | None,
+        Meta(description="one of UNDEFINED, LOCK, OFF, ACC, ON, START, or null"),
+    ]
+
+
+class Subject(Said, kw_only=True, frozen=True):
+    """Identifier.Subject of an occupant: the key that opened the car."""
+
+    value: Annotated[
+        Annotated[str, Meta(pattern=r"^[ -~]{1,128}\Z")] | None,
+        Meta(description="1 to 128 printable ASCII characters, or null"),
+    ]
+
+
+_SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide"
+
+
+SPEED = "Vehicle.Speed"
+
+
+GEAR = "Vehicle.Powertrain.Transmission.SelectedGear"
+
+
+PARK_LOCK = "Vehicle.Powertrain.Transmission.IsParkLockEngaged"
+
+
+PARKING_BRAKE = "Vehicle.Chassis.ParkingBrake.IsEngaged"
+
+
+DOOR = "Vehicle.Cabin.Door.Row1.DriverSide.IsOpen"
+
+
+OCCUPANCY = f"{_SEAT}.OccupancyStatus"
+
+
+OCCUPIED = f"{_SEAT}.IsOccupied"
+
+
+IGNITION = "Vehicle.LowVoltageSystemState"
+
+
+KEY = "Vehicle.Occupant.Row1.DriverSide.Identifier.Subject"
+
+
+SEAT_KEY = f"{_SEAT}.Occupant.Identifier.Subject"
+"""The same before VSS 4.2."""
+
+
+_READ: dict[str, type[Said]] = {
+    SPEED: Speed,
+    GEAR: Gear,
+    PARK_LOCK: Flag,
+    PARKING_BRAKE: Flag,
+    DOOR: Flag,
+    OCCUPANCY: Occupancy,
+    OCCUPIED: Flag,
+    IGNITION: LowVoltage,
+    KEY: Subject,
+    SEAT_KEY: Subject,
+}
+
+
+READ_SIGNALS: Mapping[str, type[Said]] = _READ | dict.fromkeys(vss.SEAT_SWITCHES, Flag)
+"""Every signal of the car that is read, of every VSS version, with what may be said of it."""
+
+
+if TYPE_CHECKING:
+    Signals: TypeAlias = Struct
+else:
+    Signals = msgspec.defstruct(
+        "Signals",
+        [(path.replace(".", "_"), kind | UnsetType, UNSET) for path, kind in READ_SIGNALS.items()],
+        rename={path.replace(".", "_"): path for path in READ_SIGNALS},
+        kw_only=True,
+        frozen=True,
+        namespace={"__doc__": "The signals of the car that are read; any others are ignored."},
+        module=__name__,
+    )
+
+
+class VehiclePayload(Payload, kw_only=True, frozen=True):
+    """What trip and interlock need to know of the car."""
+
+    signals: Annotated[Signals, Meta(description="a JSON object of VSS paths")]
+
+
+class SignalPayload(Payload, kw_only=True, frozen=True):
+    """One signal of the car; its VSS path is the last level of the topic."""
+
+    value: Annotated[
+        bool | int | float | str | None, Meta(description="as in `vehicle`, or null: not known")
+    ]
+    time: Annotated[
+        Time, Meta(description="when it was last known to be true: ISO 8601 with a zone")
+    ]
+
+
+class ListenPayload(Payload, kw_only=True, frozen=True):
+    """The next known voice may become the driver."""
+
+    issued_at: Time
+    command_id: Id | None = None
+
+
+class CommandPayload(Payload, kw_only=True, frozen=True):
+    """A command that needs no more words than its topic."""
+
+    command_id: Id
+    issued_at: Time
+
+
+class ChoosePayload(CommandPayload, kw_only=True, frozen=True):
+    """Who drives, chosen by hand."""
+
+    driver: Annotated[
+        DriverId | None,
+        Meta(description="an enrolled driver's pseudonym, or null for somebody who is not"),
+    ]
+
+
+class ForgetPayload(CommandPayload, kw_only=True, frozen=True):
+    """Erase an enrolled driver."""
+
+    driver: DriverId
+
+
+class Agreed(Struct, kw_only=True, frozen=True):
+    """That the person agreed to be enrolled, on the head unit's screen."""
+
+    by: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_-]{1,64}\Z",
+            description="a pseudonym of who agreed, such as an account's number; never a name",
+        ),
+    ]
+    text: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_.-]{1,32}\Z",
+            description="the version of the text that was agreed to; see docs/privacy.md",
+        ),
+    ]
+
+
+class EnrolPayload(CommandPayload, kw_only=True, frozen=True):
+    """Enrol whoever speaks now, or a guest who agreed."""
+
+    driver: Annotated[
+        DriverId | None,
+        Meta(description="whom the voice is to replace, or null for a new driver"),
+    ]
+    consent: Agreed
+    guest: Annotated[
+        GuestId | None,
+        Meta(description="whose voice it is, if it was offered on guest; null listens"),
+    ] = None
+
+
+class Fault(Struct, kw_only=True, frozen=True):
+    """Something that is wrong with an enrolment."""
+
+    code: Annotated[str, Meta(pattern=r"^[a-z_]{1,40}\Z", description="such as too_quiet")]
+    text: Reason
+
+
+class EnrolmentPayload(Payload, kw_only=True, frozen=True):
+    """How an enrolment goes."""
+
+    time: Time
+    command_id: Annotated[Id, Meta(description="of the command that began it")]
+    state: EnrolmentStage
+    driver: Annotated[
+        DriverId | None,
+        Meta(description="whose voice it is; null until a new driver is enrolled"),
+    ]
+    speech_s: Annotated[float, Meta(ge=0, description="useful seconds of speech so far")]
+    problems: Annotated[list[Fault], Meta(description="what is wrong just now; for refused: why")]
+
+
+class Offered(Struct, kw_only=True, frozen=True):
+    """An unknown voice that comes back."""
+
+    guest: GuestId
+    trips: Annotated[int, Meta(ge=1, description="in which this voice spoke")]
+    last_seen: Annotated[date, Meta(description="the day of the latest, UTC")]
+
+
+class GuestPayload(Payload, kw_only=True, frozen=True):
+    """Who comes back and may be asked whether to be enrolled."""
+
+    time: Time
+    guests: list[Offered]
+
+
+class CommandResultPayload(Payload, kw_only=True, frozen=True):
+    """What became of a command."""
+
+    time: Time
+    command_id: Id
+    status: Literal["done", "refused"]
+    reason: Annotated[Reason | None, Meta(description="why it was refused; null when done")]
+
+
+class Counters(Struct, kw_only=True):
+    """What went over the bus since the daemon's start.
+
+    Attributes:
+        published: messages handed to a live connection.
+        dropped: messages that nobody would have heard, that were too old, or not fit to be said.
+        connections: times the broker was reached.
+        received: messages in.
+        refused: messages in that did not say what the contract asks.
+        ignored: retained commands and results: they are stale by nature.
+        denied: messages out that the broker did not accept.
+        replayed: commands that came again, and readings older than the newest.
+        misdated: reports of the car that were older than 2 s on arrival, or dated in the future.
+    """
+
+    received: Count = 0
+    refused: Count = 0
+    ignored: Count = 0
+    denied: Count = 0
+    published: Count = 0
+    dropped: Count = 0
+    connections: Count = 0
+    replayed: Count = 0
+    misdated: Count = 0
+
+
+class MetricsPayload(Payload, kw_only=True, frozen=True):
+    """How whodrives does, in numbers since its start."""
+
+    time: Time
+    counters: Counters
+    requests: Annotated[Count, Meta(description="requests that no final answer came for yet")]
+    backlog: Annotated[Count, Meta(description="inputs that wait to be looked at")]
+    encoder: Annotated[
+        Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] | None,
+        Meta(description="fingerprint of the speaker encoder"),
+    ]

@@ -1,0 +1,1254 @@
+"""The enrolled drivers on disk: sealed, whole, erasable.
+
+Owns the profile files: names, voices (embeddings), consent and preferences, one file per driver.
+Hides their format, the key, and how a write survives a power cut. Must never log a name or an
+embedding, and must never know how a voice is compared or what is sent to the car.
+
+A file `d-xxxxxxxx.profile` is: magic, schema (1 byte), key id (8), vehicle id (8), encoder's
+fingerprint (32), nonce (12), then the AES-256-GCM ciphertext of the payload (NIST SP 800-38D). All
+that stands before the nonce, and the driver's id, are bound to it as associated data. The payload
+is a JSON object, a newline, and the embeddings as little-endian float32: the enrolled voice's, then
+those of the voice before, if there is one.
+
+`guests.sealed` holds the guest book in the same way, as JSON alone; there is none without guests.
+`index.sealed` holds, as JSON, the number of the last write and which write each of these files is
+of. Each file holds that number too, so that an older copy, or one of a forgotten driver, is
+noticed when somebody puts it back. Whoever puts the whole folder back as it was, index included, is
+not noticed.
+
+A file that cannot be used is left as it is: with the right key, vehicle, encoder or whodrives it is
+well again.
+
+`export` and `import_household` move all profiles in one file, sealed with a passphrase: magic,
+schema (1 byte), salt (16), nonce (12), AES-256-GCM ciphertext; the key is scrypt's (RFC 7914) with
+N = 2^17, r = 8, p = 1, which takes 128 MiB.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import fcntl
+import hmac
+import json
+import os
+import pwd
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from types import MappingProxyType
+
+import msgspec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from whodrives.adaptation import guests
+from whodrives.audio.blocks import Floats
+from whodrives.errors import ProfileError
+from whodrives.store import calendar, files, names
+from whodrives.store.calendar import believed, now
+from whodrives.store.export import (
+    HOUSEHOLD_MAGIC,
+    HOUSEHOLD_SCHEMA,
+    MOST_HOUSEHOLD_BYTES,
+    SALT_BYTES,
+    check_passphrase,
+    key_from_passphrase,
+    unpack_household,
+)
+from whodrives.store.index import INDEX, NO_ENCODER, Index, State
+from whodrives.store.record import (
+    DRIVER_ID,
+    Consent,
+    StoredProfile,
+    checked_embeddings,
+    checked_fob,
+    described,
+    pack_record,
+    replacing,
+    unpack_record,
+    unpack_revised,
+    with_preferences,
+)
+from whodrives.store.sealing import (
+    GUESTS,
+    KEY_BYTES,
+    NONCE_BYTES,
+    NewerError,
+    OtherKeyError,
+    OtherVehicleError,
+    SpoiltError,
+    UnusableError,
+    checked_key,
+    credential_file,
+    foreign_error,
+    free_path,
+    is_of,
+    read_bounded,
+    read_head,
+    refuse_large,
+    refuse_shared,
+    seal,
+    unseal,
+)
+from whodrives.vehicle import vss
+from whodrives.voice.profile import Adaptation, Profile
+
+REJECTED = ".rejected"
+
+
+_TRIAL_BYTES = 256 * 1024  # more than a profile has after years
+
+
+_NEW_BOOK = "the daemon sets it aside when it starts or is reloaded, and begins a new one"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What was erased of a driver.
+
+    Attributes:
+        driver: the id.
+        at: when, ISO 8601, UTC, to the second.
+        erased: a phrase for each thing that is gone.
+    """
+
+    driver: str
+    at: str
+    erased: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What could be read, by ascending id, and a sentence about everything that could not."""
+
+    profiles: tuple[StoredProfile, ...]
+    problems: tuple[str, ...]
+
+
+class ProfileStore:
+    """The profiles of one folder, for one encoder and one car.
+
+    Every method raises ProfileError, with the fix in its text, if the key cannot be used, the disk
+    refuses, or the folder is another car's; a profile on disk is then still whole, as before or as
+    asked. A `who` is a driver's name, in any case, or id. Several processes may write: they take
+    turns. An operation opens each file at most once; nothing is kept in memory between operations.
+
+    The index says which revision of each profile is the last one. A file that is older, or is not
+    in the index, is not used: it was put back. So the order of writes is: an existing profile, then
+    the index; a new one is announced in the index first, and is enrolled once the index lists it.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        key_file: Path,
+        encoder: str,
+        limits: vss.Limits,
+        vehicle: str,
+        *,
+        dimension: int | None = None,
+    ) -> None:
+        """Look at nothing yet.
+
+        Args:
+            directory: where the profiles are; made, for its owner only, when the first is saved.
+            key_file: 32 bytes, outside `directory`, readable by its owner only; made when the
+                first profile is saved. The systemd credential `profile-key` goes before it.
+            encoder: fingerprint of the encoder, hexadecimal; other encoders' profiles are problems.
+            limits: what the car's ECUs accept; preferences outside are problems.
+            vehicle: the car's id; other cars' profiles are problems.
+            dimension: numbers in an embedding of the encoder; None: any.
+        """
+        self._directory = directory
+        self._key_file = key_file
+        self._encoder = encoder
+        self._limits = limits
+        self._vehicle = vehicle
+        self._dimension = dimension
+
+    def load(self) -> Loaded:
+        """All profiles that can be used; nothing on disk is changed.
+
+        Raises:
+            ProfileError: the folder as a whole cannot be used: it is another car's, or of another
+                key, or its index is missing.
+        """
+        with self._reading() as there:
+            if not there or not (self._paths() or os.path.lexists(self._index_path)):
+                return Loaded((), tuple(self._set_aside_before()))
+            return self._loaded(self._state())
+
+    def _loaded(self, state: State) -> Loaded:
+        profiles: dict[str, StoredProfile] = {}
+        problems: list[str] = []
+        for path in self._paths():
+            if state.is_unfinished(path.stem):
+                continue
+            try:
+                stored, left_out = self._usable(self._current(path, state))
+                stored, shared = _without_shared_key(stored, profiles.values())
+                _refuse_namesake(stored, profiles)
+            except _RefusedError:
+                raise
+            except ProfileError as error:
+                problems.append(str(error))
+            else:
+                profiles[names.folded(stored.name)] = stored
+                problems.extend([*left_out, *shared])
+        problems.extend(self._missing(state))
+        problems.extend(self._set_aside_before())
+        return Loaded(tuple(profiles.values()), tuple(problems))
+
+    def _missing(self, state: State) -> Iterator[str]:
+        """A sentence for each profile that the index lists and that is not there."""
+        for driver in state.index.revisions if state.index else ():
+            if driver != GUESTS and not self._path(driver).is_symlink():
+                if self._path(driver).exists():
+                    continue
+                yield (
+                    f"profile {driver}: its file is missing; put it back from a backup, or run: "
+                    f"whodrives drivers forget {driver}"
+                )
+
+    def set_aside(self) -> None:
+        """Rename a guest book that can never be used, so that a new one can begin.
+
+        It is called `guests.sealed.rejected` then. Profiles are never renamed: one that cannot be
+        used today may be well tomorrow.
+        """
+        if not os.path.lexists(self._book):
+            return
+        with self._writing():
+            try:
+                self._read_guests(self._state())
+            except _DamagedError:
+                self._book.rename(free_path(self._book.with_name(self._book.name + REJECTED)))
+                files.sync_folder(self._directory)
+            except (ProfileError, OSError):
+                return
+
+    def save(
+        self,
+        name: str,
+        embeddings: Floats,
+        speech_s: float,
+        preferences: Mapping[str, float] | None = None,
+        *,
+        consent: Consent | None = None,
+        replace: bool = False,
+    ) -> StoredProfile:
+        """Enrol a driver; or, with `replace`, enrol anew one who keeps id, key and preferences.
+
+        Args:
+            name: 1 to 64 printable characters, unlike every other name in more than case.
+            embeddings: as `domain.Profile` has them.
+            speech_s: seconds of speech they were made from.
+            preferences: VSS path to value; None keeps what a replaced profile holds.
+            consent: that the driver agreed to this voice being kept.
+            replace: whether a driver of this name may exist.
+        """
+        name = names.checked(name)
+        with self._writing():
+            state = self._state_to_write(first=True)
+            old = self._find(name, state)
+            _refuse_enrolled(name, old, replace=replace)
+            return self._enrol(state, old, name, embeddings, speech_s, preferences, consent)
+
+    def adopt(
+        self, driver: str | None, embeddings: Floats, speech_s: float, consent: Consent
+    ) -> StoredProfile:
+        """Enrol whose name is not known: a new driver, called "driver N", or `driver` anew."""
+        with self._writing():
+            state = self._state_to_write(first=True)
+            if driver is not None:
+                old = self._require(driver, state)
+                return self._enrol(state, old, old.name, embeddings, speech_s, None, consent)
+            taken = {names.folded(stored.name) for stored in self._all(state)}
+            free = (f"driver {k}" for k in range(1, len(taken) + 2))
+            name = next(each for each in free if names.folded(each) not in taken)
+            return self._enrol(state, None, name, embeddings, speech_s, None, consent)
+
+    def _enrol(  # noqa: PLR0917 (a driver has so many facts)
+        self,
+        state: State,
+        old: StoredProfile | None,
+        name: str,
+        embeddings: Floats,
+        speech_s: float,
+        preferences: Mapping[str, float] | None,
+        consent: Consent | None,
+    ) -> StoredProfile:
+        wanted = None if preferences is None else self._checked(preferences)
+        kept = old.profile.preferences if old else wanted or {}
+        driver = old.profile.id if old else self._new_id(state)
+        fob = old.profile.key if old else None
+        voice = checked_embeddings(embeddings, self._dimension)
+        profile = Profile(driver, voice, self._encoder, float(speech_s), kept, fob)
+        stored = StoredProfile(name, profile, calendar.today_iso(), consent=consent)
+        if old is None:
+            return self._write_new([stored], state)[0]
+        stored = replacing(old, stored)
+        return self._write(stored if wanted is None else with_preferences(stored, wanted), state)
+
+    def restore(self, who: str) -> StoredProfile:
+        """Go back to the voice that the present one replaced.
+
+        The present one is erased, and what was learned since: it was learned of that one.
+        """
+        with self._writing():
+            state = self._state_to_write()
+            old = self._require(who, state)
+            if old.before is None:
+                raise ProfileError(
+                    f"{who}: there is no voice before this one; it was never replaced, or the new "
+                    "one has settled a trip since"
+                )
+            voice = old.before
+            profile = dataclasses.replace(
+                old.profile,
+                embeddings=voice.embeddings,
+                speech_s=voice.speech_s,
+                adaptation=Adaptation(),
+            )
+            stored = dataclasses.replace(
+                old, profile=profile, enrolled_at=voice.enrolled_at, before=None
+            )
+            return self._write(stored, state)
+
+    def recognised(self, driver: str) -> None:
+        """Remember that this driver's voice settled a trip today.
+
+        It has proved itself, so the voice before is erased. Writes at most once a day. The day
+        never goes back, and a day that the clock cannot mean is not noted.
+        """
+        today = believed(calendar.today_iso())
+        with self._writing():
+            state = self._state_to_write()
+            old = self._require(driver, state)
+            known = [day for day in (believed(old.recognised_on), today) if day]
+            day = max(known) if known else old.recognised_on
+            if old.recognised_on != day or old.before is not None:
+                new = dataclasses.replace(old, recognised_on=day, before=None)
+                self._write(new, state)
+
+    def rename(self, who: str, name: str) -> StoredProfile:
+        """Call the driver `name`; the id stays."""
+        name = names.checked(name)
+        with self._writing():
+            state = self._state_to_write()
+            everybody = list(self._all(state))
+            old = _called(who, everybody) or self._require(who, state)
+            namesake = _called(name, everybody)
+            if namesake and namesake.profile.id != old.profile.id:
+                raise ProfileError(f"{name} is another driver's name; take a different one")
+            return self._write(dataclasses.replace(old, name=name), state)
+
+    def set_preferences(self, who: str, preferences: Mapping[str, float]) -> StoredProfile:
+        """Replace the driver's preferences, VSS path to value, by these; keep the ones before."""
+        wanted = self._checked(preferences)
+        with self._writing():
+            state = self._state_to_write()
+            return self._write(with_preferences(self._require(who, state), wanted), state)
+
+    def adjust_preferences(self, who: str, changes: Mapping[str, float]) -> StoredProfile:
+        """Replace those of the driver's preferences that are in `changes`; keep the ones before."""
+        changes = self._checked(changes)
+        with self._writing():
+            state = self._state_to_write()
+            old = self._require(who, state)
+            wanted = {**old.profile.preferences, **changes}
+            return self._write(with_preferences(old, wanted), state)
+
+    def bring_back_preferences(self, who: str) -> StoredProfile:
+        """Swap the driver's preferences with the ones before the last change."""
+        with self._writing():
+            state = self._state_to_write()
+            old = self._require(who, state)
+            if old.previous is None:
+                raise ProfileError(
+                    f"{who}: the preferences were never changed; there is nothing to bring back"
+                )
+            return self._write(with_preferences(old, self._checked(old.previous)), state)
+
+    def set_key(self, who: str, fob: str | None) -> StoredProfile:
+        """Say which key fob is the driver's, by the id that the car gives it; None for none.
+
+        No two drivers have one key.
+        """
+        fob = None if fob is None else checked_fob(fob)
+        with self._writing():
+            state = self._state_to_write()
+            everybody = list(self._all(state))
+            old = _called(who, everybody) or self._require(who, state)
+            _refuse_key_of_another(old.profile.id, fob, everybody)
+            profile = dataclasses.replace(old.profile, key=fob)
+            return self._write(dataclasses.replace(old, profile=profile), state)
+
+    def change(self, who: str, change: Callable[[Profile], Profile]) -> StoredProfile:
+        """Replace the driver's profile by what `change` makes of it; it may be called once only."""
+        with self._writing():
+            state = self._state_to_write()
+            old = self._require(who, state)
+            return self._write(dataclasses.replace(old, profile=change(old.profile)), state)
+
+    def rehearse(self, name: str | None = None, *, replace: bool = False) -> None:
+        """Try whether a profile can be saved now: the folder, the key, the name, room on the disk.
+
+        To be called before anybody speaks. It may make the folders, and leaves nothing else.
+
+        Args:
+            name: as for `save`; None: not known yet.
+            replace: as for `save`.
+        """
+        self._refuse_root_among_others()
+        with self._writing():
+            if self._needs_key():
+                state = self._state()
+                if name is not None:
+                    _refuse_enrolled(name, self._find(name, state), replace=replace)
+            else:
+                self._refuse_key_among_profiles()
+                files.make_folder(self._key_file.parent)
+                _try_writing(self._key_file.parent)
+            _try_writing(self._directory)
+
+    def derived_key(self, purpose: str) -> bytes:
+        """32 bytes that only who has the store's key can know, for one purpose.
+
+        HMAC-SHA-256 of the purpose under the key (RFC 2104). Other purposes' bytes tell nothing
+        of these.
+
+        Raises:
+            ProfileError: there is no key yet, or it cannot be used.
+        """
+        return hmac.digest(self._key(), b"whodrives derived key " + purpose.encode(), "sha256")
+
+    def load_guests(self) -> tuple[guests.Guest, ...]:
+        """The guest book; empty when there is none."""
+        with self._reading() as there:
+            if not there or not os.path.lexists(self._book):
+                return ()
+            return self._read_guests(self._state())
+
+    def save_guests(self, book: Sequence[guests.Guest]) -> None:
+        """Replace the guest book; an empty one is no file."""
+        if not book and not os.path.lexists(self._book):
+            return
+        with self._writing():
+            self._write_guests(book, self._state_to_write(first=True))
+
+    def _read_guests(self, state: State) -> tuple[guests.Guest, ...]:
+        path = self._book
+        try:
+            encoder, payload = unseal(state.key, self._vehicle, GUESTS, read_bounded(path))
+            facts = msgspec.json.decode(payload)
+            # A book of before there was an index is the list alone.
+            revision, said = (
+                (0, facts) if isinstance(facts, list) else unpack_revised(facts, GUESTS)
+            )
+            state.refuse_stale_book(revision)
+            # Another encoder's voices cannot be compared; those guests will come again.
+            return guests.unpacked(said) if encoder == self._encoder else ()
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise ProfileError(f"cannot read {path}: {error.strerror}; replace it") from error
+        except SpoiltError as error:
+            raise _DamagedError(f"the guest book {path} {error}; {_NEW_BOOK}") from error
+        except UnusableError as error:
+            raise ProfileError(f"the guest book {path} {error}") from error
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+            raise _DamagedError(f"the guest book {path} holds no guests; {_NEW_BOOK}") from error
+
+    def _write_guests(self, book: Sequence[guests.Guest], state: State) -> None:
+        index = state.known
+        if not book:
+            index.revisions.pop(GUESTS, None)
+            self._write_index(index, state.key)
+            self._book.unlink(missing_ok=True)
+            files.sync_folder(self._directory)
+            return
+        revision = index.counter + 1
+        facts = {"revision": revision, GUESTS: guests.packed(book)}
+        payload = json.dumps(facts, allow_nan=False).encode()
+        sealed = seal(state.key, self._vehicle, self._encoder, GUESTS, payload)
+        refuse_large(sealed)
+        files.write_whole(self._book, sealed, os.replace)
+        index.counter = index.revisions[GUESTS] = revision
+        self._write_index(index, state.key)
+
+    def holds(self, driver: str) -> bool:
+        """Whether there is a profile of this id, readable or not."""
+        return bool(DRIVER_ID.fullmatch(driver)) and self._path(driver) in self._paths()
+
+    def forget(
+        self,
+        who: str,
+        stays: Callable[[Profile, Sequence[guests.Guest]], Sequence[guests.Guest]] | None = None,
+    ) -> Receipt:
+        """Erase the driver: every file there is of that id, readable or not.
+
+        An id needs no key. Flash memory may keep the sealed bytes until it reuses the place; they
+        stay unreadable without the key.
+
+        Args:
+            who: name or id.
+            stays: given the profile and the guest book, the guests who are not erased with it.
+        """
+        with self._writing():
+            state, refusal = self._state_if_any()
+            stored = None
+            with suppress(ProfileError):
+                stored = self._find(who, state) if state else None
+            is_id = bool(DRIVER_ID.fullmatch(who))
+            known = bool(state and state.index and who in state.index.revisions)
+            if stored is None and not (is_id and (known or self._files_of(who))):
+                if refusal is not None:
+                    raise refusal
+                raise _nobody(who)
+            driver = stored.profile.id if stored else who
+            erased = [*described(stored)] if stored else ["a profile that was not in use"]
+            self._strike_out(driver, state)
+            for path in self._files_of(driver):
+                erased.append(f"the sealed file {path.name}, {path.lstat().st_size} bytes")
+                path.unlink()
+            files.sync_folder(self._directory)
+            if state is None:
+                erased.append(
+                    "not noted in the index, which cannot be opened: erase copies of the file too"
+                )
+            elif driver in state.known.revisions:
+                self._strike_out(driver, state, anyway=True)
+            if stored and stays and state:
+                gone = self._erase_guests(stored.profile, stays, state)
+                erased += [f"{gone} of the guest book, of the same voice"] if gone else []
+        return Receipt(driver, now(), tuple(erased))
+
+    def _strike_out(self, driver: str, state: State | None, *, anyway: bool = False) -> None:
+        """Take the driver out of the index; a full disk keeps nobody from being erased."""
+        if state is None:
+            return
+        left = {each: n for each, n in state.known.revisions.items() if each != driver}
+        index = Index(state.known.counter, left, [p for p in state.known.pending if p != driver])
+        try:
+            self._write_index(index, state.key)
+        except OSError:
+            if anyway:
+                raise
+        else:
+            state.index = index
+
+    def _erase_guests(
+        self,
+        profile: Profile,
+        stays: Callable[[Profile, Sequence[guests.Guest]], Sequence[guests.Guest]],
+        state: State,
+    ) -> int:
+        """Erase the guests who are this driver; how many there were."""
+        # A guest book that cannot be read does not keep a driver from being erased.
+        with suppress(ProfileError):
+            book = self._read_guests(state)
+            left = stays(profile, book)
+            if len(left) < len(book):
+                self._write_guests(left, state)
+            return len(book) - len(left)
+        return 0
+
+    def accept(self, who: Sequence[str] = ()) -> tuple[StoredProfile, ...]:
+        """Take profiles of this key that are not used as they are: somebody restored or moved them.
+
+        Those of another `vehicle.id`, older ones, those set aside by an earlier whodrives, and all
+        of them if the index is missing or damaged. All or none; nothing is erased.
+
+        Args:
+            who: names or ids; empty: everybody but who was forgotten, who must be named.
+
+        Returns:
+            Who is taken in now.
+        """
+        with self._writing():
+            key = self._key()
+            index, is_ours = self._any_index(key)
+            if index is None:
+                self._refuse_foreign_folder(key, None)
+            ours: list[StoredProfile] = []
+            found: list[tuple[Path, StoredProfile]] = []
+            for path, stored, is_here in self._openable(key):
+                least = index.revisions.get(stored.profile.id) if index else 0
+                is_listed = is_ours and is_here and least is not None
+                is_last = stored.revision >= (least or 0) if index else not stored.revision
+                if is_listed and is_last:
+                    ours.append(stored)
+                elif any(each.profile.id == stored.profile.id for each in ours):
+                    continue
+                elif any(map(stored.is_called, who)) or (not who and least is not None):
+                    found.append((path, stored))
+            known = [*ours, *(stored for _, stored in found)]
+            for each in who:
+                if not any(stored.is_called(each) for stored in known):
+                    raise ProfileError(
+                        f"no file of {each} opens with this key; give an id that `whodrives "
+                        "drivers` names"
+                    )
+            _refuse_two_of_one_name(known)
+            if found or not is_ours:
+                self._take_in(key, index, ours, found)
+            return tuple(stored for _, stored in found)
+
+    def _openable(self, key: bytes) -> Iterator[tuple[Path, StoredProfile, bool]]:
+        """One file of each id that opens with the key, and whether it is in use but for the index.
+
+        A profile goes before what was set aside of it.
+        """
+        seen: set[str] = set()
+        for path in (*self._paths(), *self._rejected_paths()):
+            driver = path.name.partition(".")[0]
+            if path != self._path(driver) and os.path.lexists(self._path(driver)):
+                continue
+            if DRIVER_ID.fullmatch(driver) and driver not in seen:
+                with suppress(ProfileError):
+                    stored, data = self._read(path, key, None, driver)
+                    is_here = path == self._path(driver) and is_of(data, key, self._vehicle)
+                    seen.add(driver)
+                    yield path, stored, is_here
+
+    def _take_in(
+        self,
+        key: bytes,
+        index: Index | None,
+        ours: Sequence[StoredProfile],
+        found: Sequence[tuple[Path, StoredProfile]],
+    ) -> None:
+        """Seal them for this car as the newest revision; the index, which is last, enrols them."""
+        there = [*ours, *(stored for _, stored in found)]
+        counter = max([index.counter if index else 0, *(each.revision for each in there)]) + 1
+        revisions = dict(index.revisions) if index else {}
+        revisions |= {each.profile.id: each.revision for each in ours}
+        revisions |= {each.profile.id: counter for _, each in found}
+        sealed = [
+            (path, each.profile.id, self._sealed_profile(each, counter, key)[0])
+            for path, each in found
+        ]
+        book = self._any_book(key, counter, is_listed=index is not None)
+        for _, driver, data in sealed:
+            files.write_whole(self._path(driver), data, os.replace)
+        if book is not None:
+            files.write_whole(self._book, book, os.replace)
+            revisions[GUESTS] = counter
+        pending = [p for p in index.pending if p not in revisions] if index else []
+        self._write_index(Index(counter, revisions, pending), key)
+        for path, driver, _ in sealed:
+            if path != self._path(driver):
+                path.unlink()
+        files.sync_folder(self._directory)
+
+    def _any_book(self, key: bytes, revision: int, *, is_listed: bool) -> bytes | None:
+        """The guest book of another `vehicle.id`, or of no index, sealed anew; None if none is."""
+        try:
+            data = read_bounded(self._book)
+            if is_listed and is_of(data, key, self._vehicle):
+                return None
+            encoder, payload = unseal(key, None, GUESTS, data)
+            facts = msgspec.json.decode(payload)
+            said = facts if isinstance(facts, list) else unpack_revised(facts, GUESTS)[1]
+        except (OSError, UnusableError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        text = json.dumps({"revision": revision, GUESTS: said}, allow_nan=False)
+        return seal(key, self._vehicle, encoder, GUESTS, text.encode())
+
+    def export(self, path: Path, passphrase: str) -> int:
+        """Write the household to a new file, sealed with the passphrase; how many drivers.
+
+        The names, voices, consents and preferences are in it: whoever has file and passphrase has
+        them. Profiles that cannot be used are left out.
+        """
+        check_passphrase(passphrase)
+        profiles = self.load().profiles
+        if not profiles:
+            raise ProfileError("nobody is enrolled, so there is nothing to export")
+        house = [
+            {
+                "driver": stored.profile.id,
+                "encoder": stored.profile.encoder,
+                "payload": base64.b64encode(pack_record(stored)).decode(),
+            }
+            for stored in profiles
+        ]
+        text = json.dumps(house).encode()
+        if len(text) > MOST_HOUSEHOLD_BYTES:
+            raise ProfileError(
+                f"the household is larger than {MOST_HOUSEHOLD_BYTES // 2**20} MiB, which no "
+                "import takes; nothing was written"
+            )
+        header = HOUSEHOLD_MAGIC + bytes([HOUSEHOLD_SCHEMA]) + secrets.token_bytes(SALT_BYTES)
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        key = key_from_passphrase(passphrase, header[-SALT_BYTES:])
+        sealed = AESGCM(key).encrypt(nonce, text, header)
+        try:
+            files.write_whole(path, header + nonce + sealed, os.link)
+        except OSError as error:
+            raise ProfileError(f"cannot write {path}: {error.strerror}; take another") from error
+        return len(profiles)
+
+    def import_household(self, path: Path, passphrase: str) -> tuple[StoredProfile, ...]:
+        """Take in the drivers of an exported file, all of them or none.
+
+        None is taken in if one has the name, id or key fob of somebody who is enrolled here or of
+        another one in the file, was made by another encoder, or could not be enrolled here.
+        """
+        try:
+            data, _ = files.read_regular(path, MOST_HOUSEHOLD_BYTES + 1, follow=True)
+        except OSError as error:
+            said = f"cannot read {path}: {error.strerror}; give the exported file"
+            raise ProfileError(said) from error
+        try:
+            arrivals = unpack_household(data, passphrase, self._dimension)
+        except UnusableError as error:
+            raise ProfileError(f"{path}: {error}; nobody was taken in") from error
+        with self._writing():
+            state = self._state_to_write(first=True)
+            there = list(self._all(state))
+            for stored in arrivals:
+                self._refuse_arrival(stored, there)
+                there.append(stored)
+            return self._write_new(arrivals, state)
+
+    def _refuse_arrival(self, stored: StoredProfile, there: Sequence[StoredProfile]) -> None:
+        """Raise ProfileError if the driver of an exported file cannot live with who is there."""
+        profile = stored.profile
+        who = f"{stored.name} ({profile.id})"
+        if profile.encoder != self._encoder:
+            raise ProfileError(
+                f"{who} was enrolled with another encoder; export again from a car with the models "
+                "of this one, or enrol this driver anew here; nobody was taken in"
+            )
+        if any(each.profile.id == profile.id for each in there) or self._files_of(profile.id):
+            raise ProfileError(
+                f"{who} is enrolled here already, or a file of that id is here; whoever is here "
+                "stays; nobody was taken in"
+            )
+        if other := _called(stored.name, there):
+            raise ProfileError(
+                f"{who} is enrolled here already, as {other.profile.id}: two drivers cannot have "
+                f"one name; run: whodrives drivers rename {other.profile.id} NEW-NAME, or rename "
+                "the driver in the other car and export again; nobody was taken in"
+            )
+        try:
+            _refuse_key_of_another(profile.id, profile.key, there)
+        except ProfileError as error:
+            raise ProfileError(f"{who}: {error}; nobody was taken in") from error
+
+    # --- one file ---
+
+    def _path(self, driver: str) -> Path:
+        return self._directory / f"{driver}.profile"
+
+    @property
+    def _book(self) -> Path:
+        return self._directory / f"{GUESTS}.sealed"
+
+    @property
+    def _index_path(self) -> Path:
+        return self._directory / f"{INDEX}.sealed"
+
+    def _paths(self) -> list[Path]:
+        return self._listed("*.profile")
+
+    def _rejected_paths(self) -> list[Path]:
+        """What an earlier whodrives has set aside."""
+        return self._listed(f"*{REJECTED}*")
+
+    def _files_of(self, driver: str) -> list[Path]:
+        """The driver's profile, and what was set aside of it."""
+        return self._listed(f"{driver}.profile*")
+
+    def _listed(self, pattern: str) -> list[Path]:
+        try:
+            return sorted(self._directory.glob(pattern))
+        except OSError as error:
+            raise ProfileError(f"cannot list {self._directory}: {error.strerror}") from error
+
+    def _set_aside_before(self) -> Iterator[str]:
+        """A sentence for each file that an earlier whodrives set aside and that is still there."""
+        for path in self._rejected_paths():
+            driver = path.name.partition(".")[0]
+            if DRIVER_ID.fullmatch(driver):
+                yield (
+                    f"profile {driver}: was set aside as {path.name}; to take it back if it is "
+                    f"well: whodrives drivers accept {driver}; to erase it: whodrives drivers "
+                    f"forget {driver}"
+                )
+            else:
+                yield (
+                    f"a file in {self._directory} that ends in {REJECTED} could not be used and "
+                    "was set aside; remove it"
+                )
+
+    def _new_id(self, state: State) -> str:
+        taken = state.known.revisions
+        while self._files_of(driver := f"d-{secrets.token_hex(4)}") or driver in taken:
+            pass
+        return driver
+
+    def _current(self, path: Path, state: State) -> StoredProfile:
+        """What the file holds, whatever encoder made it; ProfileError says why it is not used."""
+        stored = self._read(path, state.key, self._vehicle)[0]
+        driver = stored.profile.id
+        if state.index is None:
+            if stored.revision:
+                raise self._index_missing()
+            return stored
+        least = state.index.revisions.get(driver)
+        if least is None:
+            raise ProfileError(
+                f"profile {driver}: is not in the index: it was forgotten, and its file put back; "
+                f"to erase it: whodrives drivers forget {driver}; if you restored it on purpose: "
+                f"whodrives drivers accept {driver}"
+            )
+        if stored.revision < least:
+            raise ProfileError(
+                f"profile {driver}: is older than what was stored last: its file was put back; put "
+                "the newer one in its place, or if you restored it on purpose: whodrives drivers "
+                f"accept {driver}"
+            )
+        return stored
+
+    def _read(
+        self, path: Path, key: bytes, vehicle: str | None, driver: str | None = None
+    ) -> tuple[StoredProfile, bytes]:
+        """What the file holds, and its bytes; ProfileError says why it holds nothing."""
+        driver = driver or path.stem
+        if not DRIVER_ID.fullmatch(driver):
+            # The file's name may be a person's: it is not repeated.
+            raise ProfileError(
+                f"a file in {self._directory} is not named d-xxxxxxxx.profile; move it elsewhere"
+            )
+        try:
+            data = read_bounded(path)
+            encoder, payload = unseal(key, vehicle, driver, data)
+            return unpack_record(driver, encoder, payload, self._dimension_of(encoder)), data
+        except OSError as error:
+            raise ProfileError(
+                f"profile {driver}: cannot be read: {error.strerror}; correct that, or restore the "
+                "file"
+            ) from error
+        except SpoiltError as error:
+            raise ProfileError(
+                f"profile {driver}: {error}; restore it from a backup; if there is none, erase it "
+                f"and enrol anew: whodrives drivers forget {driver}"
+            ) from error
+        except UnusableError as error:
+            raise ProfileError(f"profile {driver}: {error}") from error
+
+    def _dimension_of(self, encoder: str) -> int | None:
+        return self._dimension if encoder == self._encoder else None
+
+    def _sealed_profile(
+        self, stored: StoredProfile, revision: int, key: bytes
+    ) -> tuple[bytes, StoredProfile]:
+        """The bytes of a profile's file, and the profile as it will be read from them."""
+        profile = stored.profile
+        payload = pack_record(dataclasses.replace(stored, revision=revision))
+        try:
+            again = unpack_record(
+                profile.id, profile.encoder, payload, self._dimension_of(profile.encoder)
+            )
+        except UnusableError as error:
+            raise ProfileError(f"nothing was stored: it {error}") from error
+        sealed = seal(key, self._vehicle, profile.encoder, profile.id, payload)
+        refuse_large(sealed)
+        return sealed, again
+
+    def _write(self, stored: StoredProfile, state: State) -> StoredProfile:
+        """Replace a profile that is there, whole or not at all."""
+        index = state.known
+        revision = index.counter + 1
+        sealed, again = self._sealed_profile(stored, revision, state.key)
+        # Before the index: a file that is newer than the index says is the one to use.
+        files.write_whole(self._path(stored.profile.id), sealed, os.replace)
+        index.counter = index.revisions[stored.profile.id] = revision
+        self._write_index(index, state.key)
+        return again
+
+    def _write_new(
+        self, arrivals: Sequence[StoredProfile], state: State
+    ) -> tuple[StoredProfile, ...]:
+        """Put new profiles on disk, all or none: the index that lists them is the last write."""
+        before = state.known
+        revision = before.counter + 1
+        made = [self._sealed_profile(stored, revision, state.key) for stored in arrivals]
+        ids = [stored.profile.id for stored in arrivals]
+        try:
+            self._write_index(Index(before.counter, before.revisions, ids), state.key)
+            for (sealed, _), driver in zip(made, ids, strict=True):
+                files.write_whole(self._path(driver), sealed, os.link)
+            revisions = before.revisions | dict.fromkeys(ids, revision)
+            self._write_index(Index(revision, revisions, []), state.key)
+        except OSError:
+            for driver in ids:
+                self._path(driver).unlink(missing_ok=True)
+            with suppress(OSError):
+                self._write_index(before, state.key)
+            raise
+        return tuple(again for _, again in made)
+
+    # --- the index ---
+
+    def _state(self) -> State:
+        """Key and index; ProfileError if the folder as a whole is not ours to use."""
+        key = self._key()
+        index = self._read_index(key)
+        if index is None:
+            self._refuse_foreign_folder(key, self._vehicle)
+        return State(key, index)
+
+    def _state_to_write(self, *, first: bool = False) -> State:
+        """The same, with an index, and without what an interrupted writer left.
+
+        Args:
+            first: whether a key may be made for an empty store.
+        """
+        if first:
+            self._make_first_key()
+        elif not self._needs_key():
+            return State(b"", Index(0, {}, []))
+        state = self._state()
+        if state.index is None:
+            # Profiles of before there was an index; none of them has a revision.
+            for _ in self._all(state):
+                pass
+            heads = {path.stem: read_head(path) for path in (*self._paths(), self._book)}
+            ours = [name for name, head in heads.items() if is_of(head, state.key, self._vehicle)]
+            state.index = Index(0, dict.fromkeys(ours, 0), [])
+            self._write_index(state.index, state.key)
+        if state.index.pending:
+            for driver in state.index.pending:
+                if DRIVER_ID.fullmatch(driver) and driver not in state.index.revisions:
+                    self._path(driver).unlink(missing_ok=True)
+            state.index.pending = []
+            self._write_index(state.index, state.key)
+        return state
+
+    def _state_if_any(self) -> tuple[State | None, ProfileError | None]:
+        try:
+            return (self._state_to_write() if self._needs_key() else None), None
+        except ProfileError as error:
+            return None, error
+
+    def _read_index(self, key: bytes) -> Index | None:
+        """The index; None if there is none."""
+        try:
+            _, payload = unseal(key, self._vehicle, INDEX, read_bounded(self._index_path))
+            return msgspec.json.decode(payload, type=Index)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            said = f"cannot read {self._index_path}: {error.strerror}; correct that"
+            raise _RefusedError(said) from error
+        except OtherKeyError as error:
+            raise self._other_key() from error
+        except OtherVehicleError as error:
+            raise self._other_vehicle() from error
+        except NewerError as error:
+            raise _RefusedError(f"{self._index_path} {error}") from error
+        except (UnusableError, ValueError, RecursionError) as error:
+            raise self._index_missing("is damaged") from error
+
+    def _any_index(self, key: bytes) -> tuple[Index | None, bool]:
+        """The index, of whatever `vehicle.id`, and whether it is ours; None if it is damaged."""
+        try:
+            data = read_bounded(self._index_path)
+            _, payload = unseal(key, None, INDEX, data)
+            return msgspec.json.decode(payload, type=Index), is_of(data, key, self._vehicle)
+        except FileNotFoundError:
+            return None, True
+        except OSError as error:
+            raise _RefusedError(f"cannot read {self._index_path}: {error.strerror}") from error
+        except OtherKeyError as error:
+            raise self._other_key() from error
+        except NewerError as error:
+            raise _RefusedError(f"{self._index_path} {error}") from error
+        except (UnusableError, ValueError, RecursionError):
+            return None, False
+
+    def _write_index(self, index: Index, key: bytes) -> None:
+        payload = msgspec.json.encode(index)
+        sealed = seal(key, self._vehicle, NO_ENCODER, INDEX, payload)
+        files.write_whole(self._index_path, sealed, os.replace)
+
+    def _refuse_foreign_folder(self, key: bytes, vehicle: str | None) -> None:
+        """Refuse a folder without an index in which everything is another's; `vehicle` as above."""
+        heads = [read_head(path) for path in self._paths()]
+        kinds = [kind for head in heads if (kind := foreign_error(head, key, vehicle))]
+        if len(kinds) == len(heads):
+            if OtherVehicleError in kinds:
+                raise self._other_vehicle()
+            if OtherKeyError in kinds:
+                raise self._other_key()
+
+    def _other_key(self) -> _RefusedError:
+        return _RefusedError(
+            f"the profiles in {self._directory} were sealed with another key; bring that key back "
+            f"as {credential_file() or self._key_file}; if it is lost, move {self._directory} away "
+            "to begin anew"
+        )
+
+    def _other_vehicle(self) -> _RefusedError:
+        return _RefusedError(
+            f"the household in {self._directory} belongs to another vehicle than {self._vehicle}, "
+            "so nobody is used and nothing was changed; set vehicle.id back, or take them over for "
+            "this one: whodrives drivers accept"
+        )
+
+    def _index_missing(self, what: str = "is missing") -> _RefusedError:
+        return _RefusedError(
+            f"{self._index_path} {what}, so nobody can tell which profiles were forgotten; restore "
+            "it, or take all that are there as they are: whodrives drivers accept"
+        )
+
+    # --- all files ---
+
+    def _all(self, state: State) -> Iterator[StoredProfile]:
+        """Every profile that is in use, of any encoder."""
+        for path in self._paths():
+            if not state.is_unfinished(path.stem):
+                try:
+                    yield self._current(path, state)
+                except _RefusedError:
+                    raise
+                except ProfileError:
+                    continue
+
+    def _find(self, who: str, state: State) -> StoredProfile | None:
+        """The driver of this name or id, of any encoder."""
+        if DRIVER_ID.fullmatch(who):
+            with suppress(ProfileError):
+                return self._current(self._path(who), state)
+            return None
+        return _called(who, self._all(state))
+
+    def _require(self, who: str, state: State) -> StoredProfile:
+        found = self._find(who, state)
+        if found is None:
+            raise _nobody(who)
+        return found
+
+    def _usable(self, stored: StoredProfile) -> tuple[StoredProfile, list[str]]:
+        """The profile without the preferences this car does not accept, and a sentence for each."""
+        profile, ours = stored.profile, self._encoder
+        if profile.encoder != ours:
+            raise ProfileError(
+                f"profile {profile.id}: was made by another encoder ({profile.encoder[:12]}, ours "
+                f"is {ours[:12]}); their voices cannot be compared: bring the models back that it "
+                "was made with, or enrol this driver again with --replace, which keeps all but the "
+                "voice"
+            )
+        wanted = profile.preferences
+        found = {path: vss.check(path, value, self._limits) for path, value in wanted.items()}
+        left_out = [f"profile {profile.id}: left out: {said}" for said in found.values() if said]
+        kept = {path: wanted[path] for path, said in found.items() if not said}
+        slim = dataclasses.replace(profile, preferences=MappingProxyType(kept))
+        return dataclasses.replace(stored, profile=slim), left_out
+
+    def _checked(self, preferences: Mapping[str, float]) -> Mapping[str, float]:
+        """The preferences as floats; ProfileError lists all that the car does not accept."""
+        found = (vss.check(path, value, self._limits) for path, value in preferences.items())
+        if mistakes := [said for said in found if said]:
+            raise ProfileError("\n  ".join(["preferences not accepted:", *mistakes]))
+        return {path: float(value) for path, value in preferences.items()}
+
+    @contextmanager
+    def _reading(self) -> Iterator[bool]:
+        """Let nobody write meanwhile; gives whether there is a folder."""
+        try:
+            folder = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            yield False
+            return
+        except OSError as error:
+            raise ProfileError(
+                f"cannot read {self._directory}: {error.strerror}; run this as the user whom it "
+                "belongs to"
+            ) from error
+        try:
+            fcntl.flock(folder, fcntl.LOCK_SH)
+            yield True
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Be the only writer; sweep up what an interrupted one left."""
+        try:
+            files.make_folder(self._directory)
+            folder = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX)
+                for left in self._directory.glob(".*.tmp"):
+                    left.unlink()
+                yield
+            finally:
+                os.close(folder)
+        except OSError as error:
+            place = error.filename or self._directory
+            raise ProfileError(
+                f"cannot write {place}: {error.strerror}; free space or correct the permissions, "
+                "then try again"
+            ) from error
+
+    # --- the key ---
+
+    def _key(self) -> bytes:
+        """The key; the service manager's credential goes before the file."""
+        if given := credential_file():
+            return checked_key(given.read_bytes(), given)
+        self._refuse_key_among_profiles()
+        try:
+            key, status = files.read_regular(self._key_file, KEY_BYTES + 1, follow=True)
+        except OSError as error:
+            raise ProfileError(
+                f"cannot read the key {self._key_file}: {error.strerror}; bring it back from a "
+                f"backup; if it is lost, move {self._directory} away to begin anew"
+            ) from error
+        refuse_shared(status, self._key_file)
+        return checked_key(key, self._key_file)
+
+    def _needs_key(self) -> bool:
+        """Whether a key is there, or something that only the right one opens."""
+        there = credential_file() or os.path.lexists(self._key_file) or self._paths()
+        return bool(there)
+
+    def _make_first_key(self) -> None:
+        """Make a key, if none was given or made yet and no profile needs an older one."""
+        if self._needs_key():
+            return
+        self._refuse_key_among_profiles()
+        # Without their key and without a profile they say nothing any more.
+        self._index_path.unlink(missing_ok=True)
+        if os.path.lexists(self._book):
+            self._book.rename(free_path(self._book.with_name(self._book.name + REJECTED)))
+        files.make_folder(self._key_file.parent)
+        files.write_whole(self._key_file, secrets.token_bytes(KEY_BYTES), os.link)
+
+    def _refuse_root_among_others(self) -> None:
+        """What root writes into another user's folder, that user's daemon cannot read."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            owner = self._directory.stat().st_uid
+            if os.geteuid() == 0 and owner != 0:
+                with suppress(KeyError):
+                    raise ProfileError(
+                        f"{self._directory} belongs to user {pwd.getpwuid(owner).pw_name}, whose "
+                        "daemon could not read what root writes there; run it as that user: "
+                        f"`sudo -u {pwd.getpwuid(owner).pw_name} whodrives enrol`"
+                    )
+
+    def _refuse_key_among_profiles(self) -> None:
+        # Not Path.resolve, which raises at a link that leads to itself.
+        key, folder = map(os.path.realpath, (self._key_file, self._directory))
+        if Path(key).is_relative_to(folder):
+            raise ProfileError(
+                f"the key {self._key_file} lies among the profiles it seals, so that a copy of the "
+                "folder is a copy of the voices; move it, and set profiles.key_file"
+            )
+
+
+def _called(who: str, profiles: Iterable[StoredProfile]) -> StoredProfile | None:
+    return next((stored for stored in profiles if stored.is_called(who)), None)
+
+
+def _nobody(who: str) -> ProfileError:
+    return ProfileError(f"no driver is called {who}; `whodrives drivers list` says who is enrolled")
+
+
+def _refuse_enrolled(name: str, old: StoredProfile | None, *, replace: bool) -> None:
+    if old and not replace:
+        raise ProfileError(f"{name} is enrolled already; take another name, or give --replace")
+
+
+def _refuse_namesake(stored: StoredProfile, others: Mapping[str, StoredProfile]) -> None:
+    """Two files of one driver can come from a backup; each would make the other ambiguous."""
+    if other := others.get(names.folded(stored.name)):
+        driver = stored.profile.id
+        raise ProfileError(
+            f"profile {driver}: its driver's name is that of {other.profile.id}; give it another: "
+            f"whodrives drivers rename {driver} NEW-NAME"
+        )
+
+
+def _refuse_two_of_one_name(profiles: Sequence[StoredProfile]) -> None:
+    seen: dict[str, str] = {}
+    for stored in profiles:
+        driver = stored.profile.id
+        if other := seen.get(names.folded(stored.name)):
+            raise ProfileError(
+                f"the drivers of {other} and {driver} have one name; take in one, give it another, "
+                f"then take in the other: whodrives drivers accept {other}; whodrives drivers "
+                f"rename {other} NEW-NAME; whodrives drivers accept {driver}"
+            )
+        seen[names.folded(stored.name)] = driver
+
+
+def _without_shared_key(
+    stored: StoredProfile, others: Iterable[StoredProfile]
+) -> tuple[StoredProfile, list[str]]:
+    """The profile without a key fob that another driver has, and a sentence if that is so."""
+    fob, driver = stored.profile.key, stored.profile.id
+    other = next((each.profile.id for each in others if fob and each.profile.key == fob), None)
+    if other is None:
+        return stored, []
+    said = (
+        f"profile {driver}: its key is also that of {other}, and is not used; take it away from "
+        f"one of the two: whodrives drivers key {driver} --clear"
+    )
+    return dataclasses.replace(stored, profile=dataclasses.replace(stored.profile, key=None)), [
+        said
+    ]
+
+
+def _refuse_key_of_another(driver: str, fob: str | None, others: Iterable[StoredProfile]) -> None:
+    """Raise ProfileError if another driver has this key fob."""
+    for other in others:
+        owner = other.profile.id
+        if fob and other.profile.key == fob and owner != driver:
+            raise ProfileError(
+                f"this key is {owner}'s; take it away first: whodrives drivers key {owner} --clear"
+            )
+
+
+def unused(
+    profiles: Sequence[StoredProfile], retention_days: int
+) -> tuple[tuple[StoredProfile, int], ...]:
+    """Who was not recognised for longer than `retention_days`, and for how many days; 0: nobody.
+
+    Nobody while the clock cannot be right, and nobody of whom no day is known.
+    """
+    today = believed(calendar.today_iso())
+    if today is None or not retention_days:
+        return ()
+    days = [(stored, stored.unused_days(date.fromisoformat(today))) for stored in profiles]
+    return tuple((stored, n) for stored, n in days if n is not None and n > retention_days)
+
+
+class _RefusedError(ProfileError):
+    """The folder as a whole cannot be used."""
+
+
+class _DamagedError(ProfileError):
+    """The guest book can never be used."""
+
+
+def _try_writing(folder: Path) -> None:
+    """Raise OSError unless a profile's worth of bytes can be written into the folder."""
+    trial = folder / f".trial.{secrets.token_hex(4)}.tmp"
+    try:
+        descriptor = os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, _TRIAL_BYTES)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    finally:
+        trial.unlink(missing_ok=True)

@@ -1,0 +1,351 @@
+"""What a profile file holds, as values and as bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from whodrives.adaptation import following
+from whodrives.audio.blocks import Floats
+from whodrives.errors import ProfileError
+from whodrives.store import names
+from whodrives.store.calendar import believed
+from whodrives.store.index import MOST_WRITES
+from whodrives.store.names import folded
+from whodrives.store.sealing import SpoiltError
+from whodrives.vehicle import vss
+from whodrives.voice.profile import AUGMENTATIONS, Adaptation, Profile
+
+_MOST_FOB_CHARACTERS = 128
+
+
+_UNIT_LENGTH_TOLERANCE = 1e-3
+
+
+DRIVER_ID = re.compile(r"d-[0-9a-f]{8}")
+
+
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+
+
+_MOST_SPEECH_S = 1e6
+
+
+_PATH = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,254}")  # a VSS path, of whatever version
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """That the driver agreed to be enrolled.
+
+    Attributes:
+        by: who agreed, as they call themselves; never published, never logged.
+        at: when, ISO 8601, UTC, to the second.
+        text: the version of the text they agreed to (`coaching.CONSENT`).
+    """
+
+    by: str
+    at: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """An enrolled voice that another one has replaced.
+
+    Attributes:
+        embeddings: as `domain.Profile` has them.
+        speech_s: seconds of speech they were made from.
+        enrolled_at: ISO 8601 date, UTC.
+    """
+
+    embeddings: Floats
+    speech_s: float
+    enrolled_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredProfile:
+    """A profile and what only people care for.
+
+    Attributes:
+        name: what the driver is called; never published, never logged.
+        profile: what recognition needs.
+        enrolled_at: ISO 8601 date, UTC.
+        previous: the preferences before the last change, VSS path to value; None before there
+            was one.
+        consent: who agreed, when, to what; None for a voice whose consent is recorded elsewhere.
+        recognised_on: ISO 8601 date, UTC, of the last trip this driver's voice settled; None before
+            the first.
+        before: the voice that the present one replaced, until that has settled a trip.
+        revision: number of the store's write that it is of; 0 before there was an index.
+    """
+
+    name: str
+    profile: Profile
+    enrolled_at: str
+    previous: Mapping[str, float] | None = None
+    consent: Consent | None = None
+    recognised_on: str | None = None
+    before: Voice | None = None
+    revision: int = 0
+
+    def is_called(self, who: str) -> bool:
+        """Whether `who` is the driver's name, in any case, or id."""
+        return folded(who) in (folded(self.name), self.profile.id)
+
+    def unused_days(self, today: date) -> int | None:
+        """Days since the driver was recognised last, or enrolled; None if no clock knew then."""
+        known = [day for day in map(believed, (self.recognised_on, self.enrolled_at)) if day]
+        return (today - date.fromisoformat(max(known))).days if known else None
+
+
+def _stored_name(name: str) -> str:
+    """A name out of a file; one that an older rule took stays a name."""
+    if not isinstance(name, str) or not (text := names.readable(name)):
+        raise ProfileError("a profile without a name")
+    names.refuse_id(text)
+    return text[: names.MOST_CHARACTERS]
+
+
+def checked_fob(fob: str) -> str:
+    """The key fob's id without surrounding blanks; ProfileError if it cannot be one."""
+    fob = fob.strip()
+    if not fob or not fob.isprintable() or len(fob) > _MOST_FOB_CHARACTERS:
+        raise ProfileError(
+            f"a key's id is 1 to {_MOST_FOB_CHARACTERS} printable characters; give what the car "
+            "says in Vehicle.Occupant.Row1.DriverSide.Identifier.Subject"
+        )
+    return fob
+
+
+def with_preferences(stored: StoredProfile, wanted: Mapping[str, float]) -> StoredProfile:
+    """The profile with these preferences, and with the ones before if they were others."""
+    if dict(wanted) == dict(stored.profile.preferences):
+        return stored
+    profile = dataclasses.replace(stored.profile, preferences=wanted)
+    return dataclasses.replace(stored, profile=profile, previous=stored.profile.preferences)
+
+
+def unpack_revised(facts: Mapping[str, Any], name: str) -> tuple[int, Any]:
+    """The revision and what is of that revision."""
+    revision = facts["revision"]
+    if not isinstance(revision, int):
+        raise TypeError("a revision is a number")
+    return revision, facts[name]
+
+
+def pack_record(stored: StoredProfile) -> bytes:
+    """The bytes that are sealed: a JSON object, a newline, and the embeddings."""
+    profile, before = stored.profile, stored.before
+    facts = {
+        "name": stored.name,
+        "enrolled_at": stored.enrolled_at,
+        "speech_s": profile.speech_s,
+        "preferences": dict(profile.preferences),
+        "previous": None if stored.previous is None else dict(stored.previous),
+        "key": profile.key,
+        "shape": profile.embeddings.shape,
+        "adaptation": following.packed(profile.adaptation),
+        "consent": dataclasses.asdict(stored.consent) if stored.consent else None,
+        "recognised_on": stored.recognised_on,
+        "revision": stored.revision,
+        "before": {
+            "speech_s": before.speech_s,
+            "enrolled_at": before.enrolled_at,
+            "shape": before.embeddings.shape,
+        }
+        if before
+        else None,
+    }
+    text = json.dumps(facts, allow_nan=False).encode()
+    rows = [profile.embeddings, before.embeddings] if before else [profile.embeddings]
+    return text + b"\n" + b"".join(each.astype("<f4").tobytes() for each in rows)
+
+
+class _VoiceFacts(msgspec.Struct):
+    """What is said of embeddings that follow the text."""
+
+    speech_s: float
+    enrolled_at: str
+    shape: tuple[int, int]
+
+
+class _ConsentFacts(msgspec.Struct):
+    by: str
+    at: str
+    text: str
+
+
+class _Facts(msgspec.Struct):
+    """A profile's text. Those of before there were such things do not hold the last ones."""
+
+    name: str
+    enrolled_at: str
+    speech_s: float
+    preferences: dict[str, float]
+    shape: tuple[int, int]
+    previous: dict[str, float] | None = None
+    key: str | None = None
+    adaptation: dict[str, Any] | None = None
+    consent: _ConsentFacts | None = None
+    recognised_on: str | None = None
+    before: _VoiceFacts | None = None
+    revision: int = 0
+
+
+def unpack_record(
+    driver: str, encoder: str, payload: bytes, dimension: int | None
+) -> StoredProfile:
+    """The payload's profile; UnusableError if it is not one, however it came about."""
+    try:
+        return _stored(driver, encoder, payload, dimension)
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise SpoiltError("holds no valid profile") from error
+    except ProfileError as error:
+        raise SpoiltError(f"holds no valid profile ({error})") from error
+
+
+def _stored(driver: str, encoder: str, payload: bytes, dimension: int | None) -> StoredProfile:
+    """The payload's profile; any of the usual errors if it is not one."""
+    text, _, raw = payload.partition(b"\n")
+    # Not msgspec's decoder: an older whodrives kept names that are no Unicode (lone surrogates).
+    facts = msgspec.convert(json.loads(text), _Facts)
+    numbers, count = np.frombuffer(raw, dtype="<f4"), math.prod(facts.shape)
+    rows = checked_embeddings(numbers[:count].reshape(facts.shape), dimension)
+    before = _before(facts.before, numbers[count:], rows.shape[1])
+    learned = facts.adaptation
+    known = following.unpacked(learned) if learned is not None else Adaptation()
+    _check_adaptation(known, rows.shape[1])
+    if not 0 <= facts.revision < MOST_WRITES:
+        raise ValueError("no number of a write")
+    profile = Profile(
+        id=driver,
+        embeddings=rows,
+        encoder=encoder,
+        speech_s=_seconds(facts.speech_s),
+        preferences=_numbers(facts.preferences),
+        key=None if facts.key is None else checked_fob(facts.key),
+        adaptation=known,
+    )
+    return StoredProfile(
+        _stored_name(facts.name),
+        profile,
+        _day(facts.enrolled_at),
+        None if facts.previous is None else _numbers(facts.previous),
+        _consent(facts.consent),
+        _day(facts.recognised_on) if facts.recognised_on else None,
+        before,
+        facts.revision,
+    )
+
+
+def _before(facts: _VoiceFacts | None, numbers: Floats, dimension: int) -> Voice | None:
+    if facts is None:
+        if numbers.size:
+            raise ValueError("more embeddings than are described")
+        return None
+    rows = checked_embeddings(numbers.reshape(facts.shape), dimension)
+    return Voice(rows, _seconds(facts.speech_s), _day(facts.enrolled_at))
+
+
+def _check_adaptation(known: Adaptation, dimension: int) -> None:
+    """Raise ValueError unless all that was learned is of such embeddings and of days that exist."""
+    days = [step.day for step in known.steps]
+    for trip in (*(trip for step in known.steps for trip in step.trips), *known.held):
+        days.append(trip.day)
+        _seconds(trip.speech_s)
+        if trip.voice.shape != (dimension,) or not _is_unit(trip.voice[np.newaxis]):
+            raise ValueError("what was learned is no embedding of this length")
+        if abs(trip.anchor_cosine) > 1 + _UNIT_LENGTH_TOLERANCE:
+            raise ValueError("a cosine beyond 1")
+    for day in days:
+        date.fromordinal(day)
+
+
+def _seconds(seconds: float) -> float:
+    if not 0 <= seconds <= _MOST_SPEECH_S:
+        raise ValueError("no duration")
+    return seconds
+
+
+def _consent(facts: _ConsentFacts | None) -> Consent | None:
+    if facts is None:
+        return None
+    when = datetime.fromisoformat(facts.at).isoformat(timespec="seconds")
+    text = names.readable(facts.text)[: names.MOST_CHARACTERS]
+    return Consent(names.readable(facts.by)[: names.MOST_CHARACTERS], when, text)
+
+
+def _numbers(facts: Mapping[str, float]) -> Mapping[str, float]:
+    if not all(_PATH.fullmatch(path) and vss.is_number(value) for path, value in facts.items()):
+        raise ValueError("no preferences")
+    return MappingProxyType(dict(facts))
+
+
+def _day(text: str) -> str:
+    return date.fromisoformat(text).isoformat()
+
+
+def replacing(old: StoredProfile, new: StoredProfile) -> StoredProfile:
+    """The newly enrolled voice with the one before kept, until the new one has proved itself.
+
+    A voice that itself has not is not kept; and one of another encoder cannot be gone back to.
+    """
+    before = old.before or Voice(old.profile.embeddings, old.profile.speech_s, old.enrolled_at)
+    return dataclasses.replace(
+        new,
+        previous=old.previous,
+        recognised_on=old.recognised_on,
+        before=before if old.profile.encoder == new.profile.encoder else None,
+    )
+
+
+def described(stored: StoredProfile) -> Iterator[str]:
+    """What a profile held, in words for a receipt, without the voice or the preferences."""
+    count, seconds = len(stored.profile.embeddings), stored.profile.speech_s
+    yield f"the name, and the voice: {count} embeddings of {seconds:.1f} s of speech"
+    if stored.profile.adaptation != Adaptation():
+        learned, held = stored.profile.adaptation.steps, stored.profile.adaptation.held
+        trips = sum(len(step.trips) for step in learned)
+        yield f"what was learned since, from {trips} trips, and {len(held)} trips in quarantine"
+    if stored.before:
+        yield f"the voice before: {len(stored.before.embeddings)} embeddings"
+    if stored.profile.preferences:
+        yield f"{len(stored.profile.preferences)} preferences"
+    if stored.consent:
+        yield "the record of consent"
+    if stored.recognised_on:
+        yield "the date of the last recognition"
+
+
+def checked_embeddings(embeddings: Floats, dimension: int | None) -> Floats:
+    """The embeddings, read-only; ProfileError unless they are rows of unit length."""
+    rows = np.array(embeddings, dtype=np.float32)
+    match rows.shape:
+        case (int(k), int(d)) if k and d and k % AUGMENTATIONS == 0 and dimension in (None, d):
+            pass
+        case shape:
+            raise ProfileError(
+                f"a voice is {AUGMENTATIONS} k embeddings of {dimension or 'D'} numbers, not of "
+                f"shape {shape}"
+            )
+    if not _is_unit(rows):
+        raise ProfileError("an embedding is not of unit length; normalise it, then save")
+    rows.flags.writeable = False
+    return rows
+
+
+def _is_unit(rows: Floats) -> bool:
+    lengths = np.linalg.norm(rows, axis=1)
+    return bool(np.all(np.abs(lengths - 1) <= _UNIT_LENGTH_TOLERANCE))

@@ -1,0 +1,191 @@
+"""The sealed file format: header, AES-256-GCM, and the key."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import shlex
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from whodrives.errors import ProfileError
+from whodrives.store import files
+
+_MAGIC = b"whodrives profile"
+
+
+_SCHEMA = 2
+
+
+_KEY_ID_BYTES = 8
+
+
+_VEHICLE_BYTES = 8
+
+
+ENCODER_BYTES = 32
+
+
+NONCE_BYTES = 12
+
+
+_HEADER_BYTES = len(_MAGIC) + 1 + _KEY_ID_BYTES + _VEHICLE_BYTES + ENCODER_BYTES
+
+
+KEY_BYTES = 32
+
+
+_MOST_BYTES = 4 * 1024 * 1024  # hundreds of times a usual profile
+
+
+GUESTS = "guests"
+
+
+_CREDENTIAL = "profile-key"
+
+
+class UnusableError(Exception):
+    """Why a file's bytes cannot be used, and the fix; without a name, `{who}` for the id."""
+
+
+class NewerError(UnusableError):
+    """A newer whodrives wrote it: it is well, only not for us."""
+
+
+class OtherKeyError(UnusableError):
+    """Another key opens it."""
+
+
+class OtherVehicleError(UnusableError):
+    """It is another vehicle's."""
+
+
+class SpoiltError(UnusableError):
+    """It was sealed for us, and was changed since."""
+
+
+def _key_id(key: bytes) -> bytes:
+    """Tells keys apart and tells nothing of them."""
+    return hmac.digest(key, b"whodrives key id", "sha256")[:_KEY_ID_BYTES]
+
+
+def _vehicle_id(key: bytes, vehicle: str) -> bytes:
+    """Tells cars apart, and tells nobody without the key which car it is."""
+    return hmac.digest(key, b"whodrives vehicle " + vehicle.encode(), "sha256")[:_VEHICLE_BYTES]
+
+
+def _header(key: bytes, vehicle: str, encoder: str) -> bytes:
+    ours = _key_id(key) + _vehicle_id(key, vehicle)
+    return _MAGIC + bytes([_SCHEMA]) + ours + bytes.fromhex(encoder)
+
+
+def seal(key: bytes, vehicle: str, encoder: str, name: str, payload: bytes) -> bytes:
+    """The bytes of a sealed file: header, nonce, ciphertext."""
+    header = _header(key, vehicle, encoder)
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    return header + nonce + AESGCM(key).encrypt(nonce, payload, header + name.encode())
+
+
+def unseal(key: bytes, vehicle: str | None, name: str, data: bytes) -> tuple[str, bytes]:
+    """The encoder and the payload in a file's bytes; `vehicle` None: of any."""
+    header, rest = data[:_HEADER_BYTES], data[_HEADER_BYTES:]
+    kind = foreign_error(header, key, vehicle)
+    if kind is SpoiltError:
+        raise SpoiltError("is damaged or no file of whodrives")
+    if kind is not None:
+        raise kind(_FOREIGN[kind].format(written=header[len(_MAGIC)], read=_SCHEMA))
+    if len(data) > _MOST_BYTES:
+        raise SpoiltError(f"is larger than {_MOST_BYTES // 2**20} MiB")
+    try:
+        nonce, ciphertext = rest[:NONCE_BYTES], rest[NONCE_BYTES:]
+        payload = AESGCM(key).decrypt(nonce, ciphertext, header + name.encode())
+    except (InvalidTag, ValueError) as error:
+        raise SpoiltError("was changed, cut short or renamed since it was sealed") from error
+    return header[-ENCODER_BYTES:].hex(), payload
+
+
+_FOREIGN: Mapping[type[UnusableError], str] = {
+    NewerError: "has format {written}, this whodrives reads {read}; install the whodrives that "
+    "wrote it",
+    UnusableError: "has format {written}, this whodrives reads {read}; install the whodrives that "
+    "wrote it",
+    OtherKeyError: "was sealed with another key; bring that key back",
+    OtherVehicleError: "belongs to another vehicle.id; set vehicle.id to that one, or take it "
+    "over: whodrives drivers accept",
+}
+
+
+def foreign_error(header: bytes, key: bytes, vehicle: str | None) -> type[UnusableError] | None:
+    """Which of the usual reasons keeps a file from being opened; None: its header is ours."""
+    magic, rest = header[: len(_MAGIC)], header[len(_MAGIC) :]
+    if magic != _MAGIC or len(header) < _HEADER_BYTES:
+        return SpoiltError
+    if rest[0] != _SCHEMA:
+        return NewerError if rest[0] > _SCHEMA else UnusableError
+    if not hmac.compare_digest(rest[1 : 1 + _KEY_ID_BYTES], _key_id(key)):
+        return OtherKeyError
+    theirs = rest[1 + _KEY_ID_BYTES : 1 + _KEY_ID_BYTES + _VEHICLE_BYTES]
+    if vehicle is not None and not hmac.compare_digest(theirs, _vehicle_id(key, vehicle)):
+        return OtherVehicleError
+    return None
+
+
+def is_of(data: bytes, key: bytes, vehicle: str) -> bool:
+    """Whether the file says that it was sealed with this key for this vehicle."""
+    return foreign_error(data[:_HEADER_BYTES], key, vehicle) is None
+
+
+def credential_file() -> Path | None:
+    """The key that systemd's LoadCredential= gives a service; it guards that file itself."""
+    path = Path(os.environ.get("CREDENTIALS_DIRECTORY", os.devnull)) / _CREDENTIAL
+    return path if path.is_file() else None
+
+
+def checked_key(key: bytes, path: Path) -> bytes:
+    """The key if it has the right length; ProfileError if not."""
+    if len(key) != KEY_BYTES:
+        raise ProfileError(
+            f"the key {path} is not {KEY_BYTES} bytes long; bring the right one back"
+        )
+    return key
+
+
+def refuse_shared(status: os.stat_result, path: Path) -> None:
+    """A key that others can read or write seals nothing."""
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ProfileError(
+            f"others may use the key {path}; run `chmod 600 {shlex.quote(str(path))}`"
+        )
+
+
+def read_bounded(path: Path) -> bytes:
+    """What is in a sealed file; of one that is too large to be ours, enough not to open."""
+    return files.read_regular(path, _MOST_BYTES + 1)[0]
+
+
+def read_head(path: Path) -> bytes:
+    """The header of a sealed file; nothing if there is none."""
+    try:
+        return files.read_regular(path, _HEADER_BYTES)[0]
+    except OSError:
+        return b""
+
+
+def refuse_large(sealed: bytes) -> None:
+    """Refuse bytes that are too many for a sealed file."""
+    if len(sealed) > _MOST_BYTES:
+        raise ProfileError(
+            f"a profile or guest book is larger than {_MOST_BYTES // 2**20} MiB, and could not be "
+            "read again; nothing was stored"
+        )
+
+
+def free_path(path: Path) -> Path:
+    """The path, or with a number after it if something is there."""
+    candidates = (path.with_name(f"{path.name}.{n}" if n else path.name) for n in range(1000))
+    return next(each for each in candidates if not each.exists())

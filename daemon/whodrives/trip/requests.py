@@ -1,0 +1,313 @@
+"""What is asked of the ECUs in a trip, how often, under which id, and what they answered.
+
+Owns the requests: their ids, their repetition, what an answer changes, and what a hand on a switch
+ends. Must never know who drives and why, what the car does, or what time it is: that is told.
+
+One request asks for one or more groups (seat, mirrors); no group is in two live requests. *Live* is
+whatever was sent and is not final, so a late copy of it might still move something.
+
+| request           | when                                                   | then               |
+|-------------------|--------------------------------------------------------|--------------------|
+| group waits       | it may move, within WANTED_S, not touched              | requested, new id  |
+| group waits       | no longer wanted                                       | -                  |
+| requested         | the ECU accepts                                        | accepted           |
+| requested         | the ECU rejects, for something that passes             | rejected           |
+| requested         | the ECU rejects, for anything else                     | rejected, final    |
+| req. or rejected  | REPEAT_S since it was sent, may move, within WANTED_S  | requested, same id |
+| requested         | REPEAT_S since it was sent, no longer wanted           | unanswered         |
+| live              | the ECU completes or aborts                            | so, final          |
+| live              | cancelled, replaced, touched, changed, trip over       | withdrawn: aborted |
+
+A final request never changes. *No longer wanted*: WANTED_S have passed, or the car has moved. What
+an ECU answers to a request that is unanswered is believed, but nothing more is asked. After an
+answer with the reason `manual`, and after a switch was worked, the group is *touched*: it is not
+asked for again in this trip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from hashlib import sha256
+from types import MappingProxyType
+
+from whodrives.trip.types import (
+    MANUAL,
+    Apply,
+    CancelRequest,
+    Delivery,
+    OutboxSnapshot,
+    Request,
+    RequestResult,
+    ResultStatus,
+)
+from whodrives.vehicle.vss import SIGNALS, Group, group_of
+
+WANTED_S = 60.0
+"""How long preferences wait for the car. Later, a moving seat would be a surprise."""
+
+
+REPEAT_S = 4.0
+"""A request is repeated so long after it was sent: the 3 s for which it is good, and the second by
+which the ECU's clock and ours may disagree. No two copies are ever good at once."""
+
+
+MOST_REQUESTS = 32
+"""So many requests of one trip are remembered; the oldest that are over are forgotten first."""
+
+
+EXPIRED = "expired"
+"""The ECU's reason for a request that came too late: it may come again."""
+
+
+_ANSWERED = {
+    ResultStatus.ACCEPTED: Delivery.ACCEPTED,
+    ResultStatus.COMPLETED: Delivery.COMPLETED,
+    ResultStatus.REJECTED: Delivery.REJECTED,
+    ResultStatus.ABORTED: Delivery.ABORTED,
+}
+
+
+_LEAST_FAR = (
+    Delivery.REQUESTED,
+    Delivery.ACCEPTED,
+    Delivery.UNANSWERED,
+    Delivery.REJECTED,
+    Delivery.ABORTED,
+    Delivery.COMPLETED,
+)
+
+
+def request_id(session: str, serial: int) -> str:
+    """The `serial`-th id of a session: a UUID of version 8 (RFC 9562), the same every time."""
+    digits = sha256(f"{session}/{serial}".encode()).hexdigest()
+    variant = "89ab"[int(digits[16], 16) % 4]
+    parts = (digits[:8], digits[8:12], "8" + digits[13:16], variant + digits[17:20], digits[20:32])
+    return "-".join(parts)
+
+
+class Outbox:
+    """The requests of one trip.
+
+    Args:
+        passing: reasons of a rejection that may pass, so that the same request may come again;
+            EXPIRED is one without being named.
+        session: what request ids are made from; unlike every other daemon's.
+        memory: what a daemon before this one had asked for.
+    """
+
+    def __init__(
+        self, passing: Iterable[str], session: str = "", memory: OutboxSnapshot | None = None
+    ) -> None:
+        self._passing = frozenset({EXPIRED, *passing})
+        self._session = session
+        self._serial = 0
+        self._held = memory or OutboxSnapshot()
+
+    @property
+    def memory(self) -> OutboxSnapshot:
+        """All that there is to remember."""
+        return self._held
+
+    @property
+    def waiting(self) -> tuple[Group, ...]:
+        """The groups that wait for the car."""
+        return tuple(Group(name) for name in self._held.waiting)
+
+    @property
+    def live(self) -> int:
+        """The number of requests that no final answer came for yet."""
+        return len(self._live())
+
+    @property
+    def moved(self) -> Mapping[str, float]:
+        """What the ECUs moved, or move, as we asked in this trip: VSS path to the value asked."""
+        acted_on = (Delivery.ACCEPTED, Delivery.COMPLETED)
+        done = [r.signals for r in self._held.requests if r.delivery in acted_on]
+        return {path: value for signals in done for path, value in signals.items()}
+
+    @property
+    def under_way(self) -> frozenset[str]:
+        """What may move because of a request: the VSS paths of all that are live."""
+        return frozenset(path for request in self._live() for path in request.signals)
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything was asked for since the driver was settled, or was told to stop."""
+        return self._held.cancelled or any(r.current for r in self._held.requests)
+
+    @property
+    def shown(self) -> tuple[Delivery, str]:
+        """What became of the preferences, and why: of the request that is least far."""
+        if self._held.waiting:
+            return Delivery.WAITING, ""
+        current = [r for r in self._held.requests if r.current]
+        if not current:
+            return (Delivery.ABORTED, "cancelled") if self._held.cancelled else (Delivery.NONE, "")
+        least = min(current, key=lambda r: _LEAST_FAR.index(r.delivery))
+        return least.delivery, least.reason
+
+    def clear(self) -> None:
+        """Begin a trip in which nothing was asked for or touched."""
+        self._held = OutboxSnapshot()
+
+    def settle(self, driver: str | None, now_s: float, reason: str) -> tuple[CancelRequest, ...]:
+        """Serve this driver from now on, or nobody; end what was asked for another."""
+        others = [
+            r for r in self._live() if r.driver != driver or r.delivery is Delivery.UNANSWERED
+        ]
+        withdrawn = self._end(others, now_s, reason)
+        requests = tuple(replace(r, current=self._is_live(r)) for r in self._held.requests)
+        self._held = replace(
+            self._held, waiting=(), wanted_until_s=None, cancelled=False, requests=requests
+        )
+        return withdrawn
+
+    def want(self, groups: Iterable[Group], now_s: float) -> None:
+        """Ask for these groups as soon as they may move, unless they are touched or asked for."""
+        taken = {*self._held.touched, *(g for r in self._live() for g in _groups(r))}
+        wanted = set(groups)
+        waiting = tuple(g for g in Group if g in wanted and g not in taken)
+        self._held = replace(self._held, waiting=waiting, wanted_until_s=now_s + WANTED_S)
+
+    def drop(self) -> None:
+        """Ask for nothing more: the car has moved, and the driver has arranged himself."""
+        if self._held.waiting or self._held.wanted_until_s is not None:
+            self._held = replace(self._held, waiting=(), wanted_until_s=None)
+
+    def cancel(self, now_s: float, reason: str) -> tuple[CancelRequest, ...]:
+        """End what was asked for and what waits, until somebody is settled again."""
+        self._held = replace(self._held, cancelled=True)
+        self.drop()
+        return self._end(self._live(), now_s, reason)
+
+    def touch(self, groups: Iterable[Group], now_s: float) -> tuple[CancelRequest, ...]:
+        """A person moves these groups: end what was asked of them, and do not ask again.
+
+        What a request asked of other groups besides is asked for anew.
+        """
+        touched = set(self._held.touched) | set(groups)
+        ended = [r for r in self._live() if touched & _groups(r)]
+        left = {g for r in ended if r.current for g in _groups(r)} - touched
+        withdrawn = self._end(ended, now_s, MANUAL)
+        left = left if self._wanted(now_s) else set()
+        waiting = tuple(g for g in Group if g in left | set(self._held.waiting) - touched)
+        names = tuple(g for g in Group if g in touched)
+        self._held = replace(self._held, touched=names, waiting=waiting)
+        return withdrawn
+
+    def reconcile(
+        self, preferences: Mapping[str, float], now_s: float
+    ) -> tuple[CancelRequest, ...]:
+        """End what asks for something that the driver no longer prefers; waiting is not changed."""
+        changed = [
+            r for r in self._live() if any(preferences.get(p) != v for p, v in r.signals.items())
+        ]
+        kept = {group_of(path) for path in preferences}
+        self._held = replace(self._held, waiting=tuple(g for g in self.waiting if g in kept))
+        return self._end(changed, now_s, "changed")
+
+    def knows(self, request: str) -> bool:
+        """Whether this is a request of this trip."""
+        return any(r.request == request for r in self._held.requests)
+
+    def answered(self, answer: RequestResult, now_s: float) -> tuple[CancelRequest, ...]:
+        """Take an ECU's answer; one to a request that is not known changes nothing."""
+        found = next((r for r in self._held.requests if r.request == answer.request), None)
+        if found is None:
+            return ()
+        refused = answer.status in (ResultStatus.REJECTED, ResultStatus.ABORTED)
+        # What was accepted is acted on: only a copy of it can be rejected, and that says nothing.
+        stale = answer.status is ResultStatus.REJECTED and found.delivery is Delivery.ACCEPTED
+        if self._is_live(found) and not stale:
+            reason = answer.reason if refused else ""
+            self._put(replace(found, delivery=_ANSWERED[answer.status], reason=reason))
+        touched = refused and answer.reason == MANUAL
+        return self.touch(_groups(found), now_s) if touched else ()
+
+    def deliver(
+        self,
+        now_s: float,
+        driver: str,
+        preferences: Mapping[str, float],
+        may_move: Callable[[Group], bool],
+    ) -> tuple[Apply, ...]:
+        """What is to be sent now.
+
+        Args:
+            now_s: the present.
+            driver: whom it is for.
+            preferences: VSS path to value, known paths only.
+            may_move: whether the interlock permits a group now and somebody would hear.
+        """
+        if not self._wanted(now_s):
+            return ()
+        again = [r for r in self._live() if self._repeats(r, now_s, may_move)]
+        ready = {group for group in self.waiting if may_move(group)}
+        signals = {p: v for p, v in preferences.items() if group_of(p) in ready}
+        if ready:
+            waiting = tuple(g for g in self.waiting if g not in ready)
+            self._held = replace(self._held, waiting=waiting)
+        if signals:
+            name = request_id(self._session, self._serial)
+            self._serial += 1
+            again.append(
+                Request(name, driver, MappingProxyType(signals), Delivery.REQUESTED, "", now_s)
+            )
+        return tuple(self._sent(r, now_s) for r in again)
+
+    def age(self, now_s: float) -> None:
+        """Let time pass: nothing waits for ever, and silence is called so."""
+        if not self._wanted(now_s):
+            self.drop()
+            for r in self._live():
+                if r.delivery is Delivery.REQUESTED and now_s - r.asked_at_s >= REPEAT_S:
+                    self._put(replace(r, delivery=Delivery.UNANSWERED))
+
+    def _wanted(self, now_s: float) -> bool:
+        until_s = self._held.wanted_until_s
+        return until_s is not None and now_s <= until_s
+
+    def _passes(self, reason: str) -> bool:
+        return {part.strip() for part in reason.split(",")} <= self._passing
+
+    def _is_live(self, request: Request) -> bool:
+        if request.delivery is Delivery.REJECTED:
+            return self._passes(request.reason)
+        return request.delivery not in (Delivery.COMPLETED, Delivery.ABORTED)
+
+    def _live(self) -> list[Request]:
+        return [r for r in self._held.requests if self._is_live(r)]
+
+    def _repeats(self, request: Request, now_s: float, may_move: Callable[[Group], bool]) -> bool:
+        return (
+            request.delivery in (Delivery.REQUESTED, Delivery.REJECTED)
+            and now_s - request.asked_at_s >= REPEAT_S
+            and all(may_move(group) for group in _groups(request))
+        )
+
+    def _sent(self, request: Request, now_s: float) -> Apply:
+        self._put(replace(request, delivery=Delivery.REQUESTED, reason="", asked_at_s=now_s))
+        return Apply(now_s, request.request, request.driver, request.signals)
+
+    def _end(
+        self, ended: Iterable[Request], now_s: float, reason: str
+    ) -> tuple[CancelRequest, ...]:
+        withdrawn = []
+        for request in ended:
+            self._put(replace(request, delivery=Delivery.ABORTED, reason=reason))
+            withdrawn.append(CancelRequest(now_s, request.request, reason))
+        return tuple(withdrawn)
+
+    def _put(self, changed: Request) -> None:
+        """Replace a request by what became of it, or add it."""
+        requests = [changed if r.request == changed.request else r for r in self._held.requests]
+        if changed not in requests:
+            requests.append(changed)
+        while len(requests) > MOST_REQUESTS:
+            requests.remove(next(r for r in requests if not self._is_live(r)))
+        self._held = replace(self._held, requests=tuple(requests))
+
+
+def _groups(request: Request) -> set[Group]:
+    return {group_of(path) for path in request.signals if path in SIGNALS}

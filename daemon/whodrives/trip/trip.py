@@ -1,0 +1,506 @@
+"""Who the driver of this trip is, and when that driver's preferences may be asked for.
+
+Owns the trip: its beginning and end, what settles its driver, what may change that, and what the
+head unit may ask of it. `TABLE` is the whole of it; docs/trip.md shows it. What is asked of the
+ECUs and how often is `outbox`'s. Must never know how voices are compared, how messages travel, or
+what time it is: every input brings its time.
+
+A stale or missing value of the car neither opens nor closes a trip. A moving car keeps its driver:
+a seat contact that flickers at speed ends nothing. `Listen` counts for one known voice and ends
+with the trip. A trip that is *vacant* is driven by nobody who is enrolled, and no voice takes the
+place unasked. Who has not heard of seat, door and ignition for longer than GONE_S, for whatever
+reason, cannot know who sits there: the driver is doubted, and the trip becomes vacant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from whodrives.trip.interlock import MAX_AGE_S, RULES, fresh, refusals
+from whodrives.trip.requests import MOST_REQUESTS, Outbox
+from whodrives.trip.table import LISTEN_S, TABLE, Action, Guard, Row, State, Trigger
+from whodrives.trip.types import (
+    Apply,
+    Begin,
+    Cancel,
+    CancelRequest,
+    Choose,
+    CommandResult,
+    DriverState,
+    Erase,
+    Forget,
+    LinkState,
+    Listen,
+    PersistTrip,
+    Position,
+    RequestResult,
+    Save,
+    SavePreferences,
+    SettledBy,
+    Timed,
+    TripSnapshot,
+    UnmatchedResult,
+)
+from whodrives.vehicle import vss
+from whodrives.vehicle.state import Reading, VehicleReport, VehicleState
+from whodrives.voice.profile import Household, Profile
+from whodrives.voice.types import Outcome, Verdict
+
+ABSENCE_LIMIT_S = 10.0
+"""If seat, door or ignition were not heard of for longer, somebody else may have taken the seat.
+
+It makes no difference whether the daemon was dead or asleep, or the broker or the gateway silent.
+"""
+
+
+STEADY_S = 1.5
+"""A position that may be kept has not changed for this long.
+
+An ECU reports its position once a second at least (docs/mqtt.md). So within this time a report of
+the ECU itself contradicts what somebody else has published in its name.
+"""
+
+
+STILL = 1.0
+"""Two readings of a position that differ by no more (mm, degrees or percent) are the same."""
+
+
+_SITS = ("seat_occupied", "door_open", "ignition_on")
+"""Of `VehicleState`: what tells whether somebody may have changed seats."""
+
+
+NO_BROKER = "broker"
+"""What preferences wait for when the interlock permits and nobody would hear."""
+
+
+TripEvent: TypeAlias = (
+    PersistTrip
+    | CancelRequest
+    | Apply
+    | CommandResult
+    | SavePreferences
+    | Erase
+    | UnmatchedResult
+    | DriverState
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cause:
+    """What a trigger brings with it."""
+
+    driver: str | None = None
+    by: SettledBy | None = None
+    probability: float | None = None
+    command: str | None = None
+
+
+class Trip:
+    """One car's trips, one after another.
+
+    Times must not run backwards; an input that is older than the one before it is taken to be of
+    the same moment.
+    """
+
+    def __init__(self) -> None:
+        self._now_s = float("-inf")
+        self._vehicle = VehicleState()
+        self._sits_s = dict.fromkeys(_SITS, float("-inf"))
+        self._position: Position | None = None
+        # By path: where it is, and since when.
+        self._steady: dict[str, Reading[float]] = {}
+        self._linked = False
+        self._profiles: Mapping[str, Profile] | None = None
+        self._state = State.CLOSED
+        # Of the trip; its outbox has a memory of its own.
+        self._held = TripSnapshot()
+        self._outbox = _outbox("")
+        self._kept = TripSnapshot()
+        self._shown = DriverState(self._now_s)
+        self._events: list[TripEvent] = []
+        self._unsaid: list[CancelRequest] = []
+        self._guards: Mapping[Guard, Callable[[_Cause], bool]] = {
+            Guard.NOT_MOVING: lambda _: not _moves(fresh(self._vehicle.speed_kmh, self._now_s)),
+            Guard.HIMSELF_ANEW: lambda cause: self._himself(cause) and self._may_ask_again(),
+            Guard.HIMSELF: self._himself,
+            Guard.LISTENING: lambda _: self._listening(),
+            Guard.ENROLLED: lambda cause: cause.driver in (self._profiles or {}),
+            Guard.OTHER_VOICE: lambda _: self._held.other_voice,
+            Guard.NO_POSITION: lambda _: self._known_position() is None,
+            Guard.MOVING: lambda _: self._is_moving(),
+            Guard.NOT_MOVED: lambda _: not self._moved_positions(),
+        }
+        self._actions: Mapping[Action, Callable[[Row, _Cause], None]] = {
+            Action.NOTHING: lambda _row, _cause: None,
+            Action.START: self._start,
+            Action.END: self._end,
+            Action.SETTLE: self._settle,
+            Action.WANT: lambda _row, _cause: self._want(),
+            Action.VACATE: self._settle,
+            Action.TOUCH: self._touch,
+            Action.LISTEN: self._listen,
+            Action.CANCEL: self._cancel,
+            Action.PREFER: self._prefer,
+            Action.ERASE: self._erase,
+            Action.REFUSE: self._refuse,
+        }
+
+    @property
+    def live_requests(self) -> int:
+        """The number of requests that no final answer came for yet."""
+        return self._outbox.live
+
+    @property
+    def heard_s(self) -> float:
+        """The last time for which seat, door and ignition were all known; -inf: never."""
+        return min(self._sits_s.values())
+
+    def step(self, news: Timed) -> tuple[TripEvent, ...]:
+        """Take one input; return what follows from it. Sound only tells the time."""
+        self._pass_time(news.at_s)
+        match news:
+            case Begin():
+                self._begin(news)
+            case VehicleReport():
+                self._vehicle = news.state
+            case LinkState():
+                self._linked = news.connected
+            case Household():
+                self._meet(news)
+            case Position():
+                self._watch(news)
+            case RequestResult():
+                self._answered(news)
+            case Listen() | Choose() | Cancel() | Save() | Forget():
+                self._turn()
+                self._obey(news)
+        return self._concluded()
+
+    def heard(self, verdict: Verdict, at_s: float) -> tuple[TripEvent, ...]:
+        """Take the conclusion about one utterance; return what follows from it."""
+        self._pass_time(at_s)
+        self._turn()
+        known = verdict.outcome is Outcome.KNOWN and verdict.driver in (self._profiles or {})
+        if known and self._state is not State.CLOSED:
+            asked = self._listening()
+            self._transition(
+                Trigger.VOICE, _Cause(verdict.driver, SettledBy.VOICE, verdict.probability)
+            )
+            other = self._state is State.SETTLED and verdict.driver != self._held.driver
+            other |= self._held.other_voice and not asked
+            self._held = replace(self._held, listen_until_s=None, other_voice=other)
+        return self._concluded()
+
+    def _pass_time(self, at_s: float) -> None:
+        """Before anything else is taken: who was not heard of until now may have left."""
+        self._now_s = max(self._now_s, at_s)
+        # A driver who is settled in a silence was there then.
+        known_s = max(self.heard_s, self._held.since_s or self.heard_s)
+        if self._now_s - known_s > ABSENCE_LIMIT_S:
+            self._transition(Trigger.DOUBTED)
+
+    # --- inputs ---
+
+    def _begin(self, news: Begin) -> None:
+        memory = news.remembered or TripSnapshot()
+        self._held = replace(memory, outbox=TripSnapshot().outbox)
+        self._outbox = _outbox(news.session, memory)
+        if memory.opened_s is None:
+            self._state = State.CLOSED
+        elif not memory.settled:
+            self._state = State.OPEN
+        else:
+            self._state = State.VACANT if memory.driver is None else State.SETTLED
+        self._sits_s = dict.fromkeys(_SITS, self._now_s - news.gone_s)
+        self._pass_time(news.at_s)
+
+    def _meet(self, news: Household) -> None:
+        self._profiles = {profile.id: profile for profile in news.profiles}
+        if self._state is State.SETTLED and self._held.driver not in self._profiles:
+            self._transition(Trigger.FORGOTTEN)
+        self._events += self._outbox.reconcile(self._preferences(), self._now_s)
+
+    def _answered(self, news: RequestResult) -> None:
+        if self._outbox.knows(news.request):
+            self._events += self._outbox.answered(news, self._now_s)
+        else:
+            self._events.append(UnmatchedResult(self._now_s, news.request))
+
+    def _obey(self, command: Listen | Choose | Cancel | Save | Forget) -> None:
+        match command:
+            case Listen():
+                self._transition(Trigger.LISTEN, _Cause(command=command.command))
+            case Choose():
+                chosen = Trigger.GUEST if command.driver is None else Trigger.CHOSEN
+                self._transition(
+                    chosen, _Cause(command.driver, SettledBy.HAND, command=command.command)
+                )
+            case Cancel():
+                self._transition(Trigger.CANCEL, _Cause(command=command.command))
+            case Save():
+                self._transition(Trigger.SAVE, _Cause(command=command.command))
+            case Forget():
+                self._transition(Trigger.FORGET, _Cause(command.driver, command=command.command))
+
+    def _turn(self) -> None:
+        """Open or close the trip, and see who came."""
+        seat = fresh(self._vehicle.seat_occupied, self._now_s)
+        door = fresh(self._vehicle.door_open, self._now_s)
+        ignition = fresh(self._vehicle.ignition_on, self._now_s)
+        if seat is False or door is True or ignition is False:
+            self._transition(Trigger.LEFT)
+        elif seat is True and door is False and ignition is True:
+            self._transition(Trigger.READY)
+        for name in _SITS:
+            reading = getattr(self._vehicle, name)
+            if reading is not None:
+                self._sits_s[name] = max(self._sits_s[name], min(reading.at_s, self._now_s))
+        switch, opened_s = self._vehicle.seat_switch, self._held.opened_s
+        if switch is not None and switch.value and opened_s is not None:
+            # Heard late it still tells of a hand; of a hand in this trip, if its time does.
+            touched = vss.Group.SEAT in self._outbox.memory.touched
+            if switch.at_s >= opened_s and not touched:
+                self._transition(Trigger.SWITCH)
+        key = fresh(self._vehicle.key, self._now_s)
+        owners = [p.id for p in (self._profiles or {}).values() if key and p.key == key]
+        if len(owners) == 1:
+            self._transition(Trigger.KEY, _Cause(owners[0], SettledBy.KEY))
+
+    # --- the table at work ---
+
+    def _transition(self, trigger: Trigger, cause: _Cause = _Cause()) -> None:
+        row = next(
+            row
+            for row in TABLE
+            if self._state in row.states
+            and row.trigger is trigger
+            and (row.guard is None or self._guards[row.guard](cause))
+        )
+        self._state = row.to or self._state
+        self._actions[row.deed](row, cause)
+        answered_later = row.deed in (Action.PREFER, Action.ERASE, Action.REFUSE)
+        if cause.command is not None and not answered_later:
+            self._events.append(CommandResult(self._now_s, cause.command))
+
+    def _himself(self, cause: _Cause) -> bool:
+        return cause.driver == self._held.driver
+
+    def _listening(self) -> bool:
+        until_s = self._held.listen_until_s
+        return until_s is not None and self._now_s <= until_s
+
+    def _may_ask_again(self) -> bool:
+        return not self._outbox.asked and not self._hindrances(self._groups())
+
+    def _known_position(self) -> Position | None:
+        told = self._position
+        known = told is not None and 0.0 <= self._now_s - told.true_s <= MAX_AGE_S
+        return told if known else None
+
+    def _watch(self, told: Position) -> None:
+        """Note since when the position is steady, and which motors a hand moves.
+
+        Only the ECU can tell of a hand on the mirrors or the steering wheel: VSS has no switches
+        for them. So what moves there while nothing is asked of it is moved by hand.
+        """
+        before, self._position = self._position, told
+        known = {p: v for p, v in told.signals.items() if p in vss.SIGNALS}
+        changed = {
+            path
+            for path, value in known.items()
+            if path in self._steady and abs(value - self._steady[path].value) > STILL
+        }
+        for path in changed | (known.keys() - self._steady.keys()):
+            self._steady[path] = Reading(known[path], told.true_s)
+        if self._held.opened_s is None or before is None or not (before.moving or told.moving):
+            return
+        by_hand = changed - self._outbox.under_way - set(self._held.moved)
+        moved = tuple(sorted(path for path in by_hand if not vss.has_switch(path)))
+        if moved:
+            self._held = replace(self._held, moved=(*self._held.moved, *moved))
+
+    def _is_moving(self) -> bool:
+        told = self._position
+        return told is not None and (
+            told.moving
+            or any(
+                told.true_s - self._steady[path].at_s < STEADY_S
+                for path in self._steady.keys() & told.signals.keys() - {vss.HEATING_COOLING}
+            )
+        )
+
+    def _moved_positions(self) -> dict[str, float]:
+        """Where what was moved in this trip is, by hand or by us: this may be kept.
+
+        That a hand moved the seat, the car's switch or the ECU's `manual` has told; of mirrors and
+        steering wheel the ECU's `manual` or its report of a movement. What we have moved is where
+        we asked for it. Heating and cooling are never kept: a seat that is warm was not asked to
+        be so in the next trip.
+        """
+        told = self._position.signals if self._position else {}
+        touched, asked = self._outbox.memory.touched, self._outbox.moved
+
+        def moved(path: str, value: float) -> bool:
+            group = vss.group_of(path)
+            by_switch = group in touched and (group is vss.Group.MIRRORS or vss.has_switch(path))
+            by_us = path in asked and abs(value - asked[path]) <= STILL
+            return by_switch or path in self._held.moved or by_us
+
+        return {
+            path: value
+            for path, value in told.items()
+            if path in vss.SIGNALS and path != vss.HEATING_COOLING and moved(path, value)
+        }
+
+    def _start(self, _row: Row, _cause: _Cause) -> None:
+        self._held = TripSnapshot(opened_s=self._true_since_s())
+        self._outbox.clear()
+
+    def _true_since_s(self) -> float:
+        """The time of the oldest of the readings that open a trip.
+
+        Not the time of their arrival: a press that the car dates to the same moment is of this trip
+        even if it arrived before them.
+        """
+        car = self._vehicle
+        readings = (car.seat_occupied, car.door_open, car.ignition_on)
+        return min([self._now_s, *(reading.at_s for reading in readings if reading)])
+
+    def _end(self, row: Row, _cause: _Cause) -> None:
+        self._events += self._outbox.cancel(self._now_s, row.reason)
+        self._held = TripSnapshot()
+        self._outbox.clear()
+
+    def _settle(self, row: Row, cause: _Cause) -> None:
+        """Somebody drives from now on; or nobody whom we know, if the cause names none."""
+        self._events += self._outbox.settle(cause.driver, self._now_s, row.reason)
+        self._held = replace(
+            self._held,
+            settled=True,
+            driver=cause.driver,
+            since_s=None if cause.driver is None else self._now_s,
+            probability=cause.probability,
+            settled_by=cause.by,
+            listen_until_s=None,
+            other_voice=False,
+        )
+        if cause.driver is not None:
+            self._want()
+
+    def _want(self) -> None:
+        self._outbox.want(self._groups(), self._now_s)
+
+    def _touch(self, _row: Row, _cause: _Cause) -> None:
+        self._events += self._outbox.touch({vss.Group.SEAT}, self._now_s)
+
+    def _listen(self, _row: Row, _cause: _Cause) -> None:
+        self._held = replace(self._held, listen_until_s=self._now_s + LISTEN_S)
+
+    def _cancel(self, row: Row, _cause: _Cause) -> None:
+        self._events += self._outbox.cancel(self._now_s, row.reason)
+
+    def _prefer(self, _row: Row, cause: _Cause) -> None:
+        driver, command = self._held.driver, cause.command
+        if driver is not None and command is not None:
+            kept = self._moved_positions()
+            self._events.append(SavePreferences(self._now_s, command, driver, kept))
+
+    def _erase(self, _row: Row, cause: _Cause) -> None:
+        if cause.driver is not None and cause.command is not None:
+            self._events.append(Erase(self._now_s, cause.command, cause.driver))
+
+    def _refuse(self, row: Row, cause: _Cause) -> None:
+        if cause.command is not None:
+            self._events.append(CommandResult(self._now_s, cause.command, row.reason))
+
+    # --- what is to be asked ---
+
+    def _groups(self) -> frozenset[vss.Group]:
+        """The groups in which the settled driver prefers anything."""
+        return frozenset(vss.group_of(path) for path in self._preferences())
+
+    def _preferences(self) -> dict[str, float]:
+        driver = self._held.driver
+        profile = (self._profiles or {}).get(driver) if driver is not None else None
+        known = profile.preferences.items() if profile else ()
+        return {path: value for path, value in known if path in vss.SIGNALS}
+
+    def _hindrances(self, groups: frozenset[vss.Group]) -> tuple[str, ...]:
+        """What keeps these groups from being asked for now: interlock's names, then the broker."""
+        names = [n for g in vss.Group if g in groups for n in self._refusals(g)]
+        if groups and not self._linked:
+            names.append(NO_BROKER)
+        return tuple(dict.fromkeys(names))
+
+    def _refusals(self, group: vss.Group) -> tuple[str, ...]:
+        return refusals(group, self._vehicle, self._now_s)
+
+    def _concluded(self) -> tuple[TripEvent, ...]:
+        """Bring the trip up to this moment, ask for what may be asked for, and say what changed."""
+        self._turn()
+        if self._vehicle.speed_kmh is not None and _moves(self._vehicle.speed_kmh.value):
+            # The driver has arranged himself.
+            self._outbox.drop()
+        self._outbox.age(self._now_s)
+        self._deliver()
+        events = self._told()
+        memory = replace(self._held, outbox=self._outbox.memory)
+        if memory != self._kept:
+            self._kept = memory
+            events.insert(0, PersistTrip(self._now_s, memory))
+        state = self._driver_state(self._shown.at_s)
+        if state != self._shown:
+            self._shown = replace(state, at_s=self._now_s)
+            events.append(self._shown)
+        return tuple(events)
+
+    def _told(self) -> list[TripEvent]:
+        """What is to be said now, withdrawals first.
+
+        They wait for the broker, as nothing else does: to stop is right however late it is heard.
+        """
+        events, self._events = self._events, []
+        stops = [*self._unsaid, *(event for event in events if isinstance(event, CancelRequest))]
+        self._unsaid = [] if self._linked else stops[-MOST_REQUESTS:]
+        now = [replace(stop, at_s=self._now_s) for stop in stops] if self._linked else []
+        return [*now, *(event for event in events if not isinstance(event, CancelRequest))]
+
+    def _deliver(self) -> None:
+        """Ask for what may move now, once it is known who is enrolled."""
+        driver = self._held.driver
+        if driver is not None and self._linked and self._profiles is not None:
+            self._events += self._outbox.deliver(
+                self._now_s, driver, self._preferences(), lambda group: not self._refusals(group)
+            )
+
+    def _driver_state(self, at_s: float) -> DriverState:
+        held = self._held
+        if held.driver is None:
+            return DriverState(
+                at_s, settled_by=held.settled_by, trip_open=held.opened_s is not None
+            )
+        delivery, reason = self._outbox.shown
+        return DriverState(
+            at_s=at_s,
+            driver=held.driver,
+            since_s=held.since_s,
+            probability=held.probability,
+            settled_by=held.settled_by,
+            delivery=delivery,
+            reason=reason,
+            waiting_for=self._hindrances(frozenset(self._outbox.waiting)),
+            trip_open=True,
+        )
+
+
+def _outbox(session: str, memory: TripSnapshot | None = None) -> Outbox:
+    """An outbox that repeats what was rejected for one of the interlock's conditions."""
+    passing = (condition.name for rule in RULES.values() for condition in rule)
+    return Outbox(passing, session, memory.outbox if memory else None)
+
+
+def _moves(speed_kmh: float | None) -> bool:
+    """Whether this is the speed of a car that moves; NaN is not known to be one."""
+    return speed_kmh is not None and abs(speed_kmh) > 0

@@ -1,0 +1,299 @@
+"""The signals that a driver's preferences may hold, in the words of COVESA's VSS.
+
+Owns the catalogue: the settable comfort signals of the driver's seat, the outside mirrors and the
+steering wheel, named as in the Vehicle Signal Specification 6.0
+(https://github.com/COVESA/vehicle_signal_specification), and what older versions call them.
+Hides how a value is checked and translated. Must never know of MQTT, files, or what is safe to move
+when: that is the interlock's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Literal, TypeAlias, TypeGuard, get_args
+
+
+class Group(StrEnum):
+    """What moves when a signal is set; the interlock has one rule for each."""
+
+    SEAT = "seat"
+    MIRRORS = "mirrors"
+
+
+Datatype: TypeAlias = Literal["float", "int8", "uint8", "uint16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The values from `minimum` to `maximum`, both included."""
+
+    minimum: float
+    maximum: float
+
+    def __contains__(self, value: float) -> bool:
+        """Whether the value lies within; NaN never does."""
+        return self.minimum <= value <= self.maximum
+
+    def __str__(self) -> str:
+        return f"{self.minimum:g} to {self.maximum:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One settable signal of VSS 6.0.
+
+    Attributes:
+        path: the full VSS path.
+        datatype: VSS's own.
+        unit: of every value of this signal.
+        minimum: the least value that VSS allows; where it gives no bound, a physical one.
+        maximum: the greatest value, likewise.
+        group: what moves.
+    """
+
+    path: str
+    datatype: Datatype
+    unit: str
+    minimum: float
+    maximum: float
+    group: Group
+
+    @property
+    def range(self) -> Range:
+        """The values that any car may accept."""
+        return Range(self.minimum, self.maximum)
+
+
+_FINITE = Range(-sys.float_info.max, sys.float_info.max)
+
+
+Limits: TypeAlias = Mapping[str, Range]
+"""VSS path to the values that one car's ECUs accept."""
+
+
+_PERCENT = (0.0, 100.0)
+
+
+_EITHER_WAY = (-100.0, 100.0)
+
+
+_Row: TypeAlias = tuple[str, Datatype, str, tuple[float, float]]
+
+
+_SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide"
+
+
+SEAT_POSITION = f"{_SEAT}.Position"
+
+
+HEATING_COOLING = f"{_SEAT}.HeatingCooling"
+
+
+# VSS gives millimetres and degrees no range but the datatype's. These bounds are ours, and wider
+# than any driver's seat that is built: a value beyond them is a mistake (another unit, a sign, a
+# typing error), whatever the ECU would do with it. One car's own range is `vehicle.signals`.
+_SEAT_ROWS: tuple[_Row, ...] = (
+    (SEAT_POSITION, "uint16", "mm", (0.0, 1000.0)),
+    (f"{_SEAT}.Height", "uint16", "mm", (0.0, 500.0)),
+    (f"{_SEAT}.Tilt", "float", "degrees", (-45.0, 45.0)),
+    (f"{_SEAT}.Backrest.Recline", "float", "degrees", (-90.0, 90.0)),
+    (f"{_SEAT}.Backrest.LumbarSupport", "float", "percent", _PERCENT),
+    (f"{_SEAT}.Backrest.LumbarHeight", "uint8", "mm", (0.0, 255.0)),
+    (f"{_SEAT}.Backrest.SideBolsterSupport", "float", "percent", _PERCENT),
+    (f"{_SEAT}.Seating.Length", "uint16", "mm", (0.0, 500.0)),
+    (f"{_SEAT}.Headrest.Height", "uint8", "mm", (0.0, 255.0)),
+    (f"{_SEAT}.Headrest.Angle", "float", "degrees", (-90.0, 90.0)),
+    (HEATING_COOLING, "int8", "percent", _EITHER_WAY),
+    # The wheel moves towards the driver's body as the seat does: the seat's rule holds for it.
+    ("Vehicle.Chassis.SteeringWheel.Tilt", "uint8", "percent", _PERCENT),
+    ("Vehicle.Chassis.SteeringWheel.Extension", "uint8", "percent", _PERCENT),
+)
+
+
+_MIRROR_ROWS: tuple[_Row, ...] = tuple(
+    (f"Vehicle.Body.Mirrors.{side}.{axis}", "int8", "percent", _EITHER_WAY)
+    for side in ("DriverSide", "PassengerSide")
+    for axis in ("Tilt", "Yaw")
+)
+
+
+def _signals(rows: Iterable[_Row], group: Group) -> dict[str, Signal]:
+    """The rows as signals, by path."""
+    return {
+        path: Signal(path, datatype, unit, *bounds, group) for path, datatype, unit, bounds in rows
+    }
+
+
+SIGNALS: Mapping[str, Signal] = MappingProxyType(
+    _signals(_SEAT_ROWS, Group.SEAT) | _signals(_MIRROR_ROWS, Group.MIRRORS)
+)
+"""Every signal that a preference may hold, by VSS path."""
+
+
+Version: TypeAlias = Literal["4.0", "4.1", "4.2", "5.0", "5.1", "6.0"]
+"""The releases whose names are known; 4.0 is the first that has the driver's side."""
+
+
+VERSIONS: tuple[Version, ...] = get_args(Version)
+
+
+@dataclass(frozen=True, slots=True)
+class _Former:
+    """What a signal was called up to a version, and how its value was meant then."""
+
+    path: str
+    until: Version
+    sign: int = 1
+
+
+# From the catalogues of 4.0 and 5.1 and the vspec sources of 5.0 and 6.0. 5.x keeps the names of
+# 4.x beside the new ones and calls them deprecated; 6.0 does the same with Pan.
+_FORMER: Mapping[str, _Former] = MappingProxyType(
+    {
+        f"{_SEAT}.Backrest.LumbarSupport": _Former(f"{_SEAT}.Backrest.Lumbar.Support", "4.2"),
+        f"{_SEAT}.Backrest.LumbarHeight": _Former(f"{_SEAT}.Backrest.Lumbar.Height", "4.2"),
+        f"{_SEAT}.Backrest.SideBolsterSupport": _Former(
+            f"{_SEAT}.Backrest.SideBolster.Support", "4.2"
+        ),
+        f"{_SEAT}.HeatingCooling": _Former(f"{_SEAT}.Heating", "4.0"),
+    }
+    # A positive Pan looks to the left of the car, a positive Yaw to the right.
+    | {
+        f"Vehicle.Body.Mirrors.{side}.Yaw": _Former(f"Vehicle.Body.Mirrors.{side}.Pan", "5.1", -1)
+        for side in ("DriverSide", "PassengerSide")
+    }
+)
+
+
+_NEWEST: Mapping[str, tuple[str, int]] = MappingProxyType(
+    {former.path: (path, former.sign) for path, former in _FORMER.items()}
+    | {path: (path, 1) for path in SIGNALS}
+)
+
+
+def spoken(path: str, value: float, version: Version) -> tuple[str, float]:
+    """A signal of the catalogue and its value, in the words of a version.
+
+    Args:
+        path: one of `SIGNALS`; every version has each of them.
+        value: in the path's unit.
+        version: the one that the car speaks.
+    """
+    former = _FORMER.get(path)
+    if former is None or VERSIONS.index(version) > VERSIONS.index(former.until):
+        return path, value
+    return former.path, _signed(former.sign, value)
+
+
+def newest(path: str, value: float) -> tuple[str, float] | None:
+    """The signal of the catalogue that any version's words speak of; None if it is none of ours.
+
+    No name means two things, so the version need not be known.
+    """
+    if path not in _NEWEST:
+        return None
+    ours, sign = _NEWEST[path]
+    return ours, _signed(sign, value)
+
+
+def paths_of(version: Version) -> Mapping[str, Signal]:
+    """The catalogue's signals by the paths that a version has for them."""
+    return {spoken(path, 0.0, version)[0]: signal for path, signal in SIGNALS.items()}
+
+
+def _signed(sign: int, value: float) -> float:
+    return value if sign == 1 else 0.0 - value
+
+
+_SWITCH_ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    # Branch, and the switches in it; what they move stands in the catalogue above.
+    ("", ("Forward", "Backward", "Up", "Down", "TiltForward", "TiltBackward", "Warmer", "Cooler")),
+    ("Backrest.", ("ReclineForward", "ReclineBackward")),
+    ("Seating.", ("Forward", "Backward")),
+    ("Headrest.", ("Up", "Down", "Forward", "Backward")),
+)
+
+
+_LUMBAR = {
+    "MoreSupport": "MoreLumbarSupport",
+    "LessSupport": "LessLumbarSupport",
+    "Up": "LumbarUp",
+    "Down": "LumbarDown",
+}
+
+
+_BOLSTER = {"MoreSupport": "MoreSideBolsterSupport", "LessSupport": "LessSideBolsterSupport"}
+
+
+def _switches() -> tuple[str, ...]:
+    """The switches' paths: since 5.0 beside what they move, up to 5.1 in a branch of their own."""
+    new = [f"{branch}Is{name}SwitchEngaged" for branch, names in _SWITCH_ROWS for name in names]
+    new += [f"Backrest.Is{name}SwitchEngaged" for name in (*_LUMBAR.values(), *_BOLSTER.values())]
+    old = [f"Switch.{branch}Is{name}Engaged" for branch, names in _SWITCH_ROWS for name in names]
+    old += [f"Switch.Backrest.Lumbar.Is{name}Engaged" for name in _LUMBAR]
+    old += [f"Switch.Backrest.SideBolster.Is{name}Engaged" for name in _BOLSTER]
+    return tuple(f"{_SEAT}.{name}" for name in new + old)
+
+
+SEAT_SWITCHES = _switches()
+"""The switches of the driver's seat that change what a preference may hold, of every version."""
+
+
+def group_of(path: str) -> Group:
+    """What moves when this signal is set; KeyError for a path that is not in `SIGNALS`."""
+    return SIGNALS[path].group
+
+
+def has_switch(path: str) -> bool:
+    """Whether it is the seat's: a hand moves it by one of `SEAT_SWITCHES`."""
+    return path.startswith(f"{_SEAT}.")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A phrase ` (did you mean X?)` that names the nearest known word; empty if none is near."""
+    near = get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether this is a finite number that a float can hold; booleans are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value in _FINITE
+
+
+def check_path(path: str) -> str | None:
+    """The sentence that says why no preference may hold this path, or None if one may."""
+    if path in SIGNALS:
+        return None
+    mend = did_you_mean(path, SIGNALS) or "; the reference configuration lists them"
+    return f"{path} is no seat, mirror or steering wheel signal of VSS 6.0{mend}"
+
+
+def check(path: str, value: object, limits: Limits) -> str | None:
+    """The sentence that says why the value cannot be a preference in this car, or None if it can.
+
+    Args:
+        path: a full VSS path.
+        value: in the path's unit. Whole numbers may come as floats; booleans are no numbers.
+        limits: what this car's ECUs accept; a path that is not in it is not accepted.
+    """
+    if mistake := check_path(path):
+        return mistake
+    if path not in limits:
+        return (
+            f"{path} is not among this car's signals; add it under vehicle.signals or leave it out"
+        )
+    signal, own = SIGNALS[path], limits[path]
+    allowed = Range(max(own.minimum, signal.minimum), min(own.maximum, signal.maximum))
+    mend = f"give a number from {allowed} {signal.unit}"
+    if not is_number(value):
+        return f"{path}: {value!r} is not a finite number; {mend}"
+    if value not in allowed:
+        return f"{path}: {value} is out of range; {mend}"
+    if signal.datatype != "float" and value != int(value):
+        return f"{path}: {value:g} is not a whole number, which {signal.datatype} asks; {mend}"
+    return None

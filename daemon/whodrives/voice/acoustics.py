@@ -1,0 +1,235 @@
+"""What a stretch of sound tells of itself: level, clipping, bandwidth, echo, melody, pitch.
+
+Owns the measurements and how they are taken. Knows nothing of what is good enough: what is too
+poor for a profile is `enrolment`'s to say, and for a verdict `decision`'s. Sounds are float32,
+shape (n,), 16 kHz mono, in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whodrives.audio.blocks import FULL_SCALE, SAMPLE_RATE_HZ, Floats
+from whodrives.voice.types import Sound
+
+Doubles: TypeAlias = NDArray[np.floating[Any]]
+
+
+SILENCE_DBFS = -120.0
+
+
+VOICE_HZ = (300.0, 3400.0)
+"""What a telephone carries (ITU-T G.712)."""
+
+
+ABOVE_TELEPHONE_HZ = (4300.0, 7500.0)
+
+
+_LOW_HZ = (80.0, 280.0)
+
+
+_MIDDLE_HZ = (400.0, 3000.0)
+
+
+_HOP = SAMPLE_RATE_HZ // 100
+
+
+_FRAME = 2 * _HOP
+
+
+_SPEECH_RANGE_DB = 25.0
+
+
+_FALL_FRAMES = 5
+
+
+_STEEPEST = 95.0
+
+
+_HUM_HZ = (20.0, 160.0)
+
+
+_PITCH_HZ = (70.0, 400.0)
+
+
+_PITCH_FRAME = 640
+
+
+_VOICED = 0.6
+
+
+_NEARLY = 0.9
+
+
+_LEAST_VOICED = 10
+
+
+_TINY = 1e-12
+
+
+def dbfs(level: float) -> float:
+    """An RMS `level` in [0, 1] as dB relative to full scale; digital silence is -120."""
+    return float(20.0 * np.log10(max(level, 1e-6)))
+
+
+def level_dbfs(sound: Floats) -> float:
+    """RMS level."""
+    return dbfs(float(np.sqrt(np.mean(np.square(sound, dtype=np.float64))))) if sound.size else -120
+
+
+def clipped_share(sound: Floats) -> float:
+    """Share of the samples that are at full scale, in [0, 1]."""
+    return float(np.count_nonzero(np.abs(sound) >= FULL_SCALE)) / max(sound.size, 1)
+
+
+class Quality:
+    """How good the sound of some speech is: sums over its pieces, whatever their lengths."""
+
+    def __init__(self) -> None:
+        self._samples = 0
+        self._clipped = 0
+        self._energy = 0.0
+        self._above = 0.0
+        self._voice = 0.0
+
+    def add(self, samples: Floats) -> None:
+        """Take float32 samples (n,) in [-1, 1], 16 kHz, n > 0."""
+        self._samples += samples.size
+        self._clipped += int(np.count_nonzero(np.abs(samples) >= FULL_SCALE))
+        self._energy += float(np.sum(np.square(samples, dtype=np.float64)))
+        power = _power(samples)
+        hertz = np.fft.rfftfreq(samples.size, 1.0 / SAMPLE_RATE_HZ)
+        self._voice += _within(power, hertz, VOICE_HZ)
+        self._above += _within(power, hertz, ABOVE_TELEPHONE_HZ)
+
+    def sound(self) -> Sound:
+        """What the speech so far sounds like; raises ValueError before the first piece."""
+        if not self._samples:
+            raise ValueError("no speech yet")
+        return Sound(
+            dbfs(float(np.sqrt(self._energy / self._samples))),
+            self._clipped / self._samples,
+            _power_ratio_db(self._above, self._voice),
+        )
+
+
+def low_db(sound: Floats) -> float:
+    """Power from 80 to 280 Hz, where a voice's pitch is, relative to 400 Hz to 3 kHz, dB.
+
+    A telephone's loudspeaker gives back little below 500 Hz.
+    """
+    return _ratio_db(sound, _LOW_HZ, _MIDDLE_HZ)
+
+
+def decay_db_s(sound: Floats) -> float:
+    """How fast the sound falls where it falls fastest, dB per second, positive.
+
+    An echo cannot die faster than 60 dB in the room's reverberation time, however fast the speaker
+    stops; see Wen, Habets and Naylor, "Blind estimation of reverberation time based on the
+    distribution of signal decay rates", 2008. Measured as straight lines over 60 ms of the level
+    between 500 Hz and 4 kHz, of stretches that fall throughout and begin within speech.
+    """
+    levels = _levels_db(sound, (500.0, 4000.0))
+    if levels.size <= _FALL_FRAMES:
+        return 0.0
+    runs = np.lib.stride_tricks.sliding_window_view(levels, _FALL_FRAMES + 1)
+    falls = np.all(np.diff(runs, axis=1) < 0, axis=1)
+    loud = runs[:, 0] > np.percentile(levels, 95) - _SPEECH_RANGE_DB / 2
+    rates = (runs[:, 0] - runs[:, -1])[falls & loud] * 100.0 / _FALL_FRAMES
+    return float(np.percentile(rates, _STEEPEST)) if rates.size else 0.0
+
+
+def melody_db(sound: Floats) -> float:
+    """How far single tones stand out of the sound around them, dB, as a mean over the spectrum.
+
+    Of a second or so of sound without speech. Noise gives the same value whatever its colour, tones
+    that stay (an engine's orders, music) more: the mean over 60 Hz to 3 kHz of the level of each
+    line of the spectrum over the median of its neighbours, of the upper tenth.
+    """
+    size = 4096
+    if sound.size < size:
+        return 0.0
+    starts = range(0, sound.size - size + 1, size // 2)
+    power = np.mean([_power(sound[start : start + size]) for start in starts], axis=0)
+    low, high = (int(hertz * size / SAMPLE_RATE_HZ) for hertz in (60.0, 3000.0))
+    around = np.lib.stride_tricks.sliding_window_view(power, 31)[low - 15 : high - 15]
+    over = 10 * np.log10((power[low:high] + _TINY) / (np.median(around, axis=1) + _TINY))
+    return float(np.mean(np.sort(over)[-over.size // 10 :]))
+
+
+def hum_db(sound: Floats) -> float:
+    """How uneven the spectrum is below 160 Hz, dB, if most of the power is there; else 0.
+
+    Of a second or so of sound without speech. An engine's orders are lines (four cylinders at 800
+    turns a minute fire 27 times a second), the noise of road and wind has none. The mean over the
+    geometric mean of the power: the inverse of spectral flatness.
+    """
+    size = 8192
+    if sound.size < size:
+        return 0.0
+    starts = range(0, sound.size - size + 1, size // 4)
+    power = np.mean([_power(sound[start : start + size]) for start in starts], axis=0)
+    hertz = np.arange(power.size) * SAMPLE_RATE_HZ / size
+    low = power[(hertz > _HUM_HZ[0]) & (hertz < _HUM_HZ[1])]
+    if low.sum() < power[hertz >= _HUM_HZ[1]].sum():
+        return 0.0
+    return float(10 * np.log10(low.mean() / np.exp(np.log(low + _TINY * _TINY).mean())))
+
+
+def pitch_semitones(sound: Floats) -> Doubles:
+    """Pitch of the voiced frames of 40 ms, semitones above 70 Hz; empty when there are too few.
+
+    By the highest peak of the normalised autocorrelation between 70 and 400 Hz.
+    """
+    count = max(0, (sound.size - _PITCH_FRAME) // (_PITCH_FRAME // 2) + 1)
+    if not count:
+        return np.zeros(0)
+    frames = np.lib.stride_tricks.sliding_window_view(sound, _PITCH_FRAME)[:: _PITCH_FRAME // 2]
+    frames = (frames - frames.mean(axis=1, keepdims=True)) * np.hanning(_PITCH_FRAME)
+    window = np.hanning(_PITCH_FRAME)
+    size = 2 * _PITCH_FRAME
+    correlation = np.fft.irfft(np.abs(np.fft.rfft(frames, size, axis=1)) ** 2, axis=1)
+    own = np.fft.irfft(np.abs(np.fft.rfft(window, size)) ** 2)
+    first, last = (int(SAMPLE_RATE_HZ / hertz) for hertz in reversed(_PITCH_HZ))
+    lags = correlation[:, first:last] / (correlation[:, :1] + _TINY) * own[0] / own[first:last]
+    # The first peak that is nearly the highest: twice the period is a period too.
+    near = lags > _NEARLY * lags.max(axis=1, keepdims=True)
+    best = np.argmax(near & (lags >= np.roll(lags, -1, axis=1)), axis=1)
+    loud = correlation[:, 0] > 0.05 * np.percentile(correlation[:, 0], 95)
+    voiced = (lags[np.arange(len(lags)), best] > _VOICED) & loud
+    if np.count_nonzero(voiced) < _LEAST_VOICED:
+        return np.zeros(0)
+    hertz = SAMPLE_RATE_HZ / (best[voiced] + first)
+    return np.asarray(12 * np.log2(hertz / _PITCH_HZ[0]))
+
+
+def _power(sound: Floats) -> Doubles:
+    return np.asarray(np.abs(np.fft.rfft(sound * np.hanning(sound.size))) ** 2)
+
+
+def _ratio_db(sound: Floats, band: tuple[float, float], to: tuple[float, float]) -> float:
+    power = _power(sound)
+    hertz = np.fft.rfftfreq(sound.size, 1.0 / SAMPLE_RATE_HZ)
+    return _power_ratio_db(_within(power, hertz, band), _within(power, hertz, to))
+
+
+def _power_ratio_db(one: float, other: float) -> float:
+    return 10.0 * float(np.log10((one + 1e-20) / (other + 1e-20)))
+
+
+def _within(power: Doubles, hertz: Doubles, band: tuple[float, float]) -> float:
+    return float(power[(hertz > band[0]) & (hertz < band[1])].sum())
+
+
+def _levels_db(sound: Floats, band: tuple[float, float]) -> Doubles:
+    """Level of each 20 ms, every 10 ms, within a band; (k,)."""
+    if sound.size < _FRAME:
+        return np.zeros(0)
+    frames = np.lib.stride_tricks.sliding_window_view(sound, _FRAME)[::_HOP]
+    power = np.abs(np.fft.rfft(frames * np.hanning(_FRAME), axis=1)) ** 2
+    hertz = np.fft.rfftfreq(_FRAME, 1.0 / SAMPLE_RATE_HZ)
+    within = (hertz > band[0]) & (hertz < band[1])
+    return np.asarray(10 * np.log10(power[:, within].sum(axis=1) + _TINY))

@@ -1,0 +1,1 @@
+"""Programs for development and for integrators; nothing in the daemon imports them."""

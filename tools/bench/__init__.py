@@ -1,0 +1,1 @@
+"""Processor time, memory and delay of the daemon on this machine."""

@@ -1,0 +1,1 @@
+"""Builds the model files, byte for byte the same everywhere."""

@@ -1,0 +1,1 @@
+"""How well whodrives recognises people, on any corpus."""

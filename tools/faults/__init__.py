@@ -1,0 +1,1 @@
+"""The fault campaign: thousands of simulated trips with faults, judged."""

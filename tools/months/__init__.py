@@ -1,0 +1,1 @@
+"""Adaptation and guests over simulated months."""

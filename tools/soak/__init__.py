@@ -1,0 +1,1 @@
+"""A thousand simulated hours of one daemon."""
