@@ -118,11 +118,16 @@ class Broker:
         hosts, roles = ("127.0.0.1",), certificates.ROLES
         certificates.fill(folder, hosts, roles, certificates.DAYS)
         text = (SHIPPED / "whodrives.conf").read_text()
-        text = text.replace("listener 8883", f"listener {self.port} 127.0.0.1")
+        text = text.replace("listener 8883 127.0.0.1", f"listener {self.port} 127.0.0.1")
         text = text.replace("/etc/mosquitto/certs/", f"{folder}/")
         text = text.replace("/etc/mosquitto/whodrives.acl", str(SHIPPED / "whodrives.acl"))
+        passwords = folder / "passwords"
+        passwords.touch(mode=0o600)
+        text = text.replace("/etc/mosquitto/whodrives.passwords", str(passwords))
+        # All cars share this broker, and so a certificate for each role.
+        text = text.replace("use_username_as_clientid true", "use_username_as_clientid false")
         # The fast clock lets more wait in a moment of the world's than a car ever would.
-        text = text.replace("max_connections 64", "max_connections -1")
+        text = text.replace("max_connections 256", "max_connections -1")
         text = text.replace("max_queued_messages 100", "max_queued_messages 2000")
         self._config = folder / "mosquitto.conf"
         self._config.write_text(text + "\nuser root\n")
