@@ -14,13 +14,13 @@ class Proxy:
         port: where it listens.
         delay_s: each chunk is delayed by up to so much, in the world's seconds; order is kept
             within a connection, and so not between two of them.
-        newest: the number of the newest connection, as long as it is open; else None.
+        newest: the number of the newest connection that is open; None while none is.
     """
 
     def __init__(self, target: int, rng: random.Random) -> None:
         self.port = 0
         self.delay_s = 0.0
-        self.newest: int | None = None
+        self._numbers: set[int] = set()
         self._made = 0
         self._target = target
         self._rng = rng
@@ -29,6 +29,11 @@ class Proxy:
         self._open = True
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
+
+    @property
+    def newest(self) -> int | None:
+        """See the class: a daemon that was thrown out only knocks, and goes on in another one."""
+        return max(self._numbers, default=None)
 
     @property
     def flows(self) -> bool:
@@ -66,22 +71,23 @@ class Proxy:
         if not self._open:
             writer.transport.abort()
             return
+        # In the order in which they came: to reach the broker may take one longer than the next.
+        self._made += 1
+        number = self._made
         try:
             there = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
             writer.transport.abort()
             return
         self._writers |= {writer, there[1]}
-        self._made += 1
-        number = self.newest = self._made
+        self._numbers.add(number)
         try:
             # At the end of everything asyncio cancels us, and would say so at length.
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(self._pump(reader, there[1]), self._pump(there[0], writer))
         finally:
             self._writers -= {writer, there[1]}
-            if self.newest == number:
-                self.newest = None
+            self._numbers.discard(number)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
