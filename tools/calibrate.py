@@ -58,7 +58,14 @@ from whodrives.models.calibration import load_calibration
 from whodrives.models.encoder import load_encoder
 from whodrives.models.vad import load_vad
 from whodrives.voice.decision import passes
-from whodrives.voice.scoring import RunningModel, centred, pooled, relative, unit, usual
+from whodrives.voice.scoring import (
+    RunningModel,
+    cohort_mean,
+    mean_subtracted,
+    pooled,
+    subtract_mean,
+    unit,
+)
 from whodrives.voice.segments import Segmenter, SegmenterSettings
 from whodrives.voice.types import Calibration, CalibrationPoint, Segment
 
@@ -273,8 +280,8 @@ def same_cosines(people: Sequence[Heard], mean: np.ndarray) -> np.ndarray:
     for person in people:
         for _, looks, weights in person.said:
             for k in range(1, len(looks)):
-                so_far = relative(pooled(list(looks[:k]), weights[:k].tolist()), mean)
-                cosine = float(relative(looks[k], mean) @ so_far)
+                so_far = subtract_mean(pooled(list(looks[:k]), weights[:k].tolist()), mean)
+                cosine = float(subtract_mean(looks[k], mean) @ so_far)
                 found[k - 1].append((person.corpus, cosine))
     found[-1] = found[-2]
     least = []
@@ -298,7 +305,7 @@ def utterances(people: Sequence[Heard], known: Calibration) -> list[Utterance]:
                     found.append(Utterance(person.corpus, person.group, condition, np.stack(means)))
                     voice, means = RunningModel(), []
                     voice.take(embedding, float(new_s), known)
-                means.append(voice.centred(known))
+                means.append(voice.mean_subtracted(known))
             found.append(Utterance(person.corpus, person.group, condition, np.stack(means)))
     return found
 
@@ -333,7 +340,7 @@ def trials(people: Sequence[Heard], known: Calibration) -> list[Trials]:
             ]
             if len(mine) < LEAST_PEOPLE or not here:
                 continue
-            centres = np.stack([centred(p.centres[enrolment], known) for p in mine])
+            centres = np.stack([mean_subtracted(p.centres[enrolment], known) for p in mine])
             cosines = np.full((len(here), LOOKS, len(mine)), np.nan)
             for i, utterance in enumerate(here):
                 cosines[i, : len(utterance.voices)] = utterance.voices @ centres.T
@@ -407,7 +414,7 @@ def runs(
         rows = np.repeat(np.arange(len(trial.own)), draws)
         cosines = np.take_along_axis(trial.cosines[rows], members[:, None, :], axis=2)
         likeness = trial.likeness[members[:, :, None], members[:, None, :]][:, None]
-        excess.append(cosines - usual(cosines, likeness, other[:, None], ALIKE_COSINE))
+        excess.append(cosines - cohort_mean(cosines, likeness, other[:, None], ALIKE_COSINE))
         weight.append(np.full(len(rows), share_of(trial, among) / len(rows)))
         corpus.append(np.full(len(rows), trial.corpus))
         condition.append(np.full(len(rows), trial.condition))
@@ -577,7 +584,7 @@ def fitted(people: Sequence[Heard], encoder: str) -> Calibration:
                 point.speech_s,
                 *points[k],
                 float(other[k]),
-                point.same_cosine,
+                point.speaker_change_cosine,
                 {name: [float(t[k]) for t in rows] for name, rows in accept.items()},
             )
             for k, point in enumerate(blank)
@@ -627,7 +634,7 @@ def manifest_part(people: Sequence[Heard], encoder: str, date: str) -> dict[str,
         "encoder": encoder,
         "households": list(HOUSEHOLDS),
         "ambiguity_llr": known.ambiguity_llr,
-        "alike_cosine": known.alike_cosine,
+        "alike_cosine": known.cohort_max_cosine,
         "mean": [round(float(value), 5) for value in known.mean],
         "points": [
             {
@@ -635,7 +642,7 @@ def manifest_part(people: Sequence[Heard], encoder: str, date: str) -> dict[str,
                 "slope": point.slope,
                 "offset": point.offset,
                 "other_cosine": point.other_cosine,
-                "same_cosine": point.same_cosine,
+                "same_cosine": point.speaker_change_cosine,
                 "accept_llr": {name: list(row) for name, row in point.accept_llr.items()},
             }
             for point in known.points

@@ -43,7 +43,7 @@ from whodrives.models.calibration import load_calibration
 from whodrives.models.encoder import OnnxEncoder, load_encoder
 from whodrives.models.vad import load_vad
 from whodrives.voice.profile import AUGMENTATIONS
-from whodrives.voice.scoring import centred, unit
+from whodrives.voice.scoring import mean_subtracted, unit
 
 MODELS = Path(__file__).parent.parent / "models"
 LEAST_RECORDED_S = 12.0
@@ -215,7 +215,9 @@ def halves(encoder: OnnxEncoder, spoken: Sequence[Floats]) -> None:
             rows = enrolment.finish(at_s).embeddings
             renditions = rows.reshape(AUGMENTATIONS, -1, rows.shape[1])
             parts = np.array_split(renditions, 2, axis=1)
-            pairs.append([centred(unit(part.mean(axis=(0, 1))), calibration) for part in parts])
+            pairs.append(
+                [mean_subtracted(unit(part.mean(axis=(0, 1))), calibration) for part in parts]
+            )
     same = [float(one @ other) for one, other in pairs]
     different = [float(a[0] @ b[1]) for i, a in enumerate(pairs) for b in pairs[:i]]
     for name, cosines in (("same person", same), ("two people", different)):

@@ -379,7 +379,7 @@ def score_noise(
     answers = np.concatenate([answer for answer, _ in heard])
     passed, looks = gated(answers, settings)
     hours = len(answers) * BLOCK_S / 3600
-    full = sum(look.new_s >= settings.look_s for look in looks)
+    full = sum(look.new_s >= settings.segment_s for look in looks)
     return NoiseResult(
         raw_passed=float(np.mean(answers >= 0.5)),  # noqa: PLR2004 (even odds)
         gate_passed=float(np.mean(passed)),

@@ -16,17 +16,17 @@ PAGE = Path(__file__).parents[1] / "docs" / "trip.md"
 _HEAD = """# The trip
 
 Generated from `TABLE` in `daemon/whodrives/trip/table.py` by `tools/trip_diagram.py`: this is what
-the daemon obeys, row by row. A trip is *closed*, *open* (nobody has been settled), *settled* (one
-of the household drives), or *vacant* (nobody who is enrolled drives, and no voice takes the place
-unasked). What is asked of the ECUs meanwhile, and how often, is in the docstring of
+the daemon obeys, row by row. A trip is *closed*, *open* (its driver is not decided yet), *assigned*
+(an enrolled driver drives), or *unassigned* (nobody who is enrolled drives, and a voice is assigned
+only after `listen`). What is asked of the ECUs meanwhile, and how often, is in the docstring of
 `daemon/whodrives/trip/requests.py`.
 """
 
 _STATES = {
-    State.CLOSED: "nobody is about to drive",
-    State.OPEN: "nobody is settled yet",
-    State.SETTLED: "one of the household drives",
-    State.VACANT: "nobody who is enrolled drives",
+    State.CLOSED: "no trip",
+    State.OPEN: "the driver is not decided yet",
+    State.ASSIGNED: "an enrolled driver drives",
+    State.UNASSIGNED: "nobody who is enrolled drives",
 }
 
 
@@ -35,9 +35,9 @@ def page() -> str:
     diagram = "\n".join(_diagram())
     table = "\n".join(_table())
     notes = (
-        "The first row that fits is taken. A value of the car that is missing or stale is not\n"
-        "known, and neither opens nor closes a trip. What is refused is answered on\n"
-        "`command/result` with that reason; what is withdrawn, on `preferences/cancel`."
+        "The first row that matches applies. A value of the car that is missing or stale is not\n"
+        "known, and neither opens nor closes a trip. A refused command is answered on\n"
+        "`command/result` with that reason; a cancelled request, on `preferences/cancel`."
     )
     return f"{_HEAD}\n```mermaid\n{diagram}\n```\n\n{notes}\n\n{table}\n"
 
@@ -47,7 +47,7 @@ def _diagram() -> list[str]:
     lines = ["stateDiagram-v2", "    [*] --> closed"]
     lines += [f"    {state} : {state}<br>{text}" for state, text in _STATES.items()]
     for row in TABLE:
-        if row.deed in (Action.NOTHING, Action.REFUSE):
+        if row.action in (Action.NOTHING, Action.REFUSE):
             continue
         if row.to is None and len(row.states) == len(State):
             # In every state alike: the table says it once.
@@ -61,7 +61,7 @@ def _table() -> list[str]:
     lines = ["| state | when | and | then | what follows |", "|---|---|---|---|---|"]
     for row in TABLE:
         states = "any" if len(row.states) == len(State) else ", ".join(row.states)
-        follows = f"{row.deed} (`{row.reason}`)" if row.reason else row.deed
+        follows = f"{row.action} (`{row.reason}`)" if row.reason else row.action
         cells = (states, row.trigger, row.guard or "", row.to or "stays", follows)
         lines.append(f"| {' | '.join(cells)} |")
     return lines

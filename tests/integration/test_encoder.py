@@ -285,8 +285,8 @@ def test_calibration_is_read(models: Path, manifest: dict[str, Any]) -> None:
     assert loaded.encoder == manifest["fingerprint"]
     assert [(point.speech_s, point.slope) for point in loaded.points] == [(1.0, 20.0), (3.0, 20.0)]
     assert loaded.points[0].accept_llr == {"1/100": (2.0, 3.0), "1/1000": (4.0, 5.0)}
-    assert (loaded.points[0].other_cosine, loaded.points[0].same_cosine) == (0.1, 0.05)
-    assert (loaded.households, loaded.ambiguity_llr, loaded.alike_cosine) == ((1, 3), 2.0, 0.5)
+    assert (loaded.points[0].other_cosine, loaded.points[0].speaker_change_cosine) == (0.1, 0.05)
+    assert (loaded.households, loaded.ambiguity_llr, loaded.cohort_max_cosine) == ((1, 3), 2.0, 0.5)
     assert loaded.mean.tolist() == [0.0625] * 192
 
 

@@ -49,8 +49,8 @@ class House:
         """A trip of Anna's."""
 
         def learned(profile: Profile) -> Profile:
-            lesson = AdaptationSample(self._take(day), 4.0, 15.0, ())
-            held = following.quarantined(profile, [lesson], day, CALIBRATION)
+            sample = AdaptationSample(self._take(day), 4.0, 15.0, ())
+            held = following.quarantined(profile, [sample], day, CALIBRATION)
             return following.promoted(held, (), day, CALIBRATION)[0]
 
         self.store.change("Anna", learned)

@@ -65,7 +65,7 @@ def test_three_days_of_a_drivers_speech_make_a_step(days: Days, say: Say) -> Non
     for day in (1, 2, 3):
         days.trip(day, say("af_bella", 4, 5))
     (profile,) = days.household
-    (step,) = profile.adaptation.steps
+    (step,) = profile.adaptation.revisions
     assert [trip.day for trip in step.trips] == [1, 2, 3]
     assert any(isinstance(event, TripSamples) for event in days.trip(4, say("af_bella", 6, 5)))
 

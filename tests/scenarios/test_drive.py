@@ -51,8 +51,8 @@ def household(stage: Stage, drive: Drive) -> list[Profile]:
 
 def exactly(event: Event) -> tuple[str, list[bytes]]:
     """An event as what is equal only for equal ones: arrays do not compare as a whole."""
-    lessons = event.lessons if isinstance(event, TripSamples | UnknownSpeech) else ()
-    return repr(event), [lesson.voice.tobytes() for lesson in lessons]
+    samples = event.samples if isinstance(event, TripSamples | UnknownSpeech) else ()
+    return repr(event), [sample.voice.tobytes() for sample in samples]
 
 
 def decisions(events: list[Event]) -> list[dict[str, object]]:

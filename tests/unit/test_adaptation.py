@@ -17,12 +17,12 @@ from whodrives.adaptation.following import (
     promoted,
     quarantined,
     rolled_back,
-    voice,
+    speaker_model,
 )
 from whodrives.adaptation.types import AdaptationSample
 from whodrives.audio.blocks import Floats
-from whodrives.voice.profile import Adaptation, Noise, Profile, Step
-from whodrives.voice.scoring import accept_llr, centred, centroid, unit
+from whodrives.voice.profile import Adaptation, Noise, Profile, Revision
+from whodrives.voice.scoring import accept_llr, centroid, mean_subtracted, unit
 from whodrives.voice.types import Calibration, CalibrationPoint, Match
 
 D = 24
@@ -50,16 +50,16 @@ def enrolled(seed: int = 1, name: str = "d-1", windows: int = 8) -> Profile:
     return Profile(name, rows, ENCODER, 2.0 * windows)
 
 
-def lesson(spoken: Floats, speech_s: float = 3.0, *matches: Match) -> AdaptationSample:
+def sample(spoken: Floats, speech_s: float = 3.0, *matches: Match) -> AdaptationSample:
     """An utterance."""
     return AdaptationSample(spoken, speech_s, 15.0, matches)
 
 
 def after(
     profile: Profile, spoken: Floats, day: int, *others: Profile
-) -> tuple[Profile, Step | None]:
-    """A trip of the driver's with one lesson, and what comes of it."""
-    held = quarantined(profile, [lesson(spoken)], day, CALIBRATION)
+) -> tuple[Profile, Revision | None]:
+    """A trip of the driver's with one sample, and what comes of it."""
+    held = quarantined(profile, [sample(spoken)], day, CALIBRATION)
     return promoted(held, others, day, CALIBRATION)
 
 
@@ -96,13 +96,13 @@ def test_only_clear_and_long_speech_teaches(
 ) -> None:
     """The margin is far above acceptance and far from everybody else."""
     threshold = float(accept_llr(speech_s, 2, CALIBRATION, "1/100"))
-    said = lesson(direction(1), speech_s, *matches(threshold + above, runner_up))
+    said = sample(direction(1), speech_s, *matches(threshold + above, runner_up))
     assert is_eligible(said, 2, CALIBRATION, "1/100") is wanted
 
 
 def test_an_utterance_without_a_match_teaches_nothing() -> None:
     """Nobody is enrolled: there is no profile to teach."""
-    assert not is_eligible(lesson(direction(1)), 0, CALIBRATION, "1/100")
+    assert not is_eligible(sample(direction(1)), 0, CALIBRATION, "1/100")
 
 
 # --- quarantine ----------------------------------------------------------------------------------
@@ -112,15 +112,15 @@ def test_a_changed_voice_is_followed_after_several_days() -> None:
     """Two trips teach nothing yet; the third makes a step, and the voice is nearer to the new."""
     profile = enrolled()
     new = changed(direction(1))
-    before = float(voice(profile, CALIBRATION) @ centred(new, CALIBRATION))
+    before = float(speaker_model(profile, CALIBRATION) @ mean_subtracted(new, CALIBRATION))
     for day in (3, 4):
         profile, step = after(profile, near(new, day), day)
         assert step is None
     profile, step = after(profile, near(new, 5), 5)
     assert step is not None
     assert [trip.day for trip in step.trips] == [3, 4, 5]
-    assert profile.adaptation.held == ()
-    assert float(voice(profile, CALIBRATION) @ centred(new, CALIBRATION)) > before
+    assert profile.adaptation.pending == ()
+    assert float(speaker_model(profile, CALIBRATION) @ mean_subtracted(new, CALIBRATION)) > before
 
 
 def test_many_trips_of_one_day_are_one_day() -> None:
@@ -157,7 +157,7 @@ def test_a_trip_is_forgotten_when_it_was_held_long() -> None:
     for day in (0, 100, 200, 300):
         profile, step = after(profile, near(direction(1), day), day)
         assert step is None
-    assert [trip.day for trip in profile.adaptation.held] == [300]
+    assert [trip.day for trip in profile.adaptation.pending] == [300]
 
 
 def test_a_step_towards_another_driver_is_refused_and_leaves_the_quarantine() -> None:
@@ -194,7 +194,7 @@ def test_the_order_of_the_days_of_one_step_does_not_matter(order: list[int]) -> 
         profile = enrolled()
         for number in numbers:
             profile = quarantined(
-                profile, [lesson(near(direction(1), number))], number, CALIBRATION
+                profile, [sample(near(direction(1), number))], number, CALIBRATION
             )
         profile, step = promoted(profile, (), 3, CALIBRATION)
         assert step is not None
@@ -222,22 +222,24 @@ def test_the_profile_stays_with_its_anchor_and_in_bounds_whatever_comes(
 ) -> None:
     """Anchor, drift, weight and memory hold for every sequence of trips, the driver's or not."""
     profile = enrolled()
-    anchor = centred(centroid(profile), CALIBRATION)
+    anchor = mean_subtracted(centroid(profile), CALIBRATION)
     rows = profile.embeddings.copy()
     for day, spoken in story:
         profile, _ = after(profile, spoken, day)
         known = profile.adaptation
         assert np.array_equal(profile.embeddings, rows)
         assert drift(profile, CALIBRATION) >= RULES.drift_cosine
-        assert len(known.held) <= RULES.held
-        assert len(known.steps) <= RULES.steps
-        assert all(len(step.trips) <= RULES.held for step in known.steps)
-        heard = voice(profile, CALIBRATION)
+        assert len(known.pending) <= RULES.pending
+        assert len(known.revisions) <= RULES.revisions
+        assert all(len(step.trips) <= RULES.pending for step in known.revisions)
+        heard = speaker_model(profile, CALIBRATION)
         length = float(np.linalg.norm(heard))
         assert length <= 1.0 + 1e-5
         stretch = length ** ((RULES.length - 1.0) / RULES.length)
         for who in (2, 3, 4):
-            score, was = (float(centred(direction(who), CALIBRATION) @ v) for v in (heard, anchor))
+            score, was = (
+                float(mean_subtracted(direction(who), CALIBRATION) @ v) for v in (heard, anchor)
+            )
             assert score <= stretch * ((1 - RULES.share) * was + RULES.share) + 1e-5
             assert stretch <= 1.06
 
@@ -245,13 +247,13 @@ def test_the_profile_stays_with_its_anchor_and_in_bounds_whatever_comes(
 def test_the_more_was_learned_the_more_it_weighs_up_to_the_share() -> None:
     """One step weighs little against a long enrolment, many weigh the share at most."""
     profile = enrolled(windows=12)
-    anchor = centred(centroid(profile), CALIBRATION)
+    anchor = mean_subtracted(centroid(profile), CALIBRATION)
     new = changed(direction(1))
     weights = []
     for day in range(30):
         profile, step = after(profile, near(new, day, 0.05), day)
         if step:
-            weights.append(1.0 - float(voice(profile, CALIBRATION) @ anchor))
+            weights.append(1.0 - float(speaker_model(profile, CALIBRATION) @ anchor))
     assert weights[0] < weights[1] <= weights[-1]
     assert weights[-1] == pytest.approx(weights[-2], abs=0.01)
 
@@ -269,12 +271,12 @@ def test_undoing_brings_the_voice_before_the_step_back_exactly(days: int) -> Non
             before = profile
         profile = grown
     back, step = rolled_back(profile)
-    assert back.adaptation.held == ()
+    assert back.adaptation.pending == ()
     if step is None:
         assert same(back, enrolled())
     else:
-        assert np.array_equal(voice(back, CALIBRATION), voice(before, CALIBRATION))
-        kept = before.adaptation.steps[-RULES.steps + 1 :]
+        assert np.array_equal(speaker_model(back, CALIBRATION), speaker_model(before, CALIBRATION))
+        kept = before.adaptation.revisions[-RULES.revisions + 1 :]
         assert same(back, replace(before, adaptation=Adaptation(kept)))
 
 
@@ -283,12 +285,14 @@ def test_undoing_everything_leaves_the_enrolled_voice() -> None:
     profile = enrolled()
     for day in range(12):
         profile, _ = after(profile, near(changed(direction(1)), day), day)
-    step: Step | None
+    step: Revision | None
     while True:
         profile, step = rolled_back(profile)
         if step is None:
             break
-    assert np.array_equal(voice(profile, CALIBRATION), voice(enrolled(), CALIBRATION))
+    assert np.array_equal(
+        speaker_model(profile, CALIBRATION), speaker_model(enrolled(), CALIBRATION)
+    )
 
 
 def test_a_step_says_where_it_comes_from() -> None:
@@ -302,7 +306,7 @@ def test_a_step_says_where_it_comes_from() -> None:
     assert (step.day, [trip.day for trip in step.trips]) == (12, [10, 11, 12])
     assert {trip.speech_s for trip in step.trips} == {6.0}
     assert {trip.noise for trip in step.trips} == {Noise.SOME}
-    assert all(RULES.anchor_cosine <= trip.anchor_cosine <= 1.0 for trip in step.trips)
+    assert all(RULES.template_cosine <= trip.template_cosine <= 1.0 for trip in step.trips)
 
 
 # --- as plain values -----------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def test_the_excess_asked_for_never_falls_with_more_speech(fitted: Calibration) 
 
 def test_more_speech_never_asks_for_less_similarity_of_one_voice(fitted: Calibration) -> None:
     """The speaker-change threshold only rises with the speech heard so far."""
-    assert (np.diff([point.same_cosine for point in fitted.points]) >= 0).all()
+    assert (np.diff([point.speaker_change_cosine for point in fitted.points]) >= 0).all()
 
 
 def test_nearly_no_voice_is_cut_by_its_own_speaker_change_threshold(fitted: Calibration) -> None:
@@ -135,7 +135,10 @@ def test_the_margin_is_what_keeps_look_alikes_apart() -> None:
 def test_a_calibration_is_written_as_the_daemon_reads_it(fitted: Calibration) -> None:
     """The manifest's part holds every figure of the calibration."""
     part = calibrate.manifest_part(people(), "e" * 64, "2026-12-01")
-    points = [CalibrationPoint(**point) for point in part["points"]]
+    points = [
+        CalibrationPoint(speaker_change_cosine=point.pop("same_cosine"), **point)
+        for point in part["points"]
+    ]
     written = Calibration(
         part["encoder"],
         np.array(part["mean"], np.float32),

@@ -20,7 +20,7 @@ POLICY = Policy(
         ),
         ambiguity_llr=AMBIGUITY,
         households=(3,),
-        alike_cosine=0.5,
+        cohort_max_cosine=0.5,
     ),
     "1/100",
 )

@@ -107,7 +107,7 @@ def test_the_same_person_under_two_names_is_noticed(
     found = examined(people["george again"], None, house, policy)
     assert [problem.code for problem in found.problems] == ["same_person"]
     assert "d-0000000a" in found.problems[0].text
-    assert found.alike[0].driver == "d-0000000a"
+    assert found.similar[0].driver == "d-0000000a"
     again = examined(people["george again"], "d-0000000a", house, policy)
     assert again.problems == ()
 
@@ -135,7 +135,7 @@ def test_two_voices_that_are_too_alike_are_refused_with_what_it_costs(
     mixture = Enrolled(mixed.astype(np.float32), people["george"].speech_s)
     found = examined(mixture, None, house, policy)
     assert found.problems[0].code in {"alike", "same_person"}
-    assert found.alike[0].passes_share > 0.1
+    assert found.similar[0].passes_share > 0.1
 
 
 @pytest.mark.much_speech
@@ -315,7 +315,7 @@ def test_advice_alone_is_no_reason_to_give_up_an_enrolment_as_done(
     encoder: OnnxEncoder, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After three minutes a reason is given, whatever else was said meanwhile."""
-    advice = Problem("one_way_of_speaking", "speak up", grave=False)
+    advice = Problem("one_way_of_speaking", "speak up", blocking=False)
     monkeypatch.setattr(Enrolment, "problems", lambda _self: (advice,))
     session = enrolling(encoder, policy)
     session.step(ASKED)

@@ -64,7 +64,7 @@ def heard(sound: Sound, encoder: OnnxEncoder) -> tuple[Enrolment, list[Progress]
 def codes(sound: Sound, encoder: OnnxEncoder) -> set[str]:
     """What is wrong with the sound; it is refused exactly when something is, in these words."""
     enrolment, _, at_s = heard(sound, encoder)
-    found = {problem.code for problem in enrolment.problems() if problem.grave}
+    found = {problem.code for problem in enrolment.problems() if problem.blocking}
     if found:
         with pytest.raises(EnrolmentError) as caught:
             enrolment.finish(at_s)

@@ -15,7 +15,7 @@ from tools.evaluate import shortcuts, trials
 from tools.lab import conditions, corpus, front_end, metrics, scene
 from whodrives.audio.blocks import SAMPLE_RATE_HZ, Floats
 from whodrives.voice.decision import Policy, judge
-from whodrives.voice.scoring import centred, compare
+from whodrives.voice.scoring import compare, mean_subtracted
 from whodrives.voice.types import Calibration, CalibrationPoint, Evidence, OperatingPoint
 
 SCORES = arrays.arrays(
@@ -268,7 +268,7 @@ def calibration() -> Calibration:
         for s in (1.0, 3.0, 6.0)
     ]
     mean = np.full(VOICE_SIZE, 0.05, np.float32)
-    return Calibration("e", mean, points, 0.8, households=(2, 3), alike_cosine=0.5)
+    return Calibration("e", mean, points, 0.8, households=(2, 3), cohort_max_cosine=0.5)
 
 
 def visits(scored: trials.Scores, size: int) -> trials.Visits:
@@ -316,7 +316,7 @@ def test_the_arrays_decide_as_the_daemon_s_rule_does(promise: OperatingPoint) ->
     scored = trials.scores(view, "clean", "clean", known)
     members = visits(scored, 3).genuine
     found = trials.decide(scored, members, known, promise)
-    bank = [centred(s.centres["clean"], known) for s in view.subjects]
+    bank = [mean_subtracted(s.centres["clean"], known) for s in view.subjects]
     heard = [h for s in view.subjects for h in s.sounds["clean"]]
     for row, sound in enumerate(found.sound):
         looks = heard[sound].utterance == row % 2
@@ -334,7 +334,7 @@ def first_known(
     """Member of the household that the daemon's rule calls known first, or -1."""
     for voice, so_far_s in zip(voices, speech_s.tolist(), strict=True):
         known = policy.calibration
-        matches = compare(centred(voice, known), so_far_s, profiles, known)
+        matches = compare(mean_subtracted(voice, known), so_far_s, profiles, known)
         evidence = Evidence(matches, so_far_s, None, 0)
         verdict = judge(evidence, len(profiles), policy, final=False)
         if verdict and verdict.driver is not None:

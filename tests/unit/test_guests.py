@@ -13,15 +13,15 @@ from whodrives.adaptation.guests import (
     MOST_VOICES_A_TRIP,
     RULES,
     Guest,
-    counts,
-    met,
+    is_eligible,
+    not_enrolled,
     offers,
-    strangers,
+    updated,
 )
 from whodrives.adaptation.types import AdaptationSample
 from whodrives.audio.blocks import Floats
 from whodrives.voice.profile import AUGMENTATIONS, Profile
-from whodrives.voice.scoring import centred, compare, pooled, unit
+from whodrives.voice.scoring import compare, mean_subtracted, pooled, unit
 from whodrives.voice.types import Calibration, CalibrationPoint, Match
 
 D = 64
@@ -47,11 +47,11 @@ def says(
     return AdaptationSample(near(direction(who), 1000 * who + take), speech_s, snr_db, ())
 
 
-def trip(book: tuple[Guest, ...], day: int, *lessons: AdaptationSample) -> tuple[Guest, ...]:
+def trip(book: tuple[Guest, ...], day: int, *samples: AdaptationSample) -> tuple[Guest, ...]:
     """The book after a trip; ids are made from the day and what is there."""
     number = len(book) + 100 * day
     names = [f"g-{number + n:08x}" for n in range(MOST_VOICES_A_TRIP)]
-    return met(book, lessons, CALIBRATION, day=day, names=names)
+    return updated(book, samples, CALIBRATION, day=day, names=names)
 
 
 def between(one: int, other: int, share: float = 0.5) -> AdaptationSample:
@@ -69,7 +69,7 @@ def test_only_who_drives_rather_than_rides_along_is_offered(with_driver: list[bo
     """The navigation's voice is heard with every driver: it is no guest."""
     book: tuple[Guest, ...] = ()
     for day, accompanied in enumerate(with_driver):
-        book = met(
+        book = updated(
             book,
             [says(1, day)],
             CALIBRATION,
@@ -148,9 +148,9 @@ def test_the_book_is_bounded_and_nobody_is_ever_split(
 ) -> None:
     """Number, age and size hold for every story; voices that were one guest's stay one guest's."""
     book: tuple[Guest, ...] = ()
-    for number, (day, lessons) in enumerate(story):
+    for number, (day, samples) in enumerate(story):
         names = [f"g-{4 * number + n:08x}" for n in range(MOST_VOICES_A_TRIP)]
-        before, book = book, met(book, lessons, CALIBRATION, day=day, names=names, rules=SMALL)
+        before, book = book, updated(book, samples, CALIBRATION, day=day, names=names, rules=SMALL)
         assert len(book) <= SMALL.guests
         assert len({guest.id for guest in book}) == len(book)
         assert all(day - guest.last_day <= SMALL.days for guest in book)
@@ -166,7 +166,7 @@ def test_the_book_is_bounded_and_nobody_is_ever_split(
 def llr_of(one: Guest, other: Guest) -> float:
     """How likely it is that two guests are one person, natural log."""
     voice, known = (
-        centred(pooled(list(guest.voices), list(guest.speech_s)), CALIBRATION)
+        mean_subtracted(pooled(list(guest.voices), list(guest.speech_s)), CALIBRATION)
         for guest in (one, other)
     )
     speech_s = min(sum(one.speech_s), sum(other.speech_s))
@@ -177,7 +177,7 @@ def llr_of(one: Guest, other: Guest) -> float:
 
 
 @pytest.mark.parametrize(
-    "lesson",
+    "sample",
     [
         says(1, speech_s=1.0),
         says(1, snr_db=0.0),
@@ -185,10 +185,10 @@ def llr_of(one: Guest, other: Guest) -> float:
     ],
     ids=["short", "noisy", "perhaps a driver"],
 )
-def test_what_is_not_clean_long_and_strange_does_not_count(lesson: AdaptationSample) -> None:
+def test_what_is_not_clean_long_and_strange_does_not_count(sample: AdaptationSample) -> None:
     """An enrolled driver in noise is no guest."""
-    assert not counts(lesson)
-    assert trip((), 0, lesson, lesson, lesson) == ()
+    assert not is_eligible(sample)
+    assert trip((), 0, sample, sample, sample) == ()
 
 
 def test_more_voices_than_seats_are_a_radio() -> None:
@@ -213,7 +213,7 @@ def test_when_the_book_is_full_those_of_the_fewest_trips_leave() -> None:
     for day, who in enumerate([1, 1, 2, 3]):
         names = [f"g-{4 * day + n:08x}" for n in range(MOST_VOICES_A_TRIP)]
         said = [says(who, day)]
-        book = met(book, said, CALIBRATION, day=day, names=names, rules=rules)
+        book = updated(book, said, CALIBRATION, day=day, names=names, rules=rules)
     assert sorted((g.trips, g.last_day) for g in book) == [(1, 3), (2, 1)]
 
 
@@ -222,7 +222,7 @@ def test_who_is_enrolled_is_no_guest_any_more() -> None:
     book = trip((), 0, says(1), says(2))
     rows, speech_s = guests.enrolment(next(g for g in book if g.voices[0] @ direction(1) > 0.5))
     profile = Profile("d-1", rows, ENCODER, speech_s)
-    (left,) = strangers(book, (profile,), CALIBRATION)
+    (left,) = not_enrolled(book, (profile,), CALIBRATION)
     assert left.voices[0] @ direction(2) > 0.5
 
 
@@ -256,8 +256,8 @@ def test_what_is_packed_comes_back_through_json(
 ) -> None:
     """The whole book survives a file, embeddings to the last bit."""
     book: tuple[Guest, ...] = ()
-    for day, lessons in story:
-        book = trip(book, day, *lessons)
+    for day, samples in story:
+        book = trip(book, day, *samples)
     facts = guests.packed(book)
     assert guests.packed(guests.unpacked(json.loads(json.dumps(facts)))) == facts
 

@@ -33,7 +33,7 @@ def near(who: int, take: int) -> Floats:
     return unit(base + np.float32(0.3) * other)
 
 
-def lessons(who: int, day: int) -> tuple[AdaptationSample, ...]:
+def samples(who: int, day: int) -> tuple[AdaptationSample, ...]:
     """What somebody said in a trip."""
     return tuple(AdaptationSample(near(who, 10 * day + n), 3.0, 15.0, ()) for n in range(2))
 
@@ -65,12 +65,12 @@ class Car:
         """A trip of the driver's in which somebody spoke; whether the profile learned."""
         self._monkeypatch.setattr(learning, "today", lambda: day)
         (driver,) = self.household
-        return self.learning.learn(TripSamples(0.0, driver.id, lessons(who, day)), self.household)
+        return self.learning.learn(TripSamples(0.0, driver.id, samples(who, day)), self.household)
 
     def guest(self, day: int, who: int) -> int | None:
         """A trip in which an unknown voice spoke; the number of offers, None if nothing is said."""
         self._monkeypatch.setattr(learning, "today", lambda: day)
-        said = self.learning.meet(UnknownSpeech(0.0, lessons(who, day)), self.household)
+        said = self.learning.meet(UnknownSpeech(0.0, samples(who, day)), self.household)
         return None if said is None else len(said.offers)
 
     def tidy(self, day: int) -> int:
@@ -89,7 +89,7 @@ def test_a_profile_learns_over_days_and_the_file_holds_it(car: Car) -> None:
     """Each trip is on disk when it is over; the third one makes a step."""
     assert [car.trip(day, 1) for day in (1, 2, 3)] == [False, False, True]
     (profile,) = car.household
-    (step,) = profile.adaptation.steps
+    (step,) = profile.adaptation.revisions
     assert [trip.day for trip in step.trips] == [1, 2, 3]
     assert np.array_equal(profile.embeddings, np.stack([near(1, 900 + n) for n in range(9)]))
 
@@ -102,7 +102,9 @@ def test_a_step_is_undone_on_disk_exactly(car: Car) -> None:
     car.store.change("Anna", lambda profile: following.rolled_back(profile)[0])
     (back,) = car.household
     assert back.adaptation == before.adaptation
-    assert np.array_equal(following.voice(back, CALIBRATION), following.voice(before, CALIBRATION))
+    assert np.array_equal(
+        following.speaker_model(back, CALIBRATION), following.speaker_model(before, CALIBRATION)
+    )
 
 
 def test_somebody_elses_voice_changes_nothing(car: Car) -> None:
@@ -115,11 +117,11 @@ def test_somebody_elses_voice_changes_nothing(car: Car) -> None:
 def test_a_driver_who_was_forgotten_meanwhile_is_no_error(
     car: Car, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The trip's lesson comes too late; the log says so without a name."""
+    """The trip's sample comes too late; the log says so without a name."""
     (driver,) = car.household
     car.store.forget("Anna")
     late = Learning(car.store, CALIBRATION, remember_guests=False)
-    assert not late.learn(TripSamples(0.0, driver.id, lessons(1, 1)), ())
+    assert not late.learn(TripSamples(0.0, driver.id, samples(1, 1)), ())
     assert "not_learned" in caplog.text
     assert "Anna" not in caplog.text
 
@@ -231,8 +233,8 @@ def test_nothing_is_learned_or_lost_while_the_clock_cannot_be_right(
     monkeypatch.setattr(learning, "now", lambda: f"{wrong}T00:00:00+00:00")
     monkeypatch.setattr(learning, "today", today)
     (driver,) = car.household
-    assert not car.learning.learn(TripSamples(0.0, driver.id, lessons(1, 1)), car.household)
-    assert car.learning.meet(UnknownSpeech(0.0, lessons(5, 1)), car.household) is None
+    assert not car.learning.learn(TripSamples(0.0, driver.id, samples(1, 1)), car.household)
+    assert car.learning.meet(UnknownSpeech(0.0, samples(5, 1)), car.household) is None
     car.learning.tidy(car.household, 0.0)
     assert str(store.load()) == str(before)
     assert [guest.last_day for guest in store.load_guests()] == [739_900]
@@ -285,4 +287,4 @@ def test_the_log_tells_no_name_and_no_voice(car: Car, caplog: pytest.LogCaptureF
             car.guest(day, 5)
     assert "Anna" not in caplog.text
     assert not any(f"{number:.4f}" in caplog.text for number in near(1, 10)[:8])
-    assert "array" not in repr(TripSamples(0.0, "d-1", lessons(1, 1)))
+    assert "array" not in repr(TripSamples(0.0, "d-1", samples(1, 1)))

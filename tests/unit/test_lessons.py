@@ -25,19 +25,19 @@ def said(
     matches = (Match(driver or "d-1", 0.9, llr if driver else -5.0),)
     evidence = Evidence(matches, speech_s, None, 0.0)
     outcome = Outcome.KNOWN if driver else Outcome.UNKNOWN
-    lesson = AdaptationSample(np.full(4, 0.5, np.float32), speech_s, None, matches)
-    return Verdict(outcome, driver, evidence, None), lesson
+    sample = AdaptationSample(np.full(4, 0.5, np.float32), speech_s, None, matches)
+    return Verdict(outcome, driver, evidence, None), sample
 
 
 def told(*story: DriverState | str | None) -> list[TripSamples | UnknownSpeech]:
     """All that a story of trip states and speakers teaches."""
-    lessons = SampleCollector(Policy(CALIBRATION, "1/100"))
+    samples = SampleCollector(Policy(CALIBRATION, "1/100"))
     taught: list[TripSamples | UnknownSpeech] = []
     for item in story:
         if isinstance(item, DriverState):
-            taught += lessons.follow(item)
+            taught += samples.follow(item)
         else:
-            lessons.heard(*said(item), enrolled=1)
+            samples.heard(*said(item), enrolled=1)
     return taught
 
 
@@ -46,7 +46,7 @@ def test_a_drivers_trip_teaches_when_it_is_over() -> None:
     assert told(OPEN, "d-1", ANNA, "d-1") == []
     (learn,) = told(OPEN, "d-1", ANNA, "d-1", OVER)
     assert isinstance(learn, TripSamples)
-    assert (learn.driver, len(learn.lessons), learn.at_s) == ("d-1", 2, OVER.at_s)
+    assert (learn.driver, len(learn.samples), learn.at_s) == ("d-1", 2, OVER.at_s)
 
 
 @pytest.mark.parametrize(
@@ -68,46 +68,46 @@ def test_other_trips_teach_no_profile(story: tuple[DriverState | str, ...]) -> N
 def test_a_trip_teaches_for_itself_alone() -> None:
     """What was said in one trip is not counted in the next, nor is a change of driver."""
     taught = told(OPEN, "d-1", ANNA, TOM, OVER, OPEN, "d-1", ANNA, OVER)
-    assert [len(event.lessons) for event in taught] == [1]
+    assert [len(event.samples) for event in taught] == [1]
 
 
 def test_a_barely_known_voice_teaches_nothing() -> None:
     """Known is not enough."""
-    lessons = SampleCollector(Policy(CALIBRATION, "1/100"))
+    samples = SampleCollector(Policy(CALIBRATION, "1/100"))
     for state in (OPEN, ANNA):
-        lessons.follow(state)
-    lessons.heard(*said("d-1", llr=4.0), enrolled=1)
-    assert lessons.follow(OVER) == ()
+        samples.follow(state)
+    samples.heard(*said("d-1", llr=4.0), enrolled=1)
+    assert samples.follow(OVER) == ()
 
 
 def test_unknown_voices_are_met_when_the_trip_is_over() -> None:
     """With a driver or without; and no more than are bounded."""
     (met,) = told(OPEN, None, None, OVER)
     assert isinstance(met, UnknownSpeech)
-    assert len(met.lessons) == 2
+    assert len(met.samples) == 2
     (met,) = told(OPEN, *[None] * 50, OVER)
-    assert len(met.lessons) == MOST_OF_STRANGERS
+    assert len(met.samples) == MOST_OF_STRANGERS
 
 
 def test_a_trip_keeps_few_of_a_drivers_utterances() -> None:
     """And then no longer wants to hear them to their end."""
     (learn,) = told(OPEN, ANNA, *["d-1"] * 50, OVER)
-    assert len(learn.lessons) == MOST_OF_DRIVER
-    lessons = SampleCollector(Policy(CALIBRATION, "1/100"))
-    verdict, lesson = said("d-1")
-    assert not lessons.needs_rest_of(verdict)
-    lessons.follow(ANNA)
-    assert lessons.needs_rest_of(verdict)
+    assert len(learn.samples) == MOST_OF_DRIVER
+    samples = SampleCollector(Policy(CALIBRATION, "1/100"))
+    verdict, sample = said("d-1")
+    assert not samples.needs_rest_of(verdict)
+    samples.follow(ANNA)
+    assert samples.needs_rest_of(verdict)
     for _ in range(MOST_OF_DRIVER):
-        lessons.heard(verdict, lesson, enrolled=1)
-    assert not lessons.needs_rest_of(verdict)
+        samples.heard(verdict, sample, enrolled=1)
+    assert not samples.needs_rest_of(verdict)
 
 
 def test_a_change_of_household_forgets_what_was_said() -> None:
     """It was compared with people who may not be enrolled any more."""
-    lessons = SampleCollector(Policy(CALIBRATION, "1/100"))
-    lessons.follow(ANNA)
-    lessons.heard(*said("d-1"), enrolled=1)
-    lessons.heard(*said(None), enrolled=1)
-    lessons.household_changed()
-    assert lessons.follow(OVER) == ()
+    samples = SampleCollector(Policy(CALIBRATION, "1/100"))
+    samples.follow(ANNA)
+    samples.heard(*said("d-1"), enrolled=1)
+    samples.heard(*said(None), enrolled=1)
+    samples.household_changed()
+    assert samples.follow(OVER) == ()

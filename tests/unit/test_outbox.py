@@ -21,8 +21,8 @@ BOTH = frozenset(Group)
 def _asked(now_s: float = 100.0) -> tuple[Outbox, Apply]:
     """An outbox that has asked for everything."""
     box = Outbox(["standing"], "s")
-    box.settle("d-ann", now_s, "replaced")
-    box.want(Group, now_s)
+    box.assign("d-ann", now_s, "replaced")
+    box.request(Group, now_s)
     (apply,) = box.deliver(now_s, "d-ann", PREFERENCES, lambda _: True)
     return box, apply
 
@@ -76,7 +76,7 @@ def test_what_is_no_longer_wanted_is_not_sent() -> None:
     late_s = 100.0 + WANTED_S + 0.1
     assert box.deliver(late_s, "d-ann", PREFERENCES, lambda _: True) == ()
     box = Outbox(["standing"], "s")
-    box.want(Group, 100.0)
+    box.request(Group, 100.0)
     assert box.deliver(late_s, "d-ann", PREFERENCES, lambda _: True) == ()
 
 
@@ -91,8 +91,8 @@ def test_a_rejected_copy_of_what_was_accepted_says_nothing() -> None:
 def test_a_late_word_of_a_hand_ends_the_request_that_came_after() -> None:
     """The answer to a request that was replaced says `manual`: the new one is withdrawn too."""
     box, apply = _asked()
-    box.settle("d-ben", 101.0, "replaced")
-    box.want(Group, 101.0)
+    box.assign("d-ben", 101.0, "replaced")
+    box.request(Group, 101.0)
     (second,) = box.deliver(101.0, "d-ben", PREFERENCES, lambda _: True)
     late = RequestResult(102.0, apply.request, ResultStatus.ABORTED, MANUAL)
     assert box.answered(late, 102.0) == (CancelRequest(102.0, second.request, MANUAL),)
@@ -104,8 +104,8 @@ def test_memory_is_bounded_and_keeps_what_lives() -> None:
     box, _ = _asked()
     for number in range(1000):
         driver = f"d-{number}"
-        box.settle(driver, 100.0, "replaced")
-        box.want(Group, 100.0)
+        box.assign(driver, 100.0, "replaced")
+        box.request(Group, 100.0)
         (apply,) = box.deliver(100.0, driver, PREFERENCES, lambda _: True)
     assert len(box.memory.requests) == MOST_REQUESTS
     assert box.knows(apply.request)
@@ -135,12 +135,12 @@ class AnyOutbox(RuleBasedStateMachine):
     @rule(driver=st.sampled_from(["d-ann", "d-ben", None]))
     def settle(self, driver: str | None) -> None:
         """Somebody drives."""
-        self._ended(self.box.settle(driver, self.now_s, "replaced"))
+        self._ended(self.box.assign(driver, self.now_s, "replaced"))
         others = {name for name, apply in self.sent.items() if apply.driver != driver}
         assert others <= self.over
         self.driver = driver
         if driver is not None:
-            self.box.want(Group, self.now_s)
+            self.box.request(Group, self.now_s)
             self.wished_s = self.now_s
 
     @rule()
@@ -159,7 +159,7 @@ class AnyOutbox(RuleBasedStateMachine):
     @rule(group=st.sampled_from(Group))
     def touch(self, group: Group) -> None:
         """A hand."""
-        self._ended(self.box.touch({group}, self.now_s))
+        self._ended(self.box.override({group}, self.now_s))
         self.touched.add(group)
 
     @rule()

@@ -24,7 +24,7 @@ from whodrives.core.engine import DEAF_S, Recognizer
 from whodrives.core.events import Event, Health, Input
 from whodrives.vehicle.state import Reading, VehicleReport, VehicleState
 from whodrives.voice.decision import Policy
-from whodrives.voice.profile import Adaptation, Household, Noise, PendingTrip, Profile, Step
+from whodrives.voice.profile import Adaptation, Household, Noise, PendingTrip, Profile, Revision
 from whodrives.voice.types import Calibration, CalibrationPoint, Outcome, Recognition
 
 ENCODER = "e" * 64
@@ -319,8 +319,8 @@ def test_a_trip_teaches_its_drivers_profile_when_it_is_over() -> None:
     (learn,) = trip.taught()
     assert isinstance(learn, TripSamples)
     assert learn.driver == "anna"
-    assert [lesson.speech_s > 3.0 for lesson in learn.lessons] == [True, True]
-    assert all(np.allclose(lesson.voice, np.eye(4)[0]) for lesson in learn.lessons)
+    assert [sample.speech_s > 3.0 for sample in learn.samples] == [True, True]
+    assert all(np.allclose(sample.voice, np.eye(4)[0]) for sample in learn.samples)
 
 
 def test_a_voice_that_nobody_knows_is_met() -> None:
@@ -330,7 +330,7 @@ def test_a_voice_that_nobody_knows_is_met() -> None:
     trip.report(seated=False)
     (met,) = trip.taught()
     assert isinstance(met, UnknownSpeech)
-    assert len(met.lessons) == 1
+    assert len(met.samples) == 1
 
 
 def test_a_trip_hears_only_a_few_known_utterances_to_their_end() -> None:
@@ -350,7 +350,7 @@ def test_lost_sound_teaches_nothing() -> None:
     trip.hear("anna", 1.5, gap=True)
     trip.hear(None, 1.0)
     trip.report(seated=False)
-    assert all(lesson.speech_s < 2.5 for event in trip.taught() for lesson in event.lessons)
+    assert all(sample.speech_s < 2.5 for event in trip.taught() for sample in event.samples)
 
 
 def test_an_adapted_profile_is_what_voices_are_compared_with() -> None:
@@ -361,7 +361,7 @@ def test_an_adapted_profile_is_what_voices_are_compared_with() -> None:
     other = np.asarray(np.eye(4, dtype=np.float32)[1])
     trips = tuple(PendingTrip(day, other, 6.0, Noise.QUIET, 0.9) for day in (1, 2, 3))
     (anna,) = household("anna").profiles
-    learned = replace(anna, adaptation=Adaptation((Step(3, trips),)))
+    learned = replace(anna, adaptation=Adaptation((Revision(3, trips),)))
     drive = Drive()
     drive.take(Household(0.0, (learned,)))
     drive.hear("ben", 3.0)
@@ -383,7 +383,7 @@ def test_a_twin_who_learned_does_not_push_a_driver_down() -> None:
     trips = tuple(PendingTrip(day, away, 6.0, Noise.QUIET, 0.9) for day in (1, 2, 3))
     rows = [anna[np.newaxis], np.stack([twin] * 3)]
     profiles = [Profile(n, row, ENCODER, 20.0) for n, row in zip("ab", rows, strict=True)]
-    learned = replace(profiles[1], adaptation=Adaptation((Step(3, trips),)))
+    learned = replace(profiles[1], adaptation=Adaptation((Revision(3, trips),)))
     found = []
     for other in (profiles[1], learned):
         drive = Drive()

@@ -13,15 +13,15 @@ from whodrives.voice.profile import Profile
 from whodrives.voice.scoring import (
     RunningModel,
     accept_llr,
-    centred,
     centroid,
+    cohort_mean,
     compare,
     log_likelihood_ratio,
+    mean_subtracted,
     one_to_one,
     pooled,
     probability,
     unit,
-    usual,
 )
 from whodrives.voice.types import Calibration, CalibrationPoint
 
@@ -41,7 +41,7 @@ def calibration(mean: float = 0.0) -> Calibration:
         ),
         ambiguity_llr=3.0,
         households=(1, 4),
-        alike_cosine=0.5,
+        cohort_max_cosine=0.5,
     )
 
 
@@ -93,7 +93,7 @@ def test_what_all_voices_share_does_not_count() -> None:
         unit(shared.mean + np.float32(0.5) * axis(1)),
     )
     assert float(one @ other) > 0.7
-    assert float(centred(one, shared) @ centred(other, shared)) < 0.2
+    assert float(mean_subtracted(one, shared) @ mean_subtracted(other, shared)) < 0.2
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ scores = st.lists(st.floats(-1, 1), min_size=1, max_size=6)
 def _usual(cosines: list[float], likeness: np.ndarray | None = None) -> np.ndarray:
     """What is usual of these cosines among drivers who are not alike, or as alike as said."""
     alike = np.eye(len(cosines)) if likeness is None else likeness
-    return np.asarray(usual(np.array(cosines), alike, 0.1, 0.5))
+    return np.asarray(cohort_mean(np.array(cosines), alike, 0.1, 0.5))
 
 
 def test_a_driver_alone_is_compared_with_people_in_general() -> None:
@@ -190,7 +190,7 @@ def test_twins_stay_twins_when_they_have_learned() -> None:
     """What was learned may part two voices a little: they push each other down no more for it."""
     anna, twin = axis(0), unit(axis(0) + axis(1))
     parted = unit(axis(0) + np.float32(2.5) * axis(1))
-    assert anna @ twin >= calibration().alike_cosine > anna @ parted
+    assert anna @ twin >= calibration().cohort_max_cosine > anna @ parted
     learned = [("anna", anna), ("twin", parted)]
     alone, both, by_learned = (
         compare(anna, 1.0, [("anna", anna)], calibration())[0],

@@ -15,8 +15,8 @@ from whodrives.voice.types import Segment, UtteranceEnd
 
 SETTINGS = SegmenterSettings()
 SPEECH, NOISE = 0.9, 0.01
-LOOK = math.ceil(SETTINGS.look_s / BLOCK_S - 1e-6)
-SHORTEST = math.ceil(SETTINGS.shortest_look_s / BLOCK_S - 1e-6)
+LOOK = math.ceil(SETTINGS.segment_s / BLOCK_S - 1e-6)
+SHORTEST = math.ceil(SETTINGS.shortest_segment_s / BLOCK_S - 1e-6)
 PAUSE = math.ceil(SETTINGS.pause_s / BLOCK_S - 1e-6)
 PRE_ROLL = math.ceil(SETTINGS.pre_roll_s / BLOCK_S - 1e-6)
 HANGOVER = math.ceil(SETTINGS.hangover_s / BLOCK_S - 1e-6)
@@ -233,10 +233,10 @@ def test_a_slammed_door_hardly_moves_the_noise_floor() -> None:
         {"hangover_s": 0.0},
         {"hangover_s": 0.9},
         {"pause_s": 11.0},
-        {"shortest_look_s": 1.2},
-        {"look_s": 7.0},
+        {"shortest_segment_s": 1.2},
+        {"segment_s": 7.0},
         {"utterance_s": 100.0},
-        {"look_s": float("nan")},
+        {"segment_s": float("nan")},
     ],
 )
 def test_impossible_settings_are_refused_by_name(change: dict[str, float]) -> None:

@@ -16,6 +16,6 @@ def test_every_row_is_on_the_page_and_every_change_in_the_diagram() -> None:
         len(row.states)
         for row in TABLE
         if row.to is None
-        and row.deed not in (Action.NOTHING, Action.REFUSE, Action.CANCEL, Action.ERASE)
+        and row.action not in (Action.NOTHING, Action.REFUSE, Action.CANCEL, Action.ERASE)
     )
     assert text.count(" --> ") == 1 + changes + stays

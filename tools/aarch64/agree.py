@@ -29,7 +29,7 @@ from whodrives.audio.blocks import BLOCK_SAMPLES, SAMPLE_RATE_HZ, Floats
 from whodrives.models.calibration import load_calibration
 from whodrives.models.encoder import load_encoder
 from whodrives.models.vad import load_vad
-from whodrives.voice.scoring import accept_llr, centred, compare, unit
+from whodrives.voice.scoring import accept_llr, compare, mean_subtracted, unit
 from whodrives.voice.types import Calibration
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,8 +134,8 @@ def _apart(one: Machine, other: Machine, name: str) -> float:
 
 def _evidence(embeddings: Floats, calibration: Calibration) -> NDArray[np.float64]:
     """Natural-log likelihood ratios, (voices on trial, households, HOUSEHOLD)."""
-    profiles = [centred(unit(voice[:-1].mean(axis=0)), calibration) for voice in embeddings]
-    trials = [centred(voice[-1], calibration) for voice in embeddings]
+    profiles = [mean_subtracted(unit(voice[:-1].mean(axis=0)), calibration) for voice in embeddings]
+    trials = [mean_subtracted(voice[-1], calibration) for voice in embeddings]
     names = range(len(profiles))
     ratios = []
     for trial in trials:

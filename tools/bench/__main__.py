@@ -310,9 +310,9 @@ def meet_guests(scene: Stage, passes: int) -> list[Result]:
         spent = []
         for voices in _nobodies(rng, like, 4 * passes):
             store.save_guests(tuple(book[: RULES.guests]))
-            lesson = AdaptationSample(voices[0], RULES.group_s, None, ())
+            sample = AdaptationSample(voices[0], RULES.group_s, None, ())
             before_s = time.thread_time()
-            learning.meet(UnknownSpeech(0.0, (lesson,)), drivers)
+            learning.meet(UnknownSpeech(0.0, (sample,)), drivers)
             spent.append(time.thread_time() - before_s)
         found.append({"guests": count, "cpu_ms": 1000 * statistics.median(spent)})
     store.save_guests(())

@@ -156,9 +156,9 @@ def hear_baselines(
     return subjects
 
 
-def _chunks(plan: Plan, samples: Floats, look_s: float, least_s: float) -> list[Floats]:
+def _chunks(plan: Plan, samples: Floats, segment_s: float, least_s: float) -> list[Floats]:
     """Speech of the looks that are long enough."""
-    gate = Segmenter(SegmenterSettings(look_s=look_s))
+    gate = Segmenter(SegmenterSettings(segment_s=segment_s))
     heard = pieces(ear(plan.models).activity, gate, samples)
     return [p.samples for p in heard if isinstance(p, Segment) and p.new_s >= least_s]
 

@@ -17,7 +17,7 @@ from tools.lab.corpus import CorpusError, ListedTrial, read_sound
 from tools.lab.front_end import DURATIONS, Ear
 from tools.lab.metrics import Doubles, Trials, counts, eer, interval, min_dcf, resampled
 from whodrives.audio.blocks import Floats
-from whodrives.voice.scoring import centred
+from whodrives.voice.scoring import mean_subtracted
 from whodrives.voice.types import Calibration
 
 
@@ -31,7 +31,7 @@ def verified(
     """
     files = dict.fromkeys(path for t in asked for path in (t.enrolment, t.test))
     voices = {
-        path: [centred(v, calibration) for v in own.hear(read_sound(path)).seconds]
+        path: [mean_subtracted(v, calibration) for v in own.hear(read_sound(path)).seconds]
         for path in files
     }
     people = {path: _person(path, base) for path in files}

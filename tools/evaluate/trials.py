@@ -34,7 +34,13 @@ from tools.lab.metrics import (
 )
 from whodrives.audio.blocks import Floats
 from whodrives.voice.decision import LEAST_SPEECH_S, first_known, passes
-from whodrives.voice.scoring import accept_llr, centred, log_likelihood_ratio, other_cosine, usual
+from whodrives.voice.scoring import (
+    accept_llr,
+    cohort_mean,
+    log_likelihood_ratio,
+    mean_subtracted,
+    other_cosine,
+)
 from whodrives.voice.types import Calibration, OperatingPoint
 
 Indices = NDArray[np.intp]
@@ -177,7 +183,7 @@ def _numbered(keys: Sequence[tuple[int, int]]) -> Indices:
 
 
 def _relative(vector: Floats, calibration: Calibration | None) -> Floats:
-    return vector if calibration is None else centred(vector, calibration)
+    return vector if calibration is None else mean_subtracted(vector, calibration)
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,14 +361,14 @@ def _members(
 def excess(scored: Scores, cosines: Doubles, members: Indices, speech_s: Doubles) -> Doubles:
     """Cosines (R, DRAWS, size) over what is usual in their households; cosines without calibration.
 
-    `scoring.usual` over many households at once.
+    `scoring.cohort_mean` over many households at once.
     """
     known = scored.calibration
     if known is None:
         return cosines
     likeness = scored.likeness[members[..., :, None], members[..., None, :]]
     other = other_cosine(speech_s[:, None, None], known)
-    over: Doubles = cosines - usual(cosines, likeness, other, known.alike_cosine)
+    over: Doubles = cosines - cohort_mean(cosines, likeness, other, known.cohort_max_cosine)
     return over
 
 

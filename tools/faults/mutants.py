@@ -113,32 +113,34 @@ def _before(row: Any) -> Callable[[], None]:
 def _rows() -> Mapping[str, Mutant]:
     """Each row without its effect; one that has none gets that of the row it is an exception to."""
     trip = importlib.import_module("whodrives.trip.trip")
-    state, deed = trip.State, trip.Action
+    state, action = trip.State, trip.Action
     effects: Mapping[str, tuple[Any, Any, str]] = {
-        "trip-ready": (state.OPEN, deed.START, ""),
-        "any-left": (state.CLOSED, deed.END, "trip_over"),
-        "settled-voice-himself": (state.SETTLED, deed.SETTLE, "replaced"),
-        "closed+settled+vacant-voice": (state.SETTLED, deed.SETTLE, "replaced"),
-        "closed+settled+vacant-key": (state.SETTLED, deed.SETTLE, "replaced"),
-        "closed+open+vacant-doubted": (state.VACANT, deed.VACATE, "restarted"),
+        "trip-ready": (state.OPEN, action.START, ""),
+        "any-left": (state.CLOSED, action.END, "trip_over"),
+        "assigned-voice-same_driver": (state.ASSIGNED, action.ASSIGN, "replaced"),
+        "closed+assigned+unassigned-voice": (state.ASSIGNED, action.ASSIGN, "replaced"),
+        "closed+assigned+unassigned-key": (state.ASSIGNED, action.ASSIGN, "replaced"),
+        "closed+open+unassigned-no_reports": (state.UNASSIGNED, action.UNASSIGN, "restarted"),
     }
     found = {}
     for row in trip.TABLE:
         name = row_name(row)
         if name in UNREACHED:
             continue
-        to, what, reason = effects.get(name, (None, deed.NOTHING, ""))
-        changed = replace(row, to=to, deed=what, reason=reason)
+        to, what, reason = effects.get(name, (None, action.NOTHING, ""))
+        changed = replace(row, to=to, action=what, reason=reason)
         found[name] = Mutant(_said(row), _instead(row, changed))
-    vacant = trip.Row((state.VACANT,), trip.Trigger.VOICE, None, state.SETTLED, deed.SETTLE)
-    anew = next(row for row in trip.TABLE if row.guard is trip.Guard.HIMSELF_ANEW)
+    unasked = trip.Row((state.UNASSIGNED,), trip.Trigger.VOICE, None, state.ASSIGNED, action.ASSIGN)
+    anew = next(row for row in trip.TABLE if row.guard is trip.Guard.SAME_DRIVER_AGAIN)
     enrolled = next(row for row in trip.TABLE if row.guard is trip.Guard.ENROLLED)
     return {
         **found,
-        "vacant-voice": Mutant("vacant: no voice takes the place unasked", _before(vacant)),
+        "unassigned-voice": Mutant(
+            "unassigned: a voice is assigned only after listen", _before(unasked)
+        ),
         "anew": Mutant(
-            "the settled driver's voice: only if nothing was asked for",
-            _instead(anew, replace(anew, guard=trip.Guard.HIMSELF)),
+            "the assigned driver's voice: only if nothing was asked for",
+            _instead(anew, replace(anew, guard=trip.Guard.SAME_DRIVER)),
         ),
         "enrolled": Mutant(
             "a driver chosen by hand: only who is enrolled",
@@ -156,16 +158,16 @@ def _said(row: Any) -> str:
     """A row in words: those of docs/trip.md."""
     states = ", ".join(row.states)
     guard = f" ({row.guard})" if row.guard else ""
-    then = "nothing" if row.deed == "-" else row.deed
+    then = "nothing" if row.action == "-" else row.action
     return f"{states}: {row.trigger}{guard}: {row.to or 'stays'}; {then}"
 
 
 def _listen_on() -> None:
     def change(honest: Any) -> Any:
         def heard(self: Any, verdict: Any, at_s: float) -> Any:
-            before_s = self._held.listen_until_s
+            before_s = self._snapshot.listen_until_s
             events = honest(self, verdict, at_s)
-            self._held = replace(self._held, listen_until_s=before_s)
+            self._snapshot = replace(self._snapshot, listen_until_s=before_s)
             return events
 
         return heard
@@ -179,8 +181,8 @@ def _listen_on() -> None:
 def _new_ids(honest: Any) -> Any:
     def sent(self: Any, request: Any, now_s: float) -> Any:
         if request.asked_at_s < now_s:  # it is repeated
-            left = tuple(r for r in self._held.requests if r is not request)
-            self._held = replace(self._held, requests=left)
+            left = tuple(r for r in self._snapshot.requests if r is not request)
+            self._snapshot = replace(self._snapshot, requests=left)
             self._serial += 1
             name = _get("trip.requests", "request_id")(self._session, self._serial + 10_000)
             request = replace(request, request=name)
@@ -218,7 +220,7 @@ def _undone(honest: Any) -> Any:
 
     def answered(self: Any, answer: Any, now_s: float) -> Any:
         delivery = _get("trip.types", "Delivery")
-        for request in self._held.requests:
+        for request in self._snapshot.requests:
             same = request.request == answer.request and answer.status == "rejected"
             if same and request.delivery is delivery.ACCEPTED:
                 self._put(replace(request, delivery=delivery.REQUESTED))
@@ -257,7 +259,9 @@ _OUTBOX = {
     "moved_off": Mutant(
         "nothing is asked for once the car has moved", _outbox("drop", _always(value=None))
     ),
-    "touched": Mutant("what a hand has moved is left alone", _outbox("touch", _always(value=()))),
+    "touched": Mutant(
+        "what a hand has moved is left alone", _outbox("override", _always(value=()))
+    ),
     "new_id": Mutant("a new wish has an id of its own", _outbox("deliver", _old_ids)),
     "session": Mutant("no two daemons use one id", _one_session),
     "same_id": Mutant("a request is repeated under its own id", _outbox("_sent", _new_ids)),
@@ -279,7 +283,7 @@ _OUTBOX = {
     "final": Mutant("a final answer never changes", _outbox("_is_live", _always(value=True))),
     "copy": Mutant("a refused copy undoes nothing", _outbox("answered", _undone)),
     "cancel": Mutant("a cancel ends what waits", _outbox("cancel", _always(value=()))),
-    "replaced": Mutant("another driver ends what was asked", _outbox("settle", _ends_nothing)),
+    "replaced": Mutant("another driver ends what was asked", _outbox("assign", _ends_nothing)),
     "changed": Mutant(
         "changed preferences end what was asked", _outbox("reconcile", _always(value=()))
     ),
@@ -388,7 +392,7 @@ def _forgets_other_voices() -> None:
     def change(honest: Any) -> Any:
         def heard(self: Any, verdict: Any, at_s: float) -> Any:
             events = honest(self, verdict, at_s)
-            self._held = replace(self._held, other_voice=False)
+            self._snapshot = replace(self._snapshot, other_voice=False)
             return events
 
         return heard
@@ -418,7 +422,7 @@ _AROUND |= {
         _method("mqtt.decode", "Decoder", "_switched", _newest_switch),
     ),
     "silence": Mutant(
-        "who has not heard of the car for 10 s doubts the driver", _doubts_the_dead_only
+        "without a report of the car for 10 s nobody is assigned", _doubts_the_dead_only
     ),
     "asleep": Mutant("time asleep is time away", _stands_still),
     "other_voice": Mutant(
@@ -427,7 +431,7 @@ _AROUND |= {
 }
 
 UNREACHED = {
-    "closed+open+vacant-forgotten": "only the settled driver is ever said to be forgotten",
+    "closed+open+unassigned-forgotten": "only the assigned driver is ever said to be forgotten",
     "closed-switch": "a switch is looked at in a trip only",
 }
 """Rows of the table that no input reaches: they make it total."""

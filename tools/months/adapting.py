@@ -21,7 +21,7 @@ from whodrives.adaptation.types import AdaptationSample
 from whodrives.audio.blocks import Floats
 from whodrives.voice.decision import Policy, judge
 from whodrives.voice.profile import Profile
-from whodrives.voice.scoring import centred, centroid, compare, unit
+from whodrives.voice.scoring import centroid, compare, mean_subtracted, unit
 from whodrives.voice.types import Evidence, Match, Verdict
 
 TRIPS = 100
@@ -55,12 +55,12 @@ class Enrolled:
     """What utterances are compared with.
 
     Attributes:
-        voices: driver id and centred voice (D,).
-        anchors: the centred voices as enrolled, (D,) each.
+        voices: driver id and mean_subtracted voice (D,).
+        templates: the mean_subtracted voices as enrolled, (D,) each.
     """
 
     voices: Sequence[tuple[str, Floats]]
-    anchors: Sequence[Floats]
+    templates: Sequence[Floats]
 
 
 @dataclass(slots=True)
@@ -129,8 +129,8 @@ def voices(profiles: Sequence[Profile], policy: Policy, rules: Rules) -> Enrolle
     """What utterances are compared with, as the recognizer prepares it."""
     calibration = policy.calibration
     return Enrolled(
-        [(p.id, following.voice(p, calibration, rules)) for p in profiles],
-        [following.anchor(p, calibration) for p in profiles],
+        [(p.id, following.speaker_model(p, calibration, rules)) for p in profiles],
+        [following.enrolment_template(p, calibration) for p in profiles],
     )
 
 
@@ -151,9 +151,9 @@ def compared(
     utterance: Utterance, look: int, enrolled: Enrolled, policy: Policy
 ) -> tuple[Match, ...]:
     """Every driver's match with an utterance up to a look, best first."""
-    voice = centred(utterance.voices[look], policy.calibration)
+    voice = mean_subtracted(utterance.voices[look], policy.calibration)
     speech_s = utterance.speech_s[look]
-    return compare(voice, speech_s, enrolled.voices, policy.calibration, enrolled.anchors)
+    return compare(voice, speech_s, enrolled.voices, policy.calibration, enrolled.templates)
 
 
 def lived(house: Household, attack: str, policy: Policy, rules: Rules, trips: int = TRIPS) -> int:
@@ -188,13 +188,13 @@ def lived(house: Household, attack: str, policy: Policy, rules: Rules, trips: in
         settled = 0 if attacked else _settled(spoken, enrolled, policy)
         if settled is None:
             continue
-        lessons = [
-            lesson
+        samples = [
+            sample
             for utterance in [*spoken, *beside]
-            if (lesson := _lesson(utterance, settled, enrolled, policy, rules))
+            if (sample := _sample(utterance, settled, enrolled, policy, rules))
         ]
         calibration = policy.calibration
-        profile = following.quarantined(house.profiles[settled], lessons, day, calibration, rules)
+        profile = following.quarantined(house.profiles[settled], samples, day, calibration, rules)
         rest = [p for n, p in enumerate(house.profiles) if n != settled]
         house.profiles[settled], step = following.promoted(profile, rest, day, calibration, rules)
         steps += step is not None
@@ -210,7 +210,7 @@ def _settled(spoken: Sequence[Utterance], enrolled: Enrolled, policy: Policy) ->
     return None
 
 
-def _lesson(
+def _sample(
     utterance: Utterance,
     settled: int,
     enrolled: Enrolled,
@@ -218,16 +218,16 @@ def _lesson(
     rules: Rules,
 ) -> AdaptationSample | None:
     """What an utterance teaches the profile of the settled driver."""
-    lesson = as_lesson(utterance, enrolled, policy)
+    sample = as_sample(utterance, enrolled, policy)
     promise = policy.calibration, policy.operating_point
-    if lesson.matches[0].driver != f"d-{settled}":
+    if sample.matches[0].driver != f"d-{settled}":
         return None
-    if not following.is_eligible(lesson, len(enrolled.voices), *promise, rules):
+    if not following.is_eligible(sample, len(enrolled.voices), *promise, rules):
         return None
-    return lesson if decided(utterance, enrolled, policy).driver == f"d-{settled}" else None
+    return sample if decided(utterance, enrolled, policy).driver == f"d-{settled}" else None
 
 
-def as_lesson(utterance: Utterance, enrolled: Enrolled, policy: Policy) -> AdaptationSample:
+def as_sample(utterance: Utterance, enrolled: Enrolled, policy: Policy) -> AdaptationSample:
     """All of an utterance, as the recognizer keeps it until the end of the trip."""
     matches = compared(utterance, -1, enrolled, policy)
     return AdaptationSample(utterance.voices[-1], utterance.speech_s[-1], utterance.snr_db, matches)
@@ -238,7 +238,7 @@ def _mixed(
 ) -> Utterance:
     """The largest share of the attacker in the driver's voice that still is learned; else all."""
     enrolled = voices(house.profiles, policy, rules)
-    anchor = following.anchor(house.profiles[0], policy.calibration)
+    anchor = following.enrolment_template(house.profiles[0], policy.calibration)
 
     def blended(share: float) -> Utterance:
         voice = unit((1 - share) * own.voices[-1] + share * other.voices[-1])
@@ -246,8 +246,8 @@ def _mixed(
 
     def learned(share: float) -> bool:
         heard = blended(share)
-        near = float(centred(heard.voices[-1], policy.calibration) @ anchor)
-        return near >= rules.anchor_cosine and bool(_lesson(heard, 0, enrolled, policy, rules))
+        near = float(mean_subtracted(heard.voices[-1], policy.calibration) @ anchor)
+        return near >= rules.template_cosine and bool(_sample(heard, 0, enrolled, policy, rules))
 
     if learned(1.0):
         return other

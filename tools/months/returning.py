@@ -14,7 +14,7 @@ import numpy as np
 import sherpa_onnx
 
 from tools.lab.conditions import generator
-from tools.months.adapting import Enrolled, as_lesson, decided
+from tools.months.adapting import Enrolled, as_sample, decided
 from tools.months.adapting import voices as enrolled_voices
 from tools.months.speakers import Speaker, Utterance
 from whodrives.adaptation import following, guests
@@ -47,7 +47,7 @@ class Spoken:
     """An utterance that the daemon called unknown, and whose it is."""
 
     who: str
-    lesson: AdaptationSample
+    sample: AdaptationSample
 
 
 @dataclass(slots=True)
@@ -112,10 +112,10 @@ def trips(
             present.append(drivers[int(rng.integers(len(drivers)))])
         told.append(
             [
-                Spoken(speaker.person.name, lesson)
+                Spoken(speaker.person.name, sample)
                 for speaker in present
                 for utterance in _said(speaker, condition, rng)
-                if (lesson := _unknown(utterance, enrolled, policy)) is not None
+                if (sample := _unknown(utterance, enrolled, policy)) is not None
             ]
         )
     return told, [driver.person.name for driver in drivers]
@@ -129,7 +129,7 @@ def _said(speaker: Speaker, condition: str, rng: np.random.Generator) -> Iterato
 
 def _unknown(utterance: Utterance, enrolled: Enrolled, policy: Policy) -> AdaptationSample | None:
     outcome = decided(utterance, enrolled, policy).outcome
-    return as_lesson(utterance, enrolled, policy) if outcome is Outcome.UNKNOWN else None
+    return as_sample(utterance, enrolled, policy) if outcome is Outcome.UNKNOWN else None
 
 
 def ours(told: Sequence[Sequence[Spoken]], policy: Policy, rules: Rules) -> Result:
@@ -139,22 +139,22 @@ def ours(told: Sequence[Sequence[Spoken]], policy: Policy, rules: Rules) -> Resu
     heard = lost = serial = 0
     calibration = policy.calibration
     for number, spoken in enumerate(told):
-        who = {s.lesson.voice.tobytes(): s.who for s in spoken}
+        who = {s.sample.voice.tobytes(): s.who for s in spoken}
         names = [f"g-{serial + n:08x}" for n in range(guests.MOST_VOICES_A_TRIP)]
         serial += len(names)
-        lessons = [s.lesson for s in spoken]
+        samples = [s.sample for s in spoken]
         before = book
         day = number // TRIPS_A_DAY
-        book = guests.met(before, lessons, calibration, day=day, names=names, rules=rules)
-        groups = guests.grouped(lessons, calibration, rules)
-        heard += len(lessons)
-        lost += len(lessons)
+        book = guests.updated(before, samples, calibration, day=day, names=names, rules=rules)
+        groups = guests.clustered(samples, calibration, rules)
+        heard += len(samples)
+        lost += len(samples)
         _merge(result, before, book)
         for group in groups:
             name = _of(book, guests.voice_of(group))
             if name is not None:
                 counter = result.clusters.setdefault(name, Counter())
-                counter.update(who[lesson.voice.tobytes()] for lesson in group)
+                counter.update(who[sample.voice.tobytes()] for sample in group)
                 lost -= len(group)
         result.size.append(sum(guest.voices.nbytes for guest in book))
         result.count.append(len(book))
@@ -187,7 +187,7 @@ def baseline(told: Sequence[Sequence[Spoken]], threshold: float) -> Result:
     manager: sherpa_onnx.SpeakerEmbeddingManager | None = None
     for spoken in told:
         for said in spoken:
-            voice = said.lesson.voice
+            voice = said.sample.voice
             if manager is None:
                 manager = sherpa_onnx.SpeakerEmbeddingManager(len(voice))
             name = manager.search(voice.tolist(), threshold=threshold)

@@ -2,5 +2,5 @@
 
 Owns which speech is eligible, the quarantine, revisions and their roll-back, and the guest book.
 Must not know the calendar, files or the broker: a day is a number, a profile is a value.
-Start with `following.promoted` for drivers and `guests.met` for unknown speakers.
+Start with `following.promoted` for drivers and `guests.updated` for unknown speakers.
 """

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from whodrives.adaptation.types import AdaptationSample, Offer
 from whodrives.audio.blocks import Floats
 from whodrives.voice.profile import AUGMENTATIONS, Profile
-from whodrives.voice.scoring import centred, centroid, one_to_one, pooled
+from whodrives.voice.scoring import centroid, mean_subtracted, one_to_one, pooled
 from whodrives.voice.types import Calibration
 
 
@@ -88,16 +88,16 @@ MOST_VOICES_A_TRIP = 4
 """More unknown voices in one trip than there are seats for them are a radio."""
 
 
-def counts(lesson: AdaptationSample, rules: Rules = RULES) -> bool:
+def is_eligible(sample: AdaptationSample, rules: Rules = RULES) -> bool:
     """Whether an utterance that was called unknown is clean and long enough, and nobody's."""
-    clean = lesson.snr_db is None or lesson.snr_db >= rules.snr_db
-    nobodys = all(match.llr <= rules.household_llr for match in lesson.matches)
-    return clean and nobodys and lesson.speech_s >= rules.speech_s
+    clean = sample.snr_db is None or sample.snr_db >= rules.snr_db
+    nobodys = all(match.llr <= rules.household_llr for match in sample.matches)
+    return clean and nobodys and sample.speech_s >= rules.speech_s
 
 
-def met(
+def updated(
     book: Sequence[Guest],
-    lessons: Sequence[AdaptationSample],
+    samples: Sequence[AdaptationSample],
     calibration: Calibration,
     *,
     day: int,
@@ -109,7 +109,7 @@ def met(
 
     Args:
         book: as the trip before left it.
-        lessons: utterances of the trip by voices that nobody knows; those that do not count are
+        samples: utterances of the trip by voices that nobody knows; those that do not count are
             ignored.
         calibration: of the encoder that made the voices.
         day: today; guests who were not heard for `Rules.days` are forgotten.
@@ -122,9 +122,9 @@ def met(
     """
     guests = [guest for guest in book if day - guest.last_day <= rules.days]
     unused = iter(names)
-    groups = grouped(lessons, calibration, rules)
+    groups = clustered(samples, calibration, rules)
     heard = {
-        _welcome(guests, group, day, unused, calibration=calibration, rules=rules)
+        _assign(guests, group, day, unused, calibration=calibration, rules=rules)
         for group in (groups if len(groups) <= MOST_VOICES_A_TRIP else ())
     }
     if accompanied:
@@ -132,7 +132,7 @@ def met(
             replace(guest, accompanied=guest.accompanied + 1) if guest.id in heard else guest
             for guest in guests
         ]
-    _unite(guests, heard, calibration, rules)
+    _merge(guests, heard, calibration, rules)
     guests.sort(key=lambda guest: (-guest.trips, -guest.last_day, guest.id))
     return tuple(sorted(guests[: rules.guests], key=lambda guest: guest.id))
 
@@ -159,7 +159,7 @@ def enrolment(guest: Guest) -> tuple[Floats, float]:
     return np.tile(guest.voices, (AUGMENTATIONS, 1)), sum(guest.speech_s)
 
 
-def strangers(
+def not_enrolled(
     book: Sequence[Guest],
     household: Sequence[Profile],
     calibration: Calibration,
@@ -176,15 +176,15 @@ def strangers(
     return tuple(guest for guest, kept in zip(book, nobodys, strict=True) if kept)
 
 
-def grouped(
-    lessons: Sequence[AdaptationSample], calibration: Calibration, rules: Rules = RULES
+def clustered(
+    samples: Sequence[AdaptationSample], calibration: Calibration, rules: Rules = RULES
 ) -> list[tuple[AdaptationSample, ...]]:
     """A trip's utterances that count, by voice; groups of too little speech are left out.
 
     Agglomerative, the most alike first: the order of the utterances does not matter.
     """
-    counted = sorted((le for le in lessons if counts(le, rules)), key=_order)
-    groups: list[tuple[AdaptationSample, ...]] = [(lesson,) for lesson in counted]
+    counted = sorted((le for le in samples if is_eligible(le, rules)), key=_order)
+    groups: list[tuple[AdaptationSample, ...]] = [(sample,) for sample in counted]
     while True:
         voices, seconds = [*map(voice_of, groups)], [*map(_speech_s, groups)]
         known = _Voices.of(voices, seconds, calibration)
@@ -195,7 +195,7 @@ def grouped(
         groups = [*(group for n, group in enumerate(groups) if n not in pair), joined]
 
 
-def _welcome(
+def _assign(
     guests: list[Guest],
     group: Sequence[AdaptationSample],
     day: int,
@@ -225,7 +225,7 @@ def _welcome(
     return old.id
 
 
-def _unite(
+def _merge(
     guests: list[Guest], heard: Collection[str | None], calibration: Calibration, rules: Rules
 ) -> None:
     """Make one of two guests who are one person; the id of the first that came stays.
@@ -253,18 +253,18 @@ def _unite(
         )
 
 
-def _order(lesson: AdaptationSample) -> bytes:
+def _order(sample: AdaptationSample) -> bytes:
     """An order of utterances that does not depend on which came first."""
-    return lesson.voice.tobytes()
+    return sample.voice.tobytes()
 
 
 def voice_of(group: Sequence[AdaptationSample]) -> Floats:
     """A group as one voice, (D,), of unit length."""
-    return pooled([lesson.voice for lesson in group], [lesson.speech_s for lesson in group])
+    return pooled([sample.voice for sample in group], [sample.speech_s for sample in group])
 
 
 def _speech_s(group: Sequence[AdaptationSample]) -> float:
-    return sum(lesson.speech_s for lesson in group)
+    return sum(sample.speech_s for sample in group)
 
 
 class _Voices(NamedTuple):
@@ -284,7 +284,7 @@ class _Voices(NamedTuple):
     def of(
         cls, voices: Sequence[Floats], speech_s: Sequence[float], calibration: Calibration
     ) -> _Voices:
-        centres = [centred(voice, calibration) for voice in voices]
+        centres = [mean_subtracted(voice, calibration) for voice in voices]
         stacked = np.stack(centres) if centres else np.empty((0, len(calibration.mean)), np.float32)
         return cls(stacked, np.array(speech_s, np.float64), calibration)
 
@@ -295,7 +295,7 @@ class _Voices(NamedTuple):
 
     def llrs(self, voice: Floats, speech_s: float) -> NDArray[np.float64]:
         """Of a voice with each, (n,)."""
-        return self._ratios(centred(voice, self.calibration), speech_s)
+        return self._ratios(mean_subtracted(voice, self.calibration), speech_s)
 
     def most_alike(self, least_llr: float, among: Collection[int]) -> tuple[int, int] | None:
         """The two that are most likely one voice, one of them `among` these, if any are."""

@@ -45,22 +45,22 @@ class SampleCollector:
         known = verdict.outcome is Outcome.KNOWN
         return known and self._state.trip_open and len(taught) < MOST_OF_DRIVER
 
-    def heard(self, verdict: Verdict, lesson: AdaptationSample, enrolled: int) -> None:
+    def heard(self, verdict: Verdict, sample: AdaptationSample, enrolled: int) -> None:
         """An utterance is over: what was concluded of it, and all of it.
 
         Args:
             verdict: the conclusion, which may have come early.
-            lesson: the whole utterance.
+            sample: the whole utterance.
             enrolled: number of enrolled drivers.
         """
         if not self._state.trip_open:
             return
         if verdict.driver is not None:
             taught = self._taught.setdefault(verdict.driver, [])
-            if len(taught) < MOST_OF_DRIVER and self._teaches(verdict.driver, lesson, enrolled):
-                taught.append(lesson)
-        elif verdict.outcome is Outcome.UNKNOWN and guests.counts(lesson):
-            self._strange = (*self._strange, lesson)[:MOST_OF_STRANGERS]
+            if len(taught) < MOST_OF_DRIVER and self._teaches(verdict.driver, sample, enrolled):
+                taught.append(sample)
+        elif verdict.outcome is Outcome.UNKNOWN and guests.is_eligible(sample):
+            self._strange = (*self._strange, sample)[:MOST_OF_STRANGERS]
 
     def follow(self, state: DriverState) -> tuple[TripEvent, ...]:
         """Take what the trip says of itself; at its end, say what it taught."""
@@ -69,9 +69,9 @@ class SampleCollector:
             self._one_driver &= before.driver in {None, state.driver}
             return ()
         over: list[TripEvent] = []
-        lessons = self._taught.get(before.driver or "", [])
-        if self._one_driver and before.driver is not None and lessons:
-            over.append(TripSamples(state.at_s, before.driver, tuple(lessons)))
+        samples = self._taught.get(before.driver or "", [])
+        if self._one_driver and before.driver is not None and samples:
+            over.append(TripSamples(state.at_s, before.driver, tuple(samples)))
         if self._strange:
             over.append(
                 UnknownSpeech(state.at_s, self._strange, accompanied=before.driver is not None)
@@ -83,8 +83,8 @@ class SampleCollector:
         """What was heard was compared with the old household: it teaches nothing any more."""
         self._taught, self._strange = {}, ()
 
-    def _teaches(self, driver: str, lesson: AdaptationSample, enrolled: int) -> bool:
+    def _teaches(self, driver: str, sample: AdaptationSample, enrolled: int) -> bool:
         promise = self._policy.calibration, self._policy.operating_point
-        return lesson.matches[0].driver == driver and following.is_eligible(
-            lesson, enrolled, *promise
+        return sample.matches[0].driver == driver and following.is_eligible(
+            sample, enrolled, *promise
         )

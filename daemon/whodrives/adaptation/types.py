@@ -27,25 +27,25 @@ class AdaptationSample:
 
 @dataclass(frozen=True, slots=True)
 class TripSamples:
-    """A trip of this driver's is over; `lessons` were recognised with a wide margin in it.
+    """A trip of this driver's is over; `samples` were recognised with a wide margin in it.
 
     For the store alone: neither for the bus nor for the log.
     """
 
     at_s: float
     driver: str
-    lessons: tuple[AdaptationSample, ...]
+    samples: tuple[AdaptationSample, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownSpeech:
-    """A trip is over, and `lessons` were spoken in it by voices that nobody knows.
+    """A trip is over, and `samples` were spoken in it by voices that nobody knows.
 
     For the guest book alone: neither for the bus nor for the log.
     """
 
     at_s: float
-    lessons: tuple[AdaptationSample, ...]
+    samples: tuple[AdaptationSample, ...]
     accompanied: bool = False
     """Whether an enrolled driver drove."""
 

@@ -211,13 +211,13 @@ def _history(options: argparse.Namespace) -> int:
     profile, known = stored.profile, stored.profile.adaptation
     day = believed(stored.enrolled_at) or "unknown   "
     print(f"{day}  enrolled from {profile.speech_s:.1f} s of speech")
-    for step in known.steps:
+    for step in known.revisions:
         days = [date.fromordinal(trip.day).isoformat() for trip in step.trips]
         print(
             f"{date.fromordinal(step.day)}  learned from {_trips(step.trips)} ({', '.join(days)})"
         )
-    if known.held:
-        print(f"in quarantine: {_trips(known.held)}")
+    if known.pending:
+        print(f"in quarantine: {_trips(known.pending)}")
     calibration = load_calibration(Path(settings.models.directory))
     print(f"now: cosine {following.drift(profile, calibration):.2f} to the voice as enrolled")
     return 0
@@ -227,7 +227,7 @@ def _trips(trips: Sequence[PendingTrip]) -> str:
     """Where speech comes from, in words: how much, how noisy, how like the enrolled voice."""
     speech_s = sum(trip.speech_s for trip in trips)
     noise = ", ".join(dict.fromkeys(str(trip.noise) for trip in trips))
-    least = min(trip.anchor_cosine for trip in trips)
+    least = min(trip.template_cosine for trip in trips)
     count = f"{len(trips)} trip{'s' if len(trips) > 1 else ''}"
     return f"{count}: {speech_s:.1f} s, noise {noise}, cosine from {least:.2f}"
 

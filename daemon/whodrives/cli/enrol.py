@@ -37,7 +37,7 @@ from whodrives.enrolment.recording import (
     channel_of_person,
     first_voice,
 )
-from whodrives.enrolment.similarity import SAME_PERSON_COSINE, alike, matrix
+from whodrives.enrolment.similarity import SAME_PERSON_COSINE, matrix, similarities
 from whodrives.enrolment.types import Problem
 from whodrives.errors import EnrolmentError, ProfileError, SourceError
 from whodrives.models.encoder import load_encoder
@@ -328,7 +328,7 @@ def meter(progress: Progress, enough_s: float = ENOUGH_S) -> Group:
 
 
 def _told(problem: Problem) -> Text:
-    style = "bold red" if problem.grave else "yellow"
+    style = "bold red" if problem.blocking else "yellow"
     return Text.assemble((f"{problem.code}: ", style), problem.text)
 
 
@@ -375,7 +375,7 @@ def likeness_table(household: Sequence[StoredProfile], settings: Config) -> Tabl
 def _too_alike(stored: StoredProfile, household: Sequence[StoredProfile], policy: Policy) -> str:
     others: list[Profile] = [each.profile for each in household if each is not stored]
     names = {each.profile.id: each.name for each in household}
-    found = alike(stored.profile, others, policy)
+    found = similarities(stored.profile, others, policy)
     return escape(", ".join(names[each.driver] for each in found if each.is_too_similar)) or "-"
 
 

@@ -68,7 +68,7 @@ class _Utterance:
     def judged(self) -> bool:
         return self.verdict is not None
 
-    def lesson(self) -> AdaptationSample | None:
+    def sample(self) -> AdaptationSample | None:
         """All that was heard of it; None when nothing was."""
         evidence = self.evidence
         if evidence is None or not self.voice.embeddings:
@@ -101,10 +101,10 @@ class Recognizer:
         self._gate = Segmenter()
         self._trip = Trip()
         self._reports = CarReports()
-        self._lessons = SampleCollector(policy)
+        self._samples = SampleCollector(policy)
         self._utterance = _Utterance()
         self._voices: tuple[tuple[str, Floats], ...] = ()
-        self._anchors: tuple[Floats, ...] = ()
+        self._templates: tuple[Floats, ...] = ()
         self._problems: tuple[str, ...] = ()
         self._source_reason = "source: not open yet"
         self._rival = ""
@@ -147,7 +147,7 @@ class Recognizer:
             told = isinstance(news, Household | SourceState | LinkState)
             if told or self._health is not None:
                 events += self._health_events(news.at_s)
-        return self._with_lessons(events)
+        return self._with_samples(events)
 
     def hear(self, blocks: Sequence[AudioBlock]) -> Iterator[list[Event]]:
         """Take blocks that follow each other; yield what follows from each, in turn.
@@ -160,7 +160,7 @@ class Recognizer:
                 self._activity.reset()
             probabilities = self._activity.probabilities([block.samples for block in run])
             for block, probability in zip(run, probabilities, strict=True):
-                yield self._with_lessons(self._heard(block, probability))
+                yield self._with_samples(self._heard(block, probability))
 
     def _spliced(self, blocks: Sequence[AudioBlock]) -> Sequence[AudioBlock]:
         """The same blocks, with `gap` where the time between two of them tells of one."""
@@ -173,8 +173,8 @@ class Recognizer:
             for block, (last_s, now_s) in zip(blocks, pairwise(times), strict=True)
         ]
 
-    def _with_lessons(self, events: list[Event]) -> list[Event]:
-        taught = [self._lessons.follow(e) for e in events if isinstance(e, DriverState)]
+    def _with_samples(self, events: list[Event]) -> list[Event]:
+        taught = [self._samples.follow(e) for e in events if isinstance(e, DriverState)]
         return [*events, *(event for some in taught for event in some)]
 
     def _heard(self, block: AudioBlock, probability: float) -> list[Event]:
@@ -212,13 +212,17 @@ class Recognizer:
             self._rival = news.rival
         if isinstance(news, Household):
             calibration = self._policy.calibration
-            self._voices = tuple((p.id, following.voice(p, calibration)) for p in news.profiles)
-            self._anchors = tuple(following.anchor(p, calibration) for p in news.profiles)
+            self._voices = tuple(
+                (p.id, following.speaker_model(p, calibration)) for p in news.profiles
+            )
+            self._templates = tuple(
+                following.enrolment_template(p, calibration) for p in news.profiles
+            )
             self._problems = news.problems
             # Evidence about the old household says nothing of the new one.
             self._gate.reset()
             self._utterance = _Utterance()
-            self._lessons.household_changed()
+            self._samples.household_changed()
         return list(self._trip.step(news))
 
     def _source_changed(self, news: SourceState) -> list[Event]:
@@ -244,9 +248,9 @@ class Recognizer:
     def _over(self, end: UtteranceEnd | None = None) -> list[Event]:
         """Judge the utterance for the last time, and keep it if it may teach something."""
         events = self._concluded(final=True, end=end)
-        verdict, lesson = self._utterance.verdict, self._utterance.lesson()
-        if verdict is not None and lesson is not None:
-            self._lessons.heard(verdict, lesson, len(self._voices))
+        verdict, sample = self._utterance.verdict, self._utterance.sample()
+        if verdict is not None and sample is not None:
+            self._samples.heard(verdict, sample, len(self._voices))
         self._utterance = _Utterance()
         return events
 
@@ -258,7 +262,7 @@ class Recognizer:
         """
         utterance = self._utterance
         verdict = utterance.verdict
-        if verdict and (utterance.left or not self._lessons.needs_rest_of(verdict)):
+        if verdict and (utterance.left or not self._samples.needs_rest_of(verdict)):
             return []
         calibration = self._policy.calibration
         embedding = self._encoder.embed(look.samples)
@@ -271,8 +275,8 @@ class Recognizer:
             self._utterance.voice.take(embedding, look.new_s, calibration)
         voice, quality = self._utterance.voice, self._utterance.quality
         quality.add(look.samples)
-        heard = voice.centred(calibration)
-        matches = compare(heard, voice.speech_s, self._voices, calibration, self._anchors)
+        heard = voice.mean_subtracted(calibration)
+        matches = compare(heard, voice.speech_s, self._voices, calibration, self._templates)
         self._utterance.evidence = Evidence(
             matches, voice.speech_s, look.snr_db, look.at_s, quality.sound()
         )

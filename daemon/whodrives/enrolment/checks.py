@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from whodrives.enrolment.recording import Enrolled
-from whodrives.enrolment.similarity import Check, Similarity, alike, self_check
+from whodrives.enrolment.similarity import Check, Similarity, self_check, similarities
 from whodrives.enrolment.types import Problem
 from whodrives.voice.decision import Policy
 from whodrives.voice.profile import Profile
@@ -25,7 +25,7 @@ class Findings:
     """
 
     check: Check
-    alike: tuple[Similarity, ...]
+    similar: tuple[Similarity, ...]
     problems: tuple[Problem, ...]
 
 
@@ -44,7 +44,7 @@ def examined(
     profile = Profile(
         driver or _NOBODY, enrolled.embeddings, policy.calibration.encoder, enrolled.speech_s
     )
-    check, near = self_check(profile, others, policy), alike(profile, others, policy)
+    check, near = self_check(profile, others, policy), similarities(profile, others, policy)
     before = [each for each in household if each.id == driver]
     problems = [*_against(check, near), *_another_person(profile, before, policy)]
     return Findings(check, near, tuple(problems))
@@ -83,7 +83,7 @@ def _another_person(
 ) -> Iterator[Problem]:
     """Say so if a voice that is to replace a driver's is nothing like it."""
     for old in before:
-        (found,) = alike(profile, [old], policy)
+        (found,) = similarities(profile, [old], policy)
         if found.passes_share < _LEAST_PASSING:
             yield Problem(
                 "not_the_driver",

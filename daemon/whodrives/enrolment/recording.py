@@ -218,7 +218,7 @@ class Enrolment:
     def __init__(self, activity: VoiceActivity, encoder: Encoder) -> None:
         self._activity = activity
         self._encoder = encoder
-        self._gate = Segmenter(SegmenterSettings(look_s=WINDOW_S))
+        self._segmenter = Segmenter(SegmenterSettings(segment_s=WINDOW_S))
         self._pauses = _Pauses()
         self._useful: list[_Window] = []
         self._in_noise: list[list[Floats]] = [[] for _ in _SLOPES_DB]
@@ -247,17 +247,17 @@ class Enrolment:
         if block.gap:
             self._activity.reset()
         (probability,) = self._activity.probabilities([block.samples])
-        self._collect(self._gate.step(block, probability))
-        self._pauses.hear(block.samples, self._gate.speaking, probability)
+        self._collect(self._segmenter.step(block, probability))
+        self._pauses.hear(block.samples, self._segmenter.speaking, probability)
         level = acoustics.level_dbfs(block.samples)
         wrong = (*self._now(block), *self._wrong)
-        enough = self.speech_s >= ENOUGH_S and not any(p.grave for p in self._against())
-        return Progress(self.speech_s, level, self._gate.speaking, wrong, enough)
+        enough = self.speech_s >= ENOUGH_S and not any(p.blocking for p in self._against())
+        return Progress(self.speech_s, level, self._segmenter.speaking, wrong, enough)
 
     def pause(self, at_s: float) -> None:
         """The recording stops at `at_s`; what comes next does not follow what came before."""
-        self._collect(self._gate.flush(at_s))
-        self._gate.reset()
+        self._collect(self._segmenter.flush(at_s))
+        self._segmenter.reset()
         self._activity.reset()
         self._pauses = _Pauses()
 
@@ -267,8 +267,8 @@ class Enrolment:
         Raises:
             EnrolmentError: the recording is not good enough; every reason is in the text.
         """
-        self._collect(self._gate.flush(at_s))
-        problems = [problem for problem in self.problems() if problem.grave]
+        self._collect(self._segmenter.flush(at_s))
+        problems = [problem for problem in self.problems() if problem.blocking]
         if problems:
             raise EnrolmentError("\n".join(f"{p.code}: {p.text}" for p in problems))
         in_noise_too = np.concatenate([self.windows(), *map(np.stack, self._in_noise)])
@@ -351,7 +351,7 @@ class Enrolment:
             for problem in problems:
                 self._spoilt[problem.code] = self._spoilt.get(problem.code, 0) + 1
                 self._last[problem.code] = problem
-        advice = [problem for problem in self._against() if not problem.grave]
+        advice = [problem for problem in self._against() if not problem.blocking]
         self._wrong = (*problems, *advice)
 
     def _is_strange(self, window: _Window) -> bool:
@@ -477,11 +477,11 @@ def first_voice(
         activity: a voice-activity detector of its own.
         encoder: the encoder that recognition will use.
     """
-    gate = Segmenter(SegmenterSettings(look_s=WINDOW_S))
+    segmenter = Segmenter(SegmenterSettings(segment_s=WINDOW_S))
     voices: list[Floats] = []
     for block in blocks:
         (probability,) = activity.probabilities([block.samples])
-        pieces = gate.step(block, probability)
+        pieces = segmenter.step(block, probability)
         voices += [encoder.embed(piece.samples) for piece in pieces if isinstance(piece, Segment)]
         if len(voices) >= FIRST_WINDOWS or block.at_s > FIRST_S:
             break
@@ -554,8 +554,8 @@ def _too_short(speech_s: float) -> Problem:
 
 
 def _too_quiet(level_dbfs: float) -> Problem:
-    mend = f"raise the gain or come closer (above {QUIETEST_DBFS:.0f} dBFS)"
-    return Problem("too_quiet", f"the speech is at {level_dbfs:.0f} dBFS; {mend}")
+    fix = f"raise the gain or come closer (above {QUIETEST_DBFS:.0f} dBFS)"
+    return Problem("too_quiet", f"the speech is at {level_dbfs:.0f} dBFS; {fix}")
 
 
 def _clipping(share: float) -> Problem:
@@ -564,8 +564,8 @@ def _clipping(share: float) -> Problem:
 
 
 def _noisy(snr_db: float) -> Problem:
-    mend = f"stop engine, fan and radio (at least {LEAST_SNR_DB:.0f} dB)"
-    return Problem("noise", f"the speech is only {snr_db:.0f} dB above the noise; {mend}")
+    fix = f"stop engine, fan and radio (at least {LEAST_SNR_DB:.0f} dB)"
+    return Problem("noise", f"the speech is only {snr_db:.0f} dB above the noise; {fix}")
 
 
 _MELODY = Problem(
@@ -600,7 +600,7 @@ _NOT_WHO_BEGAN = Problem(
 _PLAYED_BACK = Problem(
     "played_back",
     "this sounds like a small loudspeaker; let the person speak here and now",
-    grave=False,
+    blocking=False,
 )
 
 
@@ -608,5 +608,5 @@ _ONE_WAY = Problem(
     "one_way_of_speaking",
     "all of it is spoken in one way; ask a question, speak up, or tell of something that annoyed "
     "you",
-    grave=False,
+    blocking=False,
 )

@@ -66,30 +66,30 @@ class EnrolmentSession:
         self._told_s = float("-inf")
         self._told: tuple[str, ...] = ()
 
-    def step(self, news: Timed) -> list[Outcome]:
+    def step(self, received: Timed) -> list[Outcome]:
         """Take one input; what is to be told, and at the end a voice that is to be kept.
 
         Whoever keeps it says so: `EnrolmentStage.DONE` and the command's result are not ours.
         """
-        if isinstance(news, SourceState):
-            self._deaf = news.health is not SourceHealth.OPEN
-        if isinstance(news, Household):
-            self._household = news.profiles
-        if isinstance(news, Enrol):
-            return self._begin(news)
-        return [] if self._asked is None else self._go_on(self._asked, news)
+        if isinstance(received, SourceState):
+            self._deaf = received.health is not SourceHealth.OPEN
+        if isinstance(received, Household):
+            self._household = received.profiles
+        if isinstance(received, Enrol):
+            return self._begin(received)
+        return [] if self._asked is None else self._go_on(self._asked, received)
 
-    def _go_on(self, asked: _Asked, news: Timed) -> list[Outcome]:
+    def _go_on(self, asked: _Asked, received: Timed) -> list[Outcome]:
         """Take one input during an enrolment."""
-        match news:
+        match received:
             case AudioBlock():
-                return self._hear(asked, news)
+                return self._hear(asked, received)
             case Cancel():
-                return self._give_up(asked, news.at_s, (_CANCELLED,))
+                return self._give_up(asked, received.at_s, (_CANCELLED,))
             case SourceState() if self._deaf:
-                return self._give_up(asked, news.at_s, (_NO_SOUND,))
-            case Tick() if news.at_s - asked.since_s > LONGEST_S + _GRACE_S:
-                return self._give_up(asked, news.at_s, (_TOO_LONG,))
+                return self._give_up(asked, received.at_s, (_NO_SOUND,))
+            case Tick() if received.at_s - asked.since_s > LONGEST_S + _GRACE_S:
+                return self._give_up(asked, received.at_s, (_TOO_LONG,))
         return []
 
     def enrol_guest(self, command: Enrol, voice: Enrolled | None) -> list[Outcome]:
@@ -124,8 +124,8 @@ class EnrolmentSession:
         if progress.enough:
             return self._conclude(asked, block.at_s)
         if block.at_s - asked.since_s > LONGEST_S:
-            grave = [problem for problem in asked.enrolment.problems() if problem.grave]
-            return self._give_up(asked, block.at_s, grave or [_TOO_LONG])
+            blocking = [problem for problem in asked.enrolment.problems() if problem.blocking]
+            return self._give_up(asked, block.at_s, blocking or [_TOO_LONG])
         codes = tuple(problem.code for problem in progress.problems)
         if block.at_s - self._told_s < SAY_S and codes == self._told:
             return []
@@ -167,10 +167,10 @@ class EnrolmentSession:
 def _refused(
     command: Enrol, at_s: float, speech_s: float, problems: Sequence[Problem]
 ) -> list[Outcome]:
-    grave = tuple(problem for problem in problems if problem.grave)
+    blocking = tuple(problem for problem in problems if problem.blocking)
     return [
-        _state(command, at_s, EnrolmentStage.REFUSED, speech_s, grave),
-        CommandResult(at_s, command.command, ", ".join(problem.code for problem in grave)),
+        _state(command, at_s, EnrolmentStage.REFUSED, speech_s, blocking),
+        CommandResult(at_s, command.command, ", ".join(problem.code for problem in blocking)),
     ]
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from whodrives.adaptation.following import anchor
+from whodrives.adaptation.following import enrolment_template
 from whodrives.audio.blocks import Floats
 from whodrives.voice.decision import Policy, judge
 from whodrives.voice.profile import AUGMENTATIONS, Profile
-from whodrives.voice.scoring import centred, compare
+from whodrives.voice.scoring import compare, mean_subtracted
 from whodrives.voice.types import Calibration, Evidence, Outcome
 
 SAME_PERSON_COSINE = 0.65
@@ -111,7 +111,9 @@ def matrix(profiles: Sequence[Profile], calibration: Calibration) -> Floats:
     return np.asarray(voices @ voices.T, np.float32)
 
 
-def alike(profile: Profile, others: Sequence[Profile], policy: Policy) -> tuple[Similarity, ...]:
+def similarities(
+    profile: Profile, others: Sequence[Profile], policy: Policy
+) -> tuple[Similarity, ...]:
     """How alike a profile and each of the others are, the most alike first."""
     found = [_pair(profile, other, policy) for other in others]
     return tuple(sorted(found, key=lambda each: (-each.cosine, each.driver)))
@@ -135,7 +137,7 @@ def _pair(one: Profile, other: Profile, policy: Policy) -> Similarity:
 
 def _voices(profiles: Sequence[Profile], calibration: Calibration) -> list[tuple[str, Floats]]:
     """What is compared with: each profile's voice as enrolled."""
-    return [(profile.id, anchor(profile, calibration)) for profile in profiles]
+    return [(profile.id, enrolment_template(profile, calibration)) for profile in profiles]
 
 
 def _spoken(profile: Profile) -> tuple[Floats, float]:
@@ -156,7 +158,7 @@ def _recognised(
 ) -> str | None:
     """Whose voice a window is called, as if it were an utterance."""
     calibration = policy.calibration
-    matches = compare(centred(window, calibration), seconds, voices, calibration)
+    matches = compare(mean_subtracted(window, calibration), seconds, voices, calibration)
     evidence = Evidence(matches, seconds, None, 0.0)
     verdict = judge(evidence, len(voices), policy, final=True)
     return verdict.driver if verdict and verdict.outcome is Outcome.KNOWN else None

@@ -35,13 +35,13 @@ class Problem:
 
     Attributes:
         code: for machines.
-        text: for people, with the mend; without a name.
-        grave: whether it stands against a profile; else it is advice.
+        text: for people, with the fix; without a name.
+        blocking: whether it stands against a profile; else it is advice.
     """
 
     code: str
     text: str
-    grave: bool = True
+    blocking: bool = True
 
 
 class EnrolmentStage(StrEnum):

@@ -50,7 +50,7 @@ def _calibration(facts: Mapping[str, Any]) -> Calibration:
             slope=float(point["slope"]),
             offset=float(point["offset"]),
             other_cosine=float(point["other_cosine"]),
-            same_cosine=float(point["same_cosine"]),
+            speaker_change_cosine=float(point["same_cosine"]),
             accept_llr={
                 key: tuple(float(value) for value in values)
                 for key, values in point["accept_llr"].items()
@@ -69,7 +69,7 @@ def _calibration(facts: Mapping[str, Any]) -> Calibration:
         points=tuple(sorted(points, key=lambda point: point.speech_s)),
         ambiguity_llr=float(facts["ambiguity_llr"]),
         households=tuple(int(size) for size in facts["households"]),
-        alike_cosine=float(facts["alike_cosine"]),
+        cohort_max_cosine=float(facts["alike_cosine"]),
     )
     _refuse_absurd(calibration)
     return calibration
@@ -99,13 +99,14 @@ def _refuse_absurd(calibration: Calibration) -> None:
     """Raise ValueError unless every number is one that can have been measured."""
     found: list[tuple[str, float]] = [
         ("ambiguity_llr", calibration.ambiguity_llr),
-        ("alike_cosine", calibration.alike_cosine),
+        ("alike_cosine", calibration.cohort_max_cosine),
         ("length of mean", float(np.linalg.norm(calibration.mean))),
         *(("households", size) for size in calibration.households),
     ]
     for point in calibration.points:
-        names = ("speech_s", "slope", "offset", "other_cosine", "same_cosine")
+        names = ("speech_s", "slope", "offset", "other_cosine")
         found += [(name, getattr(point, name)) for name in names]
+        found.append(("same_cosine", point.speaker_change_cosine))
         found += [("accept_llr", llr) for row in point.accept_llr.values() for llr in row]
         if set(point.accept_llr) != set(get_args(OperatingPoint)):
             raise ValueError(f"accept_llr needs {' and '.join(get_args(OperatingPoint))}")

@@ -42,7 +42,7 @@ class Learning:
         self._calibration = calibration
         self._remember_guests = remember_guests
 
-    def learn(self, lesson: TripSamples, household: Sequence[Profile]) -> bool:
+    def learn(self, sample: TripSamples, household: Sequence[Profile]) -> bool:
         """Let the driver's profile learn; returns whether it now is another.
 
         A store that cannot be written is said in the log, and nothing is learned.
@@ -51,22 +51,22 @@ class Learning:
         if day is None:
             log.warning("event=not_learned reason=%r", _NO_DAY)
             return False
-        others = [profile for profile in household if profile.id != lesson.driver]
+        others = [profile for profile in household if profile.id != sample.driver]
         steps = []
 
         def learned(profile: Profile) -> Profile:
-            held = following.quarantined(profile, lesson.lessons, day, self._calibration)
+            held = following.quarantined(profile, sample.samples, day, self._calibration)
             grown, step = following.promoted(held, others, day, self._calibration)
             steps.append(step)
             return grown
 
         try:
-            self._store.change(lesson.driver, learned)
+            self._store.change(sample.driver, learned)
         except ProfileError as error:
             log.warning("event=not_learned reason=%r", str(error))
             return False
         step = steps[-1]
-        log.info("event=learned driver=%s trips=%d", lesson.driver, len(step.trips) if step else 0)
+        log.info("event=learned driver=%s trips=%d", sample.driver, len(step.trips) if step else 0)
         return step is not None
 
     def meet(self, met: UnknownSpeech, household: Sequence[Profile]) -> Guests | None:
@@ -83,15 +83,15 @@ class Learning:
         names = [f"g-{secrets.token_hex(4)}" for _ in range(guests.MOST_VOICES_A_TRIP)]
         try:
             old = self._store.load_guests()
-            book = guests.met(
+            book = guests.updated(
                 old,
-                met.lessons,
+                met.samples,
                 self._calibration,
                 day=day,
                 names=names,
                 accompanied=met.accompanied,
             )
-            book = guests.strangers(book, household, self._calibration)
+            book = guests.not_enrolled(book, household, self._calibration)
             self._store.save_guests(book)
         except ProfileError as error:
             log.warning("event=guests_not_kept reason=%r", str(error))
@@ -123,8 +123,8 @@ class Learning:
             old = self._store.load_guests()
             book, day = old, today()
             if day is not None:
-                book = guests.met(old, (), self._calibration, day=day, names=())
-            book = guests.strangers(book, household, self._calibration)
+                book = guests.updated(old, (), self._calibration, day=day, names=())
+            book = guests.not_enrolled(book, household, self._calibration)
             if len(book) != len(old):
                 self._store.save_guests(book)
         except ProfileError as error:
@@ -135,7 +135,7 @@ class Learning:
 
 def forget(store: ProfileStore, who: str, calibration: Calibration) -> Receipt:
     """Erase a driver, and every guest who is of the same voice; see `ProfileStore.forget`."""
-    return store.forget(who, lambda voice, book: guests.strangers(book, [voice], calibration))
+    return store.forget(who, lambda voice, book: guests.not_enrolled(book, [voice], calibration))
 
 
 def today() -> int | None:

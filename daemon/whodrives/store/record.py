@@ -261,13 +261,13 @@ def _before(facts: _VoiceFacts | None, numbers: Floats, dimension: int) -> Voice
 
 def _check_adaptation(known: Adaptation, dimension: int) -> None:
     """Raise ValueError unless all that was learned is of such embeddings and of days that exist."""
-    days = [step.day for step in known.steps]
-    for trip in (*(trip for step in known.steps for trip in step.trips), *known.held):
+    days = [step.day for step in known.revisions]
+    for trip in (*(trip for step in known.revisions for trip in step.trips), *known.pending):
         days.append(trip.day)
         _seconds(trip.speech_s)
         if trip.voice.shape != (dimension,) or not _is_unit(trip.voice[np.newaxis]):
             raise ValueError("what was learned is no embedding of this length")
-        if abs(trip.anchor_cosine) > 1 + _UNIT_LENGTH_TOLERANCE:
+        if abs(trip.template_cosine) > 1 + _UNIT_LENGTH_TOLERANCE:
             raise ValueError("a cosine beyond 1")
     for day in days:
         date.fromordinal(day)
@@ -316,7 +316,7 @@ def described(stored: StoredProfile) -> Iterator[str]:
     count, seconds = len(stored.profile.embeddings), stored.profile.speech_s
     yield f"the name, and the voice: {count} embeddings of {seconds:.1f} s of speech"
     if stored.profile.adaptation != Adaptation():
-        learned, held = stored.profile.adaptation.steps, stored.profile.adaptation.held
+        learned, held = stored.profile.adaptation.revisions, stored.profile.adaptation.pending
         trips = sum(len(step.trips) for step in learned)
         yield f"what was learned since, from {trips} trips, and {len(held)} trips in quarantine"
     if stored.before:

@@ -114,21 +114,21 @@ class CarReports:
         self._known_s: dict[str, float] = {}
         self._clock: _WrongClock | None = None
 
-    def step(self, news: Timed) -> None:
+    def step(self, received: Timed) -> None:
         """Take one input; any tells the time."""
-        self._now_s = max(self._now_s, news.at_s)
-        match news:
+        self._now_s = max(self._now_s, received.at_s)
+        match received:
             case LinkState():
                 # What was missed while the broker was away is nobody's fault.
-                self._linked = news.connected
+                self._linked = received.connected
                 self._heard_s = self._clock = None
                 self._known_s = dict.fromkeys(_FACTS, self._now_s)
             case VehicleReport():
-                self._state, self._heard_s = news.state, self._now_s
-                self._note_age(news.age_s)
+                self._state, self._heard_s = received.state, self._now_s
+                self._note_age(received.age_s)
             case Misdated():
                 self._heard_s = self._now_s
-                self._note_age(-news.ahead_s)
+                self._note_age(-received.ahead_s)
         if self._linked:
             lacking = missing(self._state, self._now_s)
             self._known_s |= dict.fromkeys(_FACTS.keys() - set(lacking), self._now_s)

@@ -16,7 +16,7 @@ whatever was sent and is not final, so a late copy of it might still move someth
 | req. or rejected  | REPEAT_S since it was sent, may move, within WANTED_S  | requested, same id |
 | requested         | REPEAT_S since it was sent, no longer wanted           | unanswered         |
 | live              | the ECU completes or aborts                            | so, final          |
-| live              | cancelled, replaced, touched, changed, trip over       | withdrawn: aborted |
+| live              | cancelled, replaced, touched, changed, trip over       | cancels: aborted |
 
 A final request never changes. *No longer wanted*: WANTED_S have passed, or the car has moved. What
 an ECU answers to a request that is unanswered is believed, but nothing more is asked. After an
@@ -102,17 +102,17 @@ class Outbox:
         self._passing = frozenset({EXPIRED, *passing})
         self._session = session
         self._serial = 0
-        self._held = memory or OutboxSnapshot()
+        self._snapshot = memory or OutboxSnapshot()
 
     @property
     def memory(self) -> OutboxSnapshot:
         """All that there is to remember."""
-        return self._held
+        return self._snapshot
 
     @property
     def waiting(self) -> tuple[Group, ...]:
         """The groups that wait for the car."""
-        return tuple(Group(name) for name in self._held.waiting)
+        return tuple(Group(name) for name in self._snapshot.waiting)
 
     @property
     def live(self) -> int:
@@ -123,7 +123,7 @@ class Outbox:
     def moved(self) -> Mapping[str, float]:
         """What the ECUs moved, or move, as we asked in this trip: VSS path to the value asked."""
         acted_on = (Delivery.ACCEPTED, Delivery.COMPLETED)
-        done = [r.signals for r in self._held.requests if r.delivery in acted_on]
+        done = [r.signals for r in self._snapshot.requests if r.delivery in acted_on]
         return {path: value for signals in done for path, value in signals.items()}
 
     @property
@@ -134,67 +134,69 @@ class Outbox:
     @property
     def asked(self) -> bool:
         """Whether anything was asked for since the driver was settled, or was told to stop."""
-        return self._held.cancelled or any(r.current for r in self._held.requests)
+        return self._snapshot.cancelled or any(r.current for r in self._snapshot.requests)
 
     @property
     def shown(self) -> tuple[Delivery, str]:
         """What became of the preferences, and why: of the request that is least far."""
-        if self._held.waiting:
+        if self._snapshot.waiting:
             return Delivery.WAITING, ""
-        current = [r for r in self._held.requests if r.current]
+        current = [r for r in self._snapshot.requests if r.current]
         if not current:
-            return (Delivery.ABORTED, "cancelled") if self._held.cancelled else (Delivery.NONE, "")
+            return (
+                (Delivery.ABORTED, "cancelled") if self._snapshot.cancelled else (Delivery.NONE, "")
+            )
         least = min(current, key=lambda r: _LEAST_FAR.index(r.delivery))
         return least.delivery, least.reason
 
     def clear(self) -> None:
         """Begin a trip in which nothing was asked for or touched."""
-        self._held = OutboxSnapshot()
+        self._snapshot = OutboxSnapshot()
 
-    def settle(self, driver: str | None, now_s: float, reason: str) -> tuple[CancelRequest, ...]:
+    def assign(self, driver: str | None, now_s: float, reason: str) -> tuple[CancelRequest, ...]:
         """Serve this driver from now on, or nobody; end what was asked for another."""
         others = [
             r for r in self._live() if r.driver != driver or r.delivery is Delivery.UNANSWERED
         ]
-        withdrawn = self._end(others, now_s, reason)
-        requests = tuple(replace(r, current=self._is_live(r)) for r in self._held.requests)
-        self._held = replace(
-            self._held, waiting=(), wanted_until_s=None, cancelled=False, requests=requests
+        cancels = self._end(others, now_s, reason)
+        requests = tuple(replace(r, current=self._is_live(r)) for r in self._snapshot.requests)
+        self._snapshot = replace(
+            self._snapshot, waiting=(), wanted_until_s=None, cancelled=False, requests=requests
         )
-        return withdrawn
+        return cancels
 
-    def want(self, groups: Iterable[Group], now_s: float) -> None:
+    def request(self, groups: Iterable[Group], now_s: float) -> None:
         """Ask for these groups as soon as they may move, unless they are touched or asked for."""
-        taken = {*self._held.touched, *(g for r in self._live() for g in _groups(r))}
+        taken = {*self._snapshot.touched, *(g for r in self._live() for g in _groups(r))}
         wanted = set(groups)
         waiting = tuple(g for g in Group if g in wanted and g not in taken)
-        self._held = replace(self._held, waiting=waiting, wanted_until_s=now_s + WANTED_S)
+        self._snapshot = replace(self._snapshot, waiting=waiting, wanted_until_s=now_s + WANTED_S)
 
     def drop(self) -> None:
         """Ask for nothing more: the car has moved, and the driver has arranged himself."""
-        if self._held.waiting or self._held.wanted_until_s is not None:
-            self._held = replace(self._held, waiting=(), wanted_until_s=None)
+        if self._snapshot.waiting or self._snapshot.wanted_until_s is not None:
+            self._snapshot = replace(self._snapshot, waiting=(), wanted_until_s=None)
 
     def cancel(self, now_s: float, reason: str) -> tuple[CancelRequest, ...]:
         """End what was asked for and what waits, until somebody is settled again."""
-        self._held = replace(self._held, cancelled=True)
+        self._snapshot = replace(self._snapshot, cancelled=True)
         self.drop()
         return self._end(self._live(), now_s, reason)
 
-    def touch(self, groups: Iterable[Group], now_s: float) -> tuple[CancelRequest, ...]:
+    def override(self, groups: Iterable[Group], now_s: float) -> tuple[CancelRequest, ...]:
         """A person moves these groups: end what was asked of them, and do not ask again.
 
         What a request asked of other groups besides is asked for anew.
         """
-        touched = set(self._held.touched) | set(groups)
+        touched = set(self._snapshot.touched) | set(groups)
         ended = [r for r in self._live() if touched & _groups(r)]
         left = {g for r in ended if r.current for g in _groups(r)} - touched
-        withdrawn = self._end(ended, now_s, MANUAL)
+        cancels = self._end(ended, now_s, MANUAL)
         left = left if self._wanted(now_s) else set()
-        waiting = tuple(g for g in Group if g in left | set(self._held.waiting) - touched)
+        waiting = tuple(g for g in Group if g in left | set(self._snapshot.waiting) - touched)
         names = tuple(g for g in Group if g in touched)
-        self._held = replace(self._held, touched=names, waiting=waiting)
-        return withdrawn
+        self._snapshot = replace(self._snapshot, touched=names, waiting=waiting)
+        return cancels
 
     def reconcile(
         self, preferences: Mapping[str, float], now_s: float
@@ -204,16 +206,18 @@ class Outbox:
             r for r in self._live() if any(preferences.get(p) != v for p, v in r.signals.items())
         ]
         kept = {group_of(path) for path in preferences}
-        self._held = replace(self._held, waiting=tuple(g for g in self.waiting if g in kept))
+        self._snapshot = replace(
+            self._snapshot, waiting=tuple(g for g in self.waiting if g in kept)
+        )
         return self._end(changed, now_s, "changed")
 
     def knows(self, request: str) -> bool:
         """Whether this is a request of this trip."""
-        return any(r.request == request for r in self._held.requests)
+        return any(r.request == request for r in self._snapshot.requests)
 
     def answered(self, answer: RequestResult, now_s: float) -> tuple[CancelRequest, ...]:
         """Take an ECU's answer; one to a request that is not known changes nothing."""
-        found = next((r for r in self._held.requests if r.request == answer.request), None)
+        found = next((r for r in self._snapshot.requests if r.request == answer.request), None)
         if found is None:
             return ()
         refused = answer.status in (ResultStatus.REJECTED, ResultStatus.ABORTED)
@@ -223,7 +227,7 @@ class Outbox:
             reason = answer.reason if refused else ""
             self._put(replace(found, delivery=_ANSWERED[answer.status], reason=reason))
         touched = refused and answer.reason == MANUAL
-        return self.touch(_groups(found), now_s) if touched else ()
+        return self.override(_groups(found), now_s) if touched else ()
 
     def deliver(
         self,
@@ -247,7 +251,7 @@ class Outbox:
         signals = {p: v for p, v in preferences.items() if group_of(p) in ready}
         if ready:
             waiting = tuple(g for g in self.waiting if g not in ready)
-            self._held = replace(self._held, waiting=waiting)
+            self._snapshot = replace(self._snapshot, waiting=waiting)
         if signals:
             name = request_id(self._session, self._serial)
             self._serial += 1
@@ -265,7 +269,7 @@ class Outbox:
                     self._put(replace(r, delivery=Delivery.UNANSWERED))
 
     def _wanted(self, now_s: float) -> bool:
-        until_s = self._held.wanted_until_s
+        until_s = self._snapshot.wanted_until_s
         return until_s is not None and now_s <= until_s
 
     def _passes(self, reason: str) -> bool:
@@ -277,7 +281,7 @@ class Outbox:
         return request.delivery not in (Delivery.COMPLETED, Delivery.ABORTED)
 
     def _live(self) -> list[Request]:
-        return [r for r in self._held.requests if self._is_live(r)]
+        return [r for r in self._snapshot.requests if self._is_live(r)]
 
     def _repeats(self, request: Request, now_s: float, may_move: Callable[[Group], bool]) -> bool:
         return (
@@ -293,20 +297,20 @@ class Outbox:
     def _end(
         self, ended: Iterable[Request], now_s: float, reason: str
     ) -> tuple[CancelRequest, ...]:
-        withdrawn = []
+        cancels = []
         for request in ended:
             self._put(replace(request, delivery=Delivery.ABORTED, reason=reason))
-            withdrawn.append(CancelRequest(now_s, request.request, reason))
-        return tuple(withdrawn)
+            cancels.append(CancelRequest(now_s, request.request, reason))
+        return tuple(cancels)
 
     def _put(self, changed: Request) -> None:
         """Replace a request by what became of it, or add it."""
-        requests = [changed if r.request == changed.request else r for r in self._held.requests]
+        requests = [changed if r.request == changed.request else r for r in self._snapshot.requests]
         if changed not in requests:
             requests.append(changed)
         while len(requests) > MOST_REQUESTS:
             requests.remove(next(r for r in requests if not self._is_live(r)))
-        self._held = replace(self._held, requests=tuple(requests))
+        self._snapshot = replace(self._snapshot, requests=tuple(requests))
 
 
 def _groups(request: Request) -> set[Group]:

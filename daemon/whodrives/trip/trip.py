@@ -115,7 +115,7 @@ class Trip:
         self._profiles: Mapping[str, Profile] | None = None
         self._state = State.CLOSED
         # Of the trip; its outbox has a memory of its own.
-        self._held = TripSnapshot()
+        self._snapshot = TripSnapshot()
         self._outbox = _outbox("")
         self._kept = TripSnapshot()
         self._shown = DriverState(self._now_s)
@@ -123,11 +123,13 @@ class Trip:
         self._unsaid: list[CancelRequest] = []
         self._guards: Mapping[Guard, Callable[[_Cause], bool]] = {
             Guard.NOT_MOVING: lambda _: not _moves(fresh(self._vehicle.speed_kmh, self._now_s)),
-            Guard.HIMSELF_ANEW: lambda cause: self._himself(cause) and self._may_ask_again(),
-            Guard.HIMSELF: self._himself,
+            Guard.SAME_DRIVER_AGAIN: lambda cause: (
+                self._is_same_driver(cause) and self._may_ask_again()
+            ),
+            Guard.SAME_DRIVER: self._is_same_driver,
             Guard.LISTENING: lambda _: self._listening(),
             Guard.ENROLLED: lambda cause: cause.driver in (self._profiles or {}),
-            Guard.OTHER_VOICE: lambda _: self._held.other_voice,
+            Guard.OTHER_VOICE: lambda _: self._snapshot.other_voice,
             Guard.NO_POSITION: lambda _: self._known_position() is None,
             Guard.MOVING: lambda _: self._is_moving(),
             Guard.NOT_MOVED: lambda _: not self._moved_positions(),
@@ -136,13 +138,13 @@ class Trip:
             Action.NOTHING: lambda _row, _cause: None,
             Action.START: self._start,
             Action.END: self._end,
-            Action.SETTLE: self._settle,
-            Action.WANT: lambda _row, _cause: self._want(),
-            Action.VACATE: self._settle,
-            Action.TOUCH: self._touch,
+            Action.ASSIGN: self._assign,
+            Action.REQUEST: lambda _row, _cause: self._request_preferences(),
+            Action.UNASSIGN: self._assign,
+            Action.OVERRIDE: self._override,
             Action.LISTEN: self._listen,
             Action.CANCEL: self._cancel,
-            Action.PREFER: self._prefer,
+            Action.SAVE: self._save,
             Action.ERASE: self._erase,
             Action.REFUSE: self._refuse,
         }
@@ -157,25 +159,25 @@ class Trip:
         """The last time for which seat, door and ignition were all known; -inf: never."""
         return min(self._sits_s.values())
 
-    def step(self, news: Timed) -> tuple[TripEvent, ...]:
+    def step(self, received: Timed) -> tuple[TripEvent, ...]:
         """Take one input; return what follows from it. Sound only tells the time."""
-        self._pass_time(news.at_s)
-        match news:
+        self._pass_time(received.at_s)
+        match received:
             case Begin():
-                self._begin(news)
+                self._begin(received)
             case VehicleReport():
-                self._vehicle = news.state
+                self._vehicle = received.state
             case LinkState():
-                self._linked = news.connected
+                self._linked = received.connected
             case Household():
-                self._meet(news)
+                self._meet(received)
             case Position():
-                self._watch(news)
+                self._watch(received)
             case RequestResult():
-                self._answered(news)
+                self._answered(received)
             case Listen() | Choose() | Cancel() | Save() | Forget():
                 self._turn()
-                self._obey(news)
+                self._obey(received)
         return self._concluded()
 
     def heard(self, verdict: Verdict, at_s: float) -> tuple[TripEvent, ...]:
@@ -188,45 +190,45 @@ class Trip:
             self._transition(
                 Trigger.VOICE, _Cause(verdict.driver, SettledBy.VOICE, verdict.probability)
             )
-            other = self._state is State.SETTLED and verdict.driver != self._held.driver
-            other |= self._held.other_voice and not asked
-            self._held = replace(self._held, listen_until_s=None, other_voice=other)
+            other = self._state is State.ASSIGNED and verdict.driver != self._snapshot.driver
+            other |= self._snapshot.other_voice and not asked
+            self._snapshot = replace(self._snapshot, listen_until_s=None, other_voice=other)
         return self._concluded()
 
     def _pass_time(self, at_s: float) -> None:
         """Before anything else is taken: who was not heard of until now may have left."""
         self._now_s = max(self._now_s, at_s)
         # A driver who is settled in a silence was there then.
-        known_s = max(self.heard_s, self._held.since_s or self.heard_s)
+        known_s = max(self.heard_s, self._snapshot.since_s or self.heard_s)
         if self._now_s - known_s > ABSENCE_LIMIT_S:
-            self._transition(Trigger.DOUBTED)
+            self._transition(Trigger.NO_REPORTS)
 
     # --- inputs ---
 
-    def _begin(self, news: Begin) -> None:
-        memory = news.remembered or TripSnapshot()
-        self._held = replace(memory, outbox=TripSnapshot().outbox)
-        self._outbox = _outbox(news.session, memory)
+    def _begin(self, received: Begin) -> None:
+        memory = received.remembered or TripSnapshot()
+        self._snapshot = replace(memory, outbox=TripSnapshot().outbox)
+        self._outbox = _outbox(received.session, memory)
         if memory.opened_s is None:
             self._state = State.CLOSED
         elif not memory.settled:
             self._state = State.OPEN
         else:
-            self._state = State.VACANT if memory.driver is None else State.SETTLED
-        self._sits_s = dict.fromkeys(_SITS, self._now_s - news.gone_s)
-        self._pass_time(news.at_s)
+            self._state = State.UNASSIGNED if memory.driver is None else State.ASSIGNED
+        self._sits_s = dict.fromkeys(_SITS, self._now_s - received.gone_s)
+        self._pass_time(received.at_s)
 
-    def _meet(self, news: Household) -> None:
-        self._profiles = {profile.id: profile for profile in news.profiles}
-        if self._state is State.SETTLED and self._held.driver not in self._profiles:
+    def _meet(self, received: Household) -> None:
+        self._profiles = {profile.id: profile for profile in received.profiles}
+        if self._state is State.ASSIGNED and self._snapshot.driver not in self._profiles:
             self._transition(Trigger.FORGOTTEN)
         self._events += self._outbox.reconcile(self._preferences(), self._now_s)
 
-    def _answered(self, news: RequestResult) -> None:
-        if self._outbox.knows(news.request):
-            self._events += self._outbox.answered(news, self._now_s)
+    def _answered(self, received: RequestResult) -> None:
+        if self._outbox.knows(received.request):
+            self._events += self._outbox.answered(received, self._now_s)
         else:
-            self._events.append(UnmatchedResult(self._now_s, news.request))
+            self._events.append(UnmatchedResult(self._now_s, received.request))
 
     def _obey(self, command: Listen | Choose | Cancel | Save | Forget) -> None:
         match command:
@@ -257,7 +259,7 @@ class Trip:
             reading = getattr(self._vehicle, name)
             if reading is not None:
                 self._sits_s[name] = max(self._sits_s[name], min(reading.at_s, self._now_s))
-        switch, opened_s = self._vehicle.seat_switch, self._held.opened_s
+        switch, opened_s = self._vehicle.seat_switch, self._snapshot.opened_s
         if switch is not None and switch.value and opened_s is not None:
             # Heard late it still tells of a hand; of a hand in this trip, if its time does.
             touched = vss.Group.SEAT in self._outbox.memory.touched
@@ -279,16 +281,16 @@ class Trip:
             and (row.guard is None or self._guards[row.guard](cause))
         )
         self._state = row.to or self._state
-        self._actions[row.deed](row, cause)
-        answered_later = row.deed in (Action.PREFER, Action.ERASE, Action.REFUSE)
+        self._actions[row.action](row, cause)
+        answered_later = row.action in (Action.SAVE, Action.ERASE, Action.REFUSE)
         if cause.command is not None and not answered_later:
             self._events.append(CommandResult(self._now_s, cause.command))
 
-    def _himself(self, cause: _Cause) -> bool:
-        return cause.driver == self._held.driver
+    def _is_same_driver(self, cause: _Cause) -> bool:
+        return cause.driver == self._snapshot.driver
 
     def _listening(self) -> bool:
-        until_s = self._held.listen_until_s
+        until_s = self._snapshot.listen_until_s
         return until_s is not None and self._now_s <= until_s
 
     def _may_ask_again(self) -> bool:
@@ -314,12 +316,12 @@ class Trip:
         }
         for path in changed | (known.keys() - self._steady.keys()):
             self._steady[path] = Reading(known[path], told.true_s)
-        if self._held.opened_s is None or before is None or not (before.moving or told.moving):
+        if self._snapshot.opened_s is None or before is None or not (before.moving or told.moving):
             return
-        by_hand = changed - self._outbox.under_way - set(self._held.moved)
+        by_hand = changed - self._outbox.under_way - set(self._snapshot.moved)
         moved = tuple(sorted(path for path in by_hand if not vss.has_switch(path)))
         if moved:
-            self._held = replace(self._held, moved=(*self._held.moved, *moved))
+            self._snapshot = replace(self._snapshot, moved=(*self._snapshot.moved, *moved))
 
     def _is_moving(self) -> bool:
         told = self._position
@@ -346,7 +348,7 @@ class Trip:
             group = vss.group_of(path)
             by_switch = group in touched and (group is vss.Group.MIRRORS or vss.has_switch(path))
             by_us = path in asked and abs(value - asked[path]) <= STILL
-            return by_switch or path in self._held.moved or by_us
+            return by_switch or path in self._snapshot.moved or by_us
 
         return {
             path: value
@@ -355,7 +357,7 @@ class Trip:
         }
 
     def _start(self, _row: Row, _cause: _Cause) -> None:
-        self._held = TripSnapshot(opened_s=self._true_since_s())
+        self._snapshot = TripSnapshot(opened_s=self._true_since_s())
         self._outbox.clear()
 
     def _true_since_s(self) -> float:
@@ -370,14 +372,14 @@ class Trip:
 
     def _end(self, row: Row, _cause: _Cause) -> None:
         self._events += self._outbox.cancel(self._now_s, row.reason)
-        self._held = TripSnapshot()
+        self._snapshot = TripSnapshot()
         self._outbox.clear()
 
-    def _settle(self, row: Row, cause: _Cause) -> None:
+    def _assign(self, row: Row, cause: _Cause) -> None:
         """Somebody drives from now on; or nobody whom we know, if the cause names none."""
-        self._events += self._outbox.settle(cause.driver, self._now_s, row.reason)
-        self._held = replace(
-            self._held,
+        self._events += self._outbox.assign(cause.driver, self._now_s, row.reason)
+        self._snapshot = replace(
+            self._snapshot,
             settled=True,
             driver=cause.driver,
             since_s=None if cause.driver is None else self._now_s,
@@ -387,22 +389,22 @@ class Trip:
             other_voice=False,
         )
         if cause.driver is not None:
-            self._want()
+            self._request_preferences()
 
-    def _want(self) -> None:
-        self._outbox.want(self._groups(), self._now_s)
+    def _request_preferences(self) -> None:
+        self._outbox.request(self._groups(), self._now_s)
 
-    def _touch(self, _row: Row, _cause: _Cause) -> None:
-        self._events += self._outbox.touch({vss.Group.SEAT}, self._now_s)
+    def _override(self, _row: Row, _cause: _Cause) -> None:
+        self._events += self._outbox.override({vss.Group.SEAT}, self._now_s)
 
     def _listen(self, _row: Row, _cause: _Cause) -> None:
-        self._held = replace(self._held, listen_until_s=self._now_s + LISTEN_S)
+        self._snapshot = replace(self._snapshot, listen_until_s=self._now_s + LISTEN_S)
 
     def _cancel(self, row: Row, _cause: _Cause) -> None:
         self._events += self._outbox.cancel(self._now_s, row.reason)
 
-    def _prefer(self, _row: Row, cause: _Cause) -> None:
-        driver, command = self._held.driver, cause.command
+    def _save(self, _row: Row, cause: _Cause) -> None:
+        driver, command = self._snapshot.driver, cause.command
         if driver is not None and command is not None:
             kept = self._moved_positions()
             self._events.append(SavePreferences(self._now_s, command, driver, kept))
@@ -422,7 +424,7 @@ class Trip:
         return frozenset(vss.group_of(path) for path in self._preferences())
 
     def _preferences(self) -> dict[str, float]:
-        driver = self._held.driver
+        driver = self._snapshot.driver
         profile = (self._profiles or {}).get(driver) if driver is not None else None
         known = profile.preferences.items() if profile else ()
         return {path: value for path, value in known if path in vss.SIGNALS}
@@ -446,7 +448,7 @@ class Trip:
         self._outbox.age(self._now_s)
         self._deliver()
         events = self._told()
-        memory = replace(self._held, outbox=self._outbox.memory)
+        memory = replace(self._snapshot, outbox=self._outbox.memory)
         if memory != self._kept:
             self._kept = memory
             events.insert(0, PersistTrip(self._now_s, memory))
@@ -469,14 +471,14 @@ class Trip:
 
     def _deliver(self) -> None:
         """Ask for what may move now, once it is known who is enrolled."""
-        driver = self._held.driver
+        driver = self._snapshot.driver
         if driver is not None and self._linked and self._profiles is not None:
             self._events += self._outbox.deliver(
                 self._now_s, driver, self._preferences(), lambda group: not self._refusals(group)
             )
 
     def _driver_state(self, at_s: float) -> DriverState:
-        held = self._held
+        held = self._snapshot
         if held.driver is None:
             return DriverState(
                 at_s, settled_by=held.settled_by, trip_open=held.opened_s is not None

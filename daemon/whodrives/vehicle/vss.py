@@ -269,8 +269,8 @@ def check_path(path: str) -> str | None:
     """The sentence that says why no preference may hold this path, or None if one may."""
     if path in SIGNALS:
         return None
-    mend = did_you_mean(path, SIGNALS) or "; the reference configuration lists them"
-    return f"{path} is no seat, mirror or steering wheel signal of VSS 6.0{mend}"
+    fix = did_you_mean(path, SIGNALS) or "; the reference configuration lists them"
+    return f"{path} is no seat, mirror or steering wheel signal of VSS 6.0{fix}"
 
 
 def check(path: str, value: object, limits: Limits) -> str | None:
@@ -289,11 +289,11 @@ def check(path: str, value: object, limits: Limits) -> str | None:
         )
     signal, own = SIGNALS[path], limits[path]
     allowed = Range(max(own.minimum, signal.minimum), min(own.maximum, signal.maximum))
-    mend = f"give a number from {allowed} {signal.unit}"
+    fix = f"give a number from {allowed} {signal.unit}"
     if not is_number(value):
-        return f"{path}: {value!r} is not a finite number; {mend}"
+        return f"{path}: {value!r} is not a finite number; {fix}"
     if value not in allowed:
-        return f"{path}: {value} is out of range; {mend}"
+        return f"{path}: {value} is out of range; {fix}"
     if signal.datatype != "float" and value != int(value):
-        return f"{path}: {value:g} is not a whole number, which {signal.datatype} asks; {mend}"
+        return f"{path}: {value:g} is not a whole number, which {signal.datatype} asks; {fix}"
     return None

@@ -38,18 +38,18 @@ class PendingTrip:
         voice: float32, shape (D,), unit length: the mean embedding of its lessons.
         speech_s: seconds of speech in them.
         noise: around them.
-        anchor_cosine: to the enrolled voice, both relative to the mean voice.
+        template_cosine: to the enrolled voice, both relative to the mean voice.
     """
 
     day: int
     voice: Floats = field(repr=False)
     speech_s: float
     noise: Noise
-    anchor_cosine: float
+    template_cosine: float
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Revision:
     """What a profile learned at one time, and where it comes from.
 
     Attributes:
@@ -65,8 +65,8 @@ class Step:
 class Adaptation:
     """What a profile learned since it was enrolled, oldest first, and what is in quarantine."""
 
-    steps: tuple[Step, ...] = ()
-    held: tuple[PendingTrip, ...] = ()
+    revisions: tuple[Revision, ...] = ()
+    pending: tuple[PendingTrip, ...] = ()
 
 
 AUGMENTATIONS = 3

@@ -49,15 +49,15 @@ def centroid(profile: Profile) -> Floats:
     return unit(profile.embeddings.mean(axis=0))
 
 
-def centred(voice: Floats, calibration: Calibration) -> Floats:
+def mean_subtracted(voice: Floats, calibration: Calibration) -> Floats:
     """A unit vector (D,) relative to the mean voice, again of unit length.
 
     What all voices share says nothing about who speaks, and takes up room on the cosine's scale.
     """
-    return relative(voice, calibration.mean)
+    return subtract_mean(voice, calibration.mean)
 
 
-def relative(voice: Floats, mean: Floats) -> Floats:
+def subtract_mean(voice: Floats, mean: Floats) -> Floats:
     """A unit vector (D,) relative to the global mean embedding `mean` (D,), again of unit length.
 
     Raises:
@@ -66,7 +66,7 @@ def relative(voice: Floats, mean: Floats) -> Floats:
     return unit(voice - mean)
 
 
-def usual(
+def cohort_mean(
     cosines: NDArray[Any], likeness: NDArray[Any], other_cosine: NDArray[Any] | float, alike: float
 ) -> NDArray[Any]:
     """What this voice scores with people who are not this driver, as far as the household tells.
@@ -139,7 +139,7 @@ def compare(
     speech_s: float,
     profiles: Sequence[tuple[str, Floats]],
     calibration: Calibration,
-    anchors: Sequence[Floats] = (),
+    templates: Sequence[Floats] = (),
 ) -> tuple[Match, ...]:
     """Compare a voice with the household's; best first.
 
@@ -150,17 +150,19 @@ def compare(
         speech_s: seconds of speech that it rests on.
         profiles: driver id and what the driver's voices are compared with, as `voice` is, (D,).
         calibration: of the encoder that made them.
-        anchors: the same drivers' voices as enrolled, (D,) each, in the order of `profiles`; none
+        templates: the same drivers' voices as enrolled, (D,) each, in the order of `profiles`; none
             if nobody has learned. They alone say who are twins: a pair that parts a little as both
             learn would otherwise begin to push each other down.
     """
     if not profiles:
         return ()
     centres = np.stack([centre for _, centre in profiles]).astype(np.float64)
-    enrolled = np.stack(anchors).astype(np.float64) if anchors else centres
+    enrolled = np.stack(templates).astype(np.float64) if templates else centres
     cosines = centres @ voice
     prior = other_cosine(speech_s, calibration)
-    excess = cosines - usual(cosines, enrolled @ enrolled.T, prior, calibration.alike_cosine)
+    excess = cosines - cohort_mean(
+        cosines, enrolled @ enrolled.T, prior, calibration.cohort_max_cosine
+    )
     ratios = log_likelihood_ratio(excess, speech_s, calibration)
     matches = [
         Match(driver, float(cosine), float(llr))
@@ -205,9 +207,9 @@ class RunningModel:
         """Seconds of speech so far."""
         return sum(self.weights_s)
 
-    def centred(self, calibration: Calibration) -> Floats:
+    def mean_subtracted(self, calibration: Calibration) -> Floats:
         """The voice (D,) relative to the mean voice; raises ValueError before the first look."""
-        return centred(self.pooled(), calibration)
+        return mean_subtracted(self.pooled(), calibration)
 
     def take(self, embedding: Floats, new_s: float, calibration: Calibration) -> bool:
         """Add a segment, unless somebody else speaks in it.
@@ -224,8 +226,10 @@ class RunningModel:
             Whether it was added. If not, a new `RunningModel` begins with this segment.
         """
         if self.embeddings and new_s >= LEAST_NEW_S:
-            cosine = float(centred(embedding, calibration) @ self.centred(calibration))
-            least = [p.same_cosine for p in calibration.points]
+            cosine = float(
+                mean_subtracted(embedding, calibration) @ self.mean_subtracted(calibration)
+            )
+            least = [p.speaker_change_cosine for p in calibration.points]
             if cosine < _between(calibration, self.speech_s, least):
                 return False
         self.embeddings.append(embedding)

@@ -54,8 +54,8 @@ class SegmenterSettings:
         pre_roll_s: sound from before the first active block that joins the speech.
         hangover_s: sound after the last active block that joins it; a shorter dip is bridged.
         pause_s: so long without speech ends the utterance; longer than the hangover.
-        look_s: so much new speech makes a look.
-        shortest_look_s: less speech than this is never looked at.
+        segment_s: so much new speech makes a look.
+        shortest_segment_s: less speech than this is never looked at.
         utterance_s: so much speech ends the utterance even without a pause.
 
     Raises:
@@ -69,8 +69,8 @@ class SegmenterSettings:
     pre_roll_s: float = 0.2
     hangover_s: float = 0.2
     pause_s: float = 0.8
-    look_s: float = 1.0
-    shortest_look_s: float = 0.5
+    segment_s: float = 1.0
+    shortest_segment_s: float = 0.5
     utterance_s: float = 6.0
 
     def __post_init__(self) -> None:
@@ -82,9 +82,10 @@ class SegmenterSettings:
             "pre_roll_s must be from 0 to 1": 0 <= self.pre_roll_s <= 1,
             "hangover_s must be above 0 and less than pause_s": 0 < self.hangover_s < self.pause_s,
             "pause_s must be at most 10": self.pause_s <= 10,  # noqa: PLR2004 (the rule's text)
-            "shortest_look_s must be above 0 and at most look_s, and look_s at most utterance_s": (
-                0 < self.shortest_look_s <= self.look_s <= self.utterance_s
+            "shortest_segment_s must be above 0 and at most segment_s": (
+                0 < self.shortest_segment_s <= self.segment_s
             ),
+            "segment_s must be at most utterance_s": self.segment_s <= self.utterance_s,
             "utterance_s must be at most 60": self.utterance_s <= 60,  # noqa: PLR2004 (the same)
         }
         broken = [rule for rule, holds in rules.items() if not holds]
@@ -195,8 +196,8 @@ class Segmenter:
         self._pre_roll = _blocks(self._settings.pre_roll_s)
         self._hangover = _blocks(self._settings.hangover_s)
         self._pause = _blocks(self._settings.pause_s)
-        self._look = _blocks(self._settings.look_s)
-        self._shortest_look = _blocks(self._settings.shortest_look_s)
+        self._look = _blocks(self._settings.segment_s)
+        self._shortest_look = _blocks(self._settings.shortest_segment_s)
         self._longest = _blocks(self._settings.utterance_s)
         self.reset()
 

@@ -158,7 +158,7 @@ class CalibrationPoint:
     """How to read a cosine after `speech_s` seconds of speech.
 
     llr = slope * (cosine - usual) + offset (natural log), where `usual` is what this voice scores
-    with other people (`scoring.usual`); logistic calibration after Brummer and du Preez,
+    with other people (`scoring.cohort_mean`); logistic calibration after Brummer and du Preez,
     "Application-independent evaluation of speaker detection", 2006.
 
     Attributes:
@@ -166,7 +166,7 @@ class CalibrationPoint:
         slope: see above.
         offset: see above.
         other_cosine: mean cosine of a voice with other people's profiles.
-        same_cosine: a further second that is less like the voice so far is somebody else.
+        speaker_change_cosine: a further second that is less like the voice so far is somebody else.
         accept_llr: by operating point, for each of the calibration's households.
     """
 
@@ -174,7 +174,7 @@ class CalibrationPoint:
     slope: float
     offset: float
     other_cosine: float
-    same_cosine: float
+    speaker_change_cosine: float
     accept_llr: Mapping[str, Sequence[float]]
 
 
@@ -189,7 +189,7 @@ class Calibration:
         points: by ascending seconds of speech, at least one.
         ambiguity_llr: two profiles whose llr differ by less cannot be told apart.
         households: ascending numbers of enrolled drivers that `accept_llr` was measured with.
-        alike_cosine: profiles that are more alike than this say nothing of each other's strangers.
+        cohort_max_cosine: profiles more similar than this are left out of each other's cohort.
     """
 
     encoder: str
@@ -197,7 +197,7 @@ class Calibration:
     points: Sequence[CalibrationPoint]
     ambiguity_llr: float
     households: Sequence[int]
-    alike_cosine: float
+    cohort_max_cosine: float
 
     def __post_init__(self) -> None:
         """Refuse points that are missing or out of order: nothing could be read between them."""
