@@ -430,11 +430,12 @@ def test_pipe_of_no_channels() -> None:
 WITHOUT_PORTAUDIO = """
 import ctypes.util, pathlib, sys
 ctypes.util.find_library = lambda name: None
-from whodrives import capture
-from whodrives.domain import SourceError
-print(sum(1 for _ in capture.read_file(pathlib.Path(sys.argv[1]))))
+from whodrives.audio.files import read_file
+from whodrives.audio.microphone import Microphone
+from whodrives.errors import SourceError
+print(sum(1 for _ in read_file(pathlib.Path(sys.argv[1]))))
 try:
-    capture.Microphone(None, print).open()
+    Microphone(None, print).open()
 except SourceError as error:
     print(error)
 """

@@ -109,11 +109,11 @@ class Bench:
 
     def until(self, ready: Callable[[], object], what: str) -> None:
         """Poll the bus until something is so."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = clock.now_s() + PATIENCE_S
         while not ready():
-            if time.monotonic() > deadline:
+            if clock.now_s() > deadline:
                 pytest.fail(f"waited {PATIENCE_S:.0f} s in vain until {what}")
-            self.bus.poll(time.monotonic())
+            self.bus.poll(clock.now_s())
             while not self.inbox.empty():
                 self.inputs.append(self.inbox.get())
             time.sleep(0.01)
@@ -170,12 +170,12 @@ def others(broker: Any) -> Iterator[Bench]:
 
 
 def _driver(**more: Any) -> DriverState:
-    now_s = time.monotonic()
+    now_s = clock.now_s()
     return DriverState(now_s, "d-7f3a", now_s, 0.99, trip_open=True, **more)
 
 
 def _apply(age_s: float = 0.0) -> Apply:
-    return Apply(time.monotonic() - age_s, str(uuid.uuid4()), "d-7f3a", {SEAT: 120.0})
+    return Apply(clock.now_s() - age_s, str(uuid.uuid4()), "d-7f3a", {SEAT: 120.0})
 
 
 def _command(command: str, age_s: float = 0.0, **more: object) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def _command(command: str, age_s: float = 0.0, **more: object) -> dict[str, Any]
 
 
 def _recognition() -> Recognition:
-    now_s = time.monotonic()
+    now_s = clock.now_s()
     evidence = Evidence((Match("d-7f3a", 0.7, 6.0),), 2.0, 12.0, now_s)
     return Recognition(now_s, Verdict(Outcome.KNOWN, "d-7f3a", evidence, 0.99))
 
@@ -200,7 +200,7 @@ def test_a_connection_that_changes_wakes_whoever_waits(bench: Bench, broker: Any
     broker.stop()
     assert isinstance(bench.inbox.get(timeout=PATIENCE_S), Tick)
     assert bench.linked()
-    bench.bus.poll(time.monotonic())
+    bench.bus.poll(clock.now_s())
     assert isinstance(bench.inbox.get(timeout=PATIENCE_S), LinkState)
 
 
@@ -240,7 +240,7 @@ def test_a_withdrawal_reaches_the_ecu(bench: Bench) -> None:
     bench.connect()
     ear = bench.ear()
     request = str(uuid.uuid4())
-    assert bench.bus.publish(CancelRequest(time.monotonic(), request, "manual"))
+    assert bench.bus.publish(CancelRequest(clock.now_s(), request, "manual"))
     bench.until(lambda: ear.on("preferences/cancel"), "the withdrawal arrives")
     (message,) = ear.on("preferences/cancel")
     properties: Any = message.properties
@@ -276,7 +276,7 @@ def test_nothing_of_a_request_or_a_recognition_stays_at_the_broker(bench: Bench)
     """A later subscriber finds status, driver and metrics, and nothing else."""
     bench.connect()
     first = bench.ear()
-    for event in (Health(time.monotonic()), _driver(), _recognition(), _apply()):
+    for event in (Health(clock.now_s()), _driver(), _recognition(), _apply()):
         assert bench.bus.publish(event)
     bench.until(lambda: first.on("preferences/apply"), "the request arrives")
     (recognition,) = first.on("recognition")
@@ -295,14 +295,15 @@ def test_a_killed_daemon_is_offline(bench: Bench) -> None:
     """A kill -9 leaves `offline` in the retained status: the last will."""
     program = (
         "import sys, time\n"
-        "from whodrives.bus import Bus\n"
-        "from whodrives.config import Mqtt, Vehicle\n"
-        "from whodrives.domain import Health\n"
+        "from whodrives import clock\n"
+        "from whodrives.config.schema import Mqtt, Vehicle\n"
+        "from whodrives.core.events import Health\n"
+        "from whodrives.mqtt.bus import Bus\n"
         "bus = Bus(Mqtt(port=int(sys.argv[1])), Vehicle(), lambda news: None)\n"
         "bus.start()\n"
-        "bus.publish(Health(time.monotonic()))\n"
+        "bus.publish(Health(clock.now_s()))\n"
         "while True:\n"
-        "    bus.poll(time.monotonic())\n"
+        "    bus.poll(clock.now_s())\n"
         "    time.sleep(0.01)\n"
     )
     ear = bench.ear()
@@ -325,7 +326,7 @@ def test_a_killed_daemon_is_offline(bench: Bench) -> None:
 def test_a_clean_stop_is_offline_and_names_no_driver(bench: Bench) -> None:
     """`stop` leaves `offline` and removes the driver from the broker."""
     bench.connect()
-    bench.bus.publish(Health(time.monotonic()))
+    bench.bus.publish(Health(clock.now_s()))
     bench.bus.publish(_driver())
     bench.bus.stop()
     ear = bench.ear()
@@ -353,12 +354,12 @@ def test_a_half_open_predecessor_does_not_declare_us_dead(bench: Bench) -> None:
     predecessor = Bench(bench.broker)
     predecessor.connect()
     ear = bench.ear()
-    bench.bus.publish(Health(time.monotonic()))
+    bench.bus.publish(Health(clock.now_s()))
     bench.connect()
     bench.until(lambda: len(ear.on("status")) >= 2, "the will and the greeting arrive")
     # Nobody has polled it since: it could not come back.
     predecessor.close()
-    assert bench.bus.publish(Health(time.monotonic()))
+    assert bench.bus.publish(Health(clock.now_s()))
     bench.until(lambda: len(ear.on("status")) >= 3, "all three arrive")
     states = [json.loads(message.payload)["state"] for message in ear.on("status")]
     assert states == ["offline", "online", "online"]
@@ -371,11 +372,11 @@ def test_of_two_daemons_the_second_steps_back_and_asks_for_nothing(broker: Any) 
         first.connect()
         ear = first.ear()
         second.bus.start()
-        until_s = time.monotonic() + 10.0
+        until_s = clock.now_s() + 10.0
         asked = 0
-        while time.monotonic() < until_s:
+        while clock.now_s() < until_s:
             for each in (first, second):
-                each.bus.poll(time.monotonic())
+                each.bus.poll(clock.now_s())
                 while not each.inbox.empty():
                     each.inputs.append(each.inbox.get())
             asked += second.bus.publish(_apply())
@@ -397,7 +398,7 @@ def test_of_two_daemons_the_second_steps_back_and_asks_for_nothing(broker: Any) 
 def test_broker_restart_brings_back_the_facts_only(bench: Bench) -> None:
     """After the broker lost everything: status and driver are there, an earlier Apply is not."""
     bench.connect()
-    bench.bus.publish(Health(time.monotonic(), ("microphone",)))
+    bench.bus.publish(Health(clock.now_s(), ("microphone",)))
     bench.bus.publish(_driver())
     bench.bus.publish(_apply())
     bench.broker.stop()
@@ -478,13 +479,13 @@ def test_a_broker_that_is_late_is_no_failure(
     bench.broker.stop()
     with caplog.at_level(logging.INFO, "whodrives.mqtt"):
         bench.bus.start()
-        assert bench.bus.publish(Health(time.monotonic())) is False
+        assert bench.bus.publish(Health(clock.now_s())) is False
         bench.until(lambda: bench.of(LinkState), "the first attempt fails")
         (news,) = bench.of(LinkState)
         assert not news.connected
         assert "refused" in news.reason
-        again_s = time.monotonic() + 2.5
-        bench.until(lambda: time.monotonic() > again_s, "it has tried again")
+        again_s = clock.now_s() + 2.5
+        bench.until(lambda: clock.now_s() > again_s, "it has tried again")
         bench.broker.start()
         bench.until(bench.linked, "the bus is connected")
     lines = [(r.levelname, r.getMessage().split()[0]) for r in caplog.records]
@@ -507,8 +508,8 @@ def test_a_broker_that_is_away_for_long_costs_nothing(
     try:
         before = _clients()
         bench.bus.start()
-        enough_s = time.monotonic() + 2.5
-        bench.until(lambda: time.monotonic() > enough_s, "it has tried many times")
+        enough_s = clock.now_s() + 2.5
+        bench.until(lambda: clock.now_s() > enough_s, "it has tried many times")
         bench.bus.stop()
         bench.until(lambda: _clients() == before, "all clients are gone")
     finally:
@@ -532,7 +533,7 @@ def test_the_car_is_heard(bench: Bench) -> None:
     bench.until(lambda: bench.of(VehicleReport), "the retained state is heard")
     first = bench.of(VehicleReport)[0].state.speed_kmh
     assert first.value == 3
-    assert first.at_s < time.monotonic() - 59
+    assert first.at_s < clock.now_s() - 59
     ear.say("vehicle/Vehicle.Speed", {"schema": 1, "value": 0, "time": _iso()})
     bench.until(lambda: len(bench.of(VehicleReport)) == 2, "the signal is heard")
     assert bench.of(VehicleReport)[1].state.speed_kmh.value == 0
@@ -663,7 +664,7 @@ def test_metrics_are_said_at_once_and_again(bench: Bench, monkeypatch: pytest.Mo
     bench.connect()
     ear = bench.ear()
     ear.say("vehicle", b"rubbish")
-    bench.bus.publish(UnmatchedResult(time.monotonic(), str(uuid.uuid4())))
+    bench.bus.publish(UnmatchedResult(clock.now_s(), str(uuid.uuid4())))
     bench.until(
         lambda: (ear.last("metrics") or {"counters": {}})["counters"].get("refused") == 2,
         "the metrics tell of the rubbish and the stray result",
@@ -728,7 +729,7 @@ def test_a_server_that_is_no_broker_gives_a_reason(bench: Bench) -> None:
 def test_a_probe_does_not_disturb_the_daemon(bench: Bench) -> None:
     """The question whether the broker lets us in leaves the running connection alone."""
     bench.connect()
-    bench.bus.publish(Health(time.monotonic()))
+    bench.bus.publish(Health(clock.now_s()))
     ear = bench.ear()
     assert probe(Mqtt(bench.broker.host, bench.broker.port), 10.0) is None
     bench.bus.publish(_recognition())

@@ -14,6 +14,7 @@ import pytest
 import sounddevice
 
 from tests.conftest import Prompts, VirtualMicrophone
+from whodrives import clock
 from whodrives.audio.blocks import (
     BLOCK_S,
     BLOCK_SAMPLES,
@@ -97,12 +98,12 @@ def chirp(rate_hz: int) -> Floats:
 
 def open_patiently(microphone: Microphone) -> None:
     """Open as the daemon does: again and again until the device is there."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = clock.now_s() + PATIENCE_S
     while True:
         try:
             return microphone.open()
         except SourceError:
-            if time.monotonic() > deadline:
+            if clock.now_s() > deadline:
                 raise
             time.sleep(0.2)
 
@@ -134,9 +135,9 @@ def test_live_and_replayed_sound_are_the_same(
 
 
 def test_blocks_are_stamped_when_they_were_heard(listener: Listener) -> None:
-    """Stamps rise by 30 ms on average, on the monotonic clock, and are never in the future."""
+    """Stamps rise by 30 ms on average, on the daemon's clock, and are never in the future."""
     blocks = listener.listen(3)
-    now_s = time.monotonic()
+    now_s = clock.now_s()
     stamps = np.array([block.at_s for block in blocks])
     assert (np.diff(stamps) >= 0).all()
     assert np.polyfit(np.arange(len(stamps)), stamps, 1)[0] == pytest.approx(BLOCK_S, rel=0.02)
@@ -297,12 +298,12 @@ def test_stalled_microphone_is_noticed_and_closed_without_hanging(
 ) -> None:
     """A device that stays and gives nothing is told from a quiet car, and can be opened again."""
     listener.listen(0.3)
-    assert not listener.microphone.stalled(time.monotonic())
+    assert not listener.microphone.stalled(clock.now_s())
     virtual_microphone.suspend()
     try:
-        deadline = time.monotonic() + PATIENCE_S
-        while not listener.microphone.stalled(time.monotonic()):
-            assert time.monotonic() < deadline
+        deadline = clock.now_s() + PATIENCE_S
+        while not listener.microphone.stalled(clock.now_s()):
+            assert clock.now_s() < deadline
             time.sleep(STALL_S / 10)
         listener.microphone.close()
     finally:
@@ -310,7 +311,7 @@ def test_stalled_microphone_is_noticed_and_closed_without_hanging(
     open_patiently(listener.microphone)
     blocks = [listener.listen(BLOCK_S)[0] for _ in range(20)]
     assert any(block.gap for block in blocks)
-    assert not listener.microphone.stalled(time.monotonic())
+    assert not listener.microphone.stalled(clock.now_s())
 
 
 def test_sound_that_was_lost_while_we_stood_still_is_never_joined(
@@ -342,4 +343,4 @@ def test_closing_is_no_accident(listener: Listener) -> None:
     listener.microphone.close()
     left = [listener.inbox.get() for _ in range(listener.inbox.qsize())]
     assert not any(isinstance(item, SourceState) for item in left)
-    assert not listener.microphone.stalled(time.monotonic() + 2 * STALL_S)
+    assert not listener.microphone.stalled(clock.now_s() + 2 * STALL_S)

@@ -18,7 +18,9 @@ from whodrives.trip.types import Delivery, OutboxSnapshot, Request, SettledBy, T
 
 SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide.Position"
 KEY = b"k" * 32
-NOW_S = clock.now_s()
+NOW_S = 100_000.0
+"""The time in every test, by `clock`: what the machine's own is must not matter."""
+
 REQUEST = Request(
     "3f2b7c1e-5a64-8d0e-9c1b-0d2f4a6b8c0e",
     "d-7f3a0000",
@@ -49,6 +51,12 @@ def _journal(path: Path, key: bytes | None = KEY) -> Journal:
 
 def _kept(path: Path, memory: TripSnapshot = MEMORY, heard_s: float | None = None) -> None:
     _journal(path).keep(memory, clock.now_s() if heard_s is None else heard_s)
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that runs for as long as NOW_S."""
+    monkeypatch.setattr(clock, "now_s", lambda: NOW_S)
 
 
 @pytest.fixture
