@@ -105,7 +105,7 @@ class Bench:
     @staticmethod
     def vitals() -> Vitals:
         """What the rest of a daemon would say of itself."""
-        return Vitals(requests=2, backlog=7, encoder="ab" * 32)
+        return Vitals(requests=2, backlog=7, encoder="ab" * 32, silent_s=60.99)
 
     def until(self, ready: Callable[[], object], what: str) -> None:
         """Poll the bus until something is so."""
@@ -671,6 +671,7 @@ def test_metrics_are_said_at_once_and_again(bench: Bench, monkeypatch: pytest.Mo
     )
     body = ear.last("metrics")
     assert (body["requests"], body["backlog"], body["encoder"]) == (2, 7, "ab" * 32)
+    assert body["silent_s"] == 60
     assert body["counters"]["connections"] == 1
     assert len(ear.on("metrics")) >= 2
     later = bench.ear()

@@ -334,6 +334,23 @@ def test_silence_is_given_up_with_the_reason(encoder: OnnxEncoder, policy: Polic
     assert result == CommandResult(late.at_s, "c1", "too_short")
 
 
+@pytest.mark.parametrize("level", [0.0, -0.48], ids=["zeros", "constant"])
+def test_a_muted_microphone_is_reported_at_once(
+    level: float, encoder: OnnxEncoder, policy: Policy
+) -> None:
+    """A person must not speak for minutes into a microphone that is muted."""
+    session = enrolling(encoder, policy)
+    session.step(ASKED)
+    said = []
+    for number in range(1, 50):
+        block = AudioBlock(number * BLOCK_S, np.full(BLOCK_SAMPLES, level, np.float32))
+        said += session.step(block)
+    states = [state for state in said if isinstance(state, EnrolmentState)]
+    first = next(state for state in states if state.problems)
+    assert [problem.code for problem in first.problems] == ["no_sound"]
+    assert first.at_s <= 1.1
+
+
 def test_a_lost_microphone_ends_an_enrolment(encoder: OnnxEncoder, policy: Policy) -> None:
     """Nothing is kept of half a recording."""
     session = enrolling(encoder, policy)

@@ -101,6 +101,17 @@ def test_silence_is_too_short(seconds: float, encoder: OnnxEncoder) -> None:
     assert codes(np.zeros(int(16_000 * seconds), np.float32), encoder) == {"too_short"}
 
 
+@pytest.mark.parametrize(("pause_s", "told"), [(5.0, False), (11.0, True)])
+def test_silence_after_sound_is_reported_once_it_is_long(
+    pause_s: float, *, told: bool, encoder: OnnxEncoder
+) -> None:
+    """A noise gate makes pauses silent; a microphone that is muted meanwhile stays so."""
+    noise = np.random.default_rng(1).normal(0, 1e-3, 16_000).astype(np.float32)
+    sound = np.concatenate([noise, np.zeros(int(16_000 * pause_s), np.float32)])
+    _, progress, _ = heard(sound, encoder)
+    assert any(p.code == "no_sound" for moment in progress for p in moment.problems) == told
+
+
 def test_one_sentence_is_too_short(voices: Path, encoder: OnnxEncoder) -> None:
     """Three seconds of speech make no profile."""
     assert codes(spoken(voices, "af_bella", [1]), encoder) == {"too_short"}

@@ -411,6 +411,8 @@ def test_a_source_of_nothing_but_silence_is_told_once_and_recovers(constant: flo
         if isinstance(event, Health)
     ]
     assert [event.reasons for event in told] == [(f"source: {SILENCE}",)]
+    assert recognizer.silent_s == pytest.approx((count - 1) * BLOCK_S)
     noise = np.random.default_rng(1).normal(0, 1e-3, BLOCK_SAMPLES).astype(np.float32)
     back = recognizer.step(AudioBlock(count * BLOCK_S, noise))
     assert [event.reasons for event in back if isinstance(event, Health)] == [()]
+    assert recognizer.silent_s == 0.0

@@ -129,6 +129,11 @@ class Recognizer:
         return self._encoder.fingerprint
 
     @property
+    def silent_s(self) -> float:
+        """For how many seconds the open source has given nothing but zeros or a constant."""
+        return self._silent_blocks * BLOCK_S
+
+    @property
     def live_requests(self) -> int:
         """The number of requests of this trip that no final answer came for yet."""
         return self._trip.live_requests
@@ -192,7 +197,7 @@ class Recognizer:
 
     @property
     def _is_deaf(self) -> bool:
-        return self._silent_blocks * BLOCK_S >= DEAF_S
+        return self.silent_s >= DEAF_S
 
     def _turned(self, at_s: float) -> list[Event]:
         """Let the trip know the time, unless it was told just before."""

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whodrives.audio.blocks import SAMPLE_RATE_HZ, AudioBlock, Floats
+from whodrives.audio.blocks import BLOCK_S, SAMPLE_RATE_HZ, AudioBlock, Floats
+from whodrives.audio.offset import SILENCE, SILENT_SPAN
 from whodrives.enrolment.types import Problem
 from whodrives.errors import EnrolmentError
 from whodrives.voice import acoustics
@@ -139,6 +140,15 @@ _SLOPES_DB = (_ROAD_DB_PER_DECADE, 0.0)
 _SEED = 20261125
 
 
+_MUTE_S = 1.0
+"""Nothing but zeros or a constant for this long from the beginning: a muted microphone, or the
+wrong one. A microphone that works gives noise in each block."""
+
+
+_GATED_S = 10.0
+"""The same after sound was heard: the pauses of a microphone with a noise gate are shorter."""
+
+
 _RECENT = 3
 
 
@@ -230,6 +240,8 @@ class Enrolment:
         self._wrong: tuple[Problem, ...] = ()
         self._last: dict[str, Problem] = {}
         self._road = False
+        self._silent_blocks = 0
+        self._sounded = False
         self._judged = 0
         self._standing: tuple[Problem, ...] = ()
 
@@ -260,6 +272,7 @@ class Enrolment:
         self._segmenter.reset()
         self._activity.reset()
         self._pauses = _Pauses()
+        self._silent_blocks = 0
 
     def finish(self, at_s: float) -> Enrolled:
         """End the recording at `at_s`.
@@ -310,6 +323,11 @@ class Enrolment:
             yield _clipping(clipped)
         if not self._useful and not self._road and self._pauses.loud_tones:
             yield _MELODY
+        silent = float(np.ptp(block.samples)) <= SILENT_SPAN
+        self._silent_blocks = self._silent_blocks + 1 if silent else 0
+        self._sounded = self._sounded or not silent
+        if self._silent_blocks * BLOCK_S >= (_GATED_S if self._sounded else _MUTE_S):
+            yield _SILENT
 
     def _collect(self, pieces: Sequence[Segment | UtteranceEnd]) -> None:
         for piece in pieces:
@@ -551,6 +569,9 @@ def _too_short(speech_s: float) -> Problem:
         f"{speech_s:.1f} s of useful speech heard, at least {LEAST_S:.0f} s are needed"
         f" ({ENOUGH_S:.0f} s are better); speak longer, or add recordings",
     )
+
+
+_SILENT = Problem("no_sound", SILENCE)
 
 
 def _too_quiet(level_dbfs: float) -> Problem:

@@ -82,11 +82,13 @@ class Vitals:
         requests: requests that no final answer came for yet.
         backlog: inputs that wait to be looked at.
         encoder: fingerprint of the speaker encoder, 64 digits, lower-case hexadecimal.
+        silent_s: for how many seconds the source has given nothing but zeros or a constant.
     """
 
     requests: int = 0
     backlog: int = 0
     encoder: str | None = None
+    silent_s: float = 0.0
 
 
 def encode(
@@ -150,6 +152,7 @@ def encode_metrics(counters: Counters, vitals: Vitals, vehicle: str, wall_now_s:
         requests=vitals.requests,
         backlog=vitals.backlog,
         encoder=vitals.encoder,
+        silent_s=int(vitals.silent_s),
     )
     return _message("metrics", vehicle, body)
 

@@ -494,3 +494,6 @@ class MetricsPayload(Payload, kw_only=True, frozen=True):
         Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] | None,
         Meta(description="fingerprint of the speaker encoder"),
     ]
+    silent_s: Annotated[
+        Count, Meta(description="seconds for which the source has given nothing but silence")
+    ] = 0

@@ -471,6 +471,7 @@ class Daemon:
             requests=self._recognizer.live_requests,
             backlog=self._inbox.qsize() + self._from_microphone.qsize(),
             encoder=self._recognizer.fingerprint,
+            silent_s=self._recognizer.silent_s,
         )
 
     def _reload(self) -> None:
