@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Prompts
-from whodrives.audio.blocks import BLOCK_SAMPLES, Floats
+from whodrives.audio.blocks import BLOCK_SAMPLES, SAMPLE_RATE_HZ, Floats
 from whodrives.audio.files import channels_of, read_file
 from whodrives.audio.pipe import read_pipe
 from whodrives.errors import SourceError
@@ -56,6 +56,14 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 def test_directory_is_no_file(tmp_path: Path) -> None:
     """A folder of recordings is refused, with the mend."""
     assert refusal(tmp_path) == "is a directory; name one sound file"
+
+
+def test_a_file_name_that_is_no_utf_8_is_read(tmp_path: Path) -> None:
+    """The sound library gets the bytes of the name, whatever they are."""
+    path = Path(os.fsdecode(bytes(tmp_path) + b"/l\xff.wav"))
+    with path.open("wb") as file:
+        soundfile.write(file, np.full(SAMPLE_RATE_HZ, 0.1), SAMPLE_RATE_HZ, format="WAV")
+    assert len(list(read_file(path))) == pytest.approx(SAMPLE_RATE_HZ / BLOCK_SAMPLES, abs=1)
 
 
 def test_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:

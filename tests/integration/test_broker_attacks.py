@@ -21,10 +21,12 @@ from tests.integration.installation import Installation
 from tests.integration.test_bus import Bench
 from tests.integration.test_security import Party, SecureBroker
 from whodrives import clock
-from whodrives.config.schema import Mqtt, Tls
+from whodrives.cli import doctor
+from whodrives.config.schema import Config, Mqtt, ProfileFiles, Tls
 from whodrives.core.events import Health
 from whodrives.mqtt import link
 from whodrives.mqtt.probe import probe
+from whodrives.service.claim import Claim
 from whodrives.trip.types import LinkState
 from whodrives.vehicle.state import VehicleReport
 
@@ -264,6 +266,36 @@ def test_doctor_does_not_take_the_daemons_connection_over(bench: Bench) -> None:
     assert bench.linked()
     assert bench.bus.counters.connections == 1
     assert not [i for i in bench.of(LinkState) if not i.connected]
+
+
+def test_doctor_leaves_the_reports_of_the_car_to_the_daemon_that_runs(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """To hear them itself it would log in with the daemon's certificate and end its connection."""
+    bench.connect()
+    settings = Mqtt(bench.broker.host, bench.broker.port, tls=_tls(bench.broker))
+    files = ProfileFiles(str(tmp_path / "profiles"), str(tmp_path / "key"))
+    config = Config(mqtt=settings, profiles=files)
+    with contextlib.closing(Claim()) as claim:
+        claim.take(config)
+        answering = threading.Event()
+
+        def answer() -> None:
+            while not answering.wait(0.05):
+                claim.tend(())
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            (found,) = doctor._car(config)
+        finally:
+            answering.set()
+            thread.join()
+    assert found.well
+    assert "hears its reports" in found.found
+    bench.bus.poll(clock.now_s())
+    assert bench.linked()
+    assert bench.bus.counters.connections == 1
 
 
 # --- another file of conf.d opens a door ----------------------------------------------------------

@@ -271,7 +271,7 @@ def test_a_doctor_hears_whether_the_microphone_is_muted(
     installed.configure(sound={"device": "pulse"})
     muted = installed.run("doctor", env=virtual_microphone.environment).stdout
     assert "pulse" in muted.partition("✓ microphones: ")[2]
-    assert "nearly silent; unmute it or raise the gain" in muted
+    assert "nothing but silence comes in; unmute the microphone" in muted
     sentence, rate_hz = soundfile.read(voices / "af_bella" / "5.opus", dtype="float32")
     # Longer than the slowest machine takes to start the doctor.
     speaking = virtual_microphone.play(np.tile(sentence, 20), rate_hz, wait=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import mmap
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -179,7 +180,9 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
     with contextlib.ExitStack() as stack:
         try:
             right = _right_start(path)
-            file = path if right is None else stack.enter_context(_Restarted(path, *right))
+            # libsndfile wants bytes: a name need not be UTF-8.
+            name = os.fsencode(path)
+            file = name if right is None else stack.enter_context(_Restarted(path, *right))
             sound = stack.enter_context(soundfile.SoundFile(file))
         except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name ends in .raw
             reason = getattr(error, "error_string", "raw PCM has no header")
@@ -205,7 +208,7 @@ def _right_start(path: Path) -> tuple[bytes, int] | None:
             if counted is None:
                 return None
             start = data[: counted.start]
-    with soundfile.SoundFile(path) as sound:
+    with soundfile.SoundFile(os.fsencode(path)) as sound:
         guessed_s = sound.frames / sound.samplerate
     # libsndfile guesses from the first frame, which is right if the bit rate stays.
     if abs(guessed_s - counted.samples / counted.rate_hz) <= _GUESS_S:

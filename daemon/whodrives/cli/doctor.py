@@ -304,6 +304,17 @@ def _car(config: Config) -> Iterator[Finding]:
     """How old each signal of the car's reports is, and what is missing."""
     if probe(config.mqtt, BROKER_S) is not None:
         return
+    who, reasons = ask(config)
+    if who and config.mqtt.tls is not None and config.mqtt.tls.certificate is not None:
+        # A broker that names clients by their certificates would end the daemon's connection.
+        if not any(reason.startswith("vehicle:") for reason in reasons):
+            yield Finding("car", well=True, found=f"{who} hears its reports")
+        return
+    yield from _overheard(config)
+
+
+def _overheard(config: Config) -> Iterator[Finding]:
+    """What the car's reports say to whoever listens for CAR_S."""
     decoder = Decoder(config.vehicle.id)
     heard, denied = overhear(config.mqtt, decoder.vehicle_topics, CAR_S)
     if denied:
