@@ -19,7 +19,7 @@ from whodrives.errors import ModelError
 from whodrives.models.manifests import read_manifest
 from whodrives.models.session import open_session
 from whodrives.models.vad import OnnxVoiceActivity, load_vad
-from whodrives.voice.segments import Heard, Segmenter, SegmenterSettings
+from whodrives.voice.segments import Segmenter, SegmenterEvent, SegmenterSettings
 from whodrives.voice.types import VoiceActivity
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,11 +84,11 @@ def test_people_in_road_noise_are_heard(
     assert passed < 0.15
 
 
-def hear(activity: VoiceActivity, samples: Floats) -> list[Heard]:
+def hear(activity: VoiceActivity, samples: Floats) -> list[SegmenterEvent]:
     """All that the gate says to this sound, from its first block to its end."""
     activity.reset()
     gate = Segmenter()
-    heard: list[Heard] = []
+    heard: list[SegmenterEvent] = []
     blocks = samples[: len(samples) // BLOCK_SAMPLES * BLOCK_SAMPLES].reshape(-1, BLOCK_SAMPLES)
     for number, probability in enumerate(activity.probabilities(list(blocks))):
         heard += gate.step(AudioBlock(number * BLOCK_S, blocks[number]), probability)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from whodrives.audio.blocks import BLOCK_S, BLOCK_SAMPLES, AudioBlock
 from whodrives.errors import ConfigError
-from whodrives.voice.segments import Heard, Segmenter, SegmenterSettings
+from whodrives.voice.segments import Segmenter, SegmenterEvent, SegmenterSettings
 from whodrives.voice.types import Segment, UtteranceEnd
 
 SETTINGS = SegmenterSettings()
@@ -35,21 +35,21 @@ def numbers(look: Segment) -> list[int]:
 
 def hear(
     gate: Segmenter, probabilities: Iterable[float], gaps: Iterable[int] = (), start: int = 1
-) -> list[Heard]:
+) -> list[SegmenterEvent]:
     """Everything the gate says to these blocks; those numbered in `gaps` follow a loss."""
     lost = set(gaps)
-    heard: list[Heard] = []
+    heard: list[SegmenterEvent] = []
     for number, probability in enumerate(probabilities, start):
         heard += gate.step(block(number, gap=number in lost), probability)
     return heard
 
 
-def looks(heard: Iterable[Heard]) -> list[Segment]:
+def looks(heard: Iterable[SegmenterEvent]) -> list[Segment]:
     """The looks among what was heard."""
     return [piece for piece in heard if isinstance(piece, Segment)]
 
 
-def ends(heard: Iterable[Heard]) -> list[UtteranceEnd]:
+def ends(heard: Iterable[SegmenterEvent]) -> list[UtteranceEnd]:
     """The ends among what was heard."""
     return [piece for piece in heard if isinstance(piece, UtteranceEnd)]
 

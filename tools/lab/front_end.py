@@ -26,8 +26,8 @@ from whodrives.voice.acoustics import Quality
 from whodrives.voice.decision import is_telephone
 from whodrives.voice.profile import Profile
 from whodrives.voice.scoring import RunningModel, centroid, pooled
-from whodrives.voice.segments import Heard as Piece
 from whodrives.voice.segments import Segmenter
+from whodrives.voice.segments import SegmenterEvent as Piece
 from whodrives.voice.types import Calibration, Segment, VoiceActivity
 
 WHOLE_LOOK_S = 0.9

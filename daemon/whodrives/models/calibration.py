@@ -1,4 +1,9 @@
-"""Reads the calibration that was measured on one encoder."""
+"""Reads and checks the calibration in an encoder's manifest.
+
+Owns the format of the manifest's `calibration` and the range of each number in it. Must not know
+how the numbers are used. A calibration of another encoder, or with an implausible number, is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ from whodrives.voice.types import Calibration, CalibrationPoint, OperatingPoint
 
 
 def load_calibration(models_dir: Path, *, pinned: bool = True) -> Calibration:
-    """Read what was measured of the encoder.
+    """Read the calibration of the encoder.
 
     Args:
         models_dir: where the models are.
@@ -62,7 +67,7 @@ def _calibration(facts: Mapping[str, Any]) -> Calibration:
     if mean.shape != (EMBEDDING,):
         raise ValueError(f"mean has the shape {mean.shape}, not ({EMBEDDING},)")
     if not np.all(np.abs(mean) <= 1.0):
-        raise ValueError("mean has a number beyond -1 to 1")
+        raise ValueError("mean has a number outside -1 to 1")
     calibration = Calibration(
         encoder=str(facts["encoder"]),
         mean=mean.astype(np.float32),
@@ -71,7 +76,7 @@ def _calibration(facts: Mapping[str, Any]) -> Calibration:
         households=tuple(int(size) for size in facts["households"]),
         cohort_max_cosine=float(facts["alike_cosine"]),
     )
-    _refuse_absurd(calibration)
+    _check_ranges(calibration)
     return calibration
 
 
@@ -87,16 +92,16 @@ _BOUNDS = {
     "alike_cosine": (0.2, 0.95),
     "length of mean": (0.0, 1.0),
 }
-"""Beyond these nothing was ever measured, and a stranger could be known.
+"""Plausible ranges; a number outside could accept unenrolled speakers.
 
-The logit of a person who is like everybody else is `offset`; who is accepted is more likely that
-driver than not, so the least `accept_llr` is above 0. The mean of unit vectors is not longer than
-they are.
+A speaker who is as similar as the cohort has the llr `offset`, which is negative. An accepted
+speaker is more likely the driver than not, so `accept_llr` is above 0. The mean of unit vectors is
+at most of unit length.
 """
 
 
-def _refuse_absurd(calibration: Calibration) -> None:
-    """Raise ValueError unless every number is one that can have been measured."""
+def _check_ranges(calibration: Calibration) -> None:
+    """Raise ValueError if a number is outside its range, or the thresholds are inconsistent."""
     found: list[tuple[str, float]] = [
         ("ambiguity_llr", calibration.ambiguity_llr),
         ("alike_cosine", calibration.cohort_max_cosine),
@@ -116,9 +121,9 @@ def _refuse_absurd(calibration: Calibration) -> None:
                 point.accept_llr["1/1000"], point.accept_llr["1/100"], strict=True
             )
         ):
-            raise ValueError("accept_llr lets more strangers pass at 1/1000 than at 1/100")
+            raise ValueError("accept_llr is lower at 1/1000 than at 1/100")
     for name, value in found:
         low, high = _BOUNDS[name]
-        # NaN is in no bounds.
+        # Negated, so that NaN is refused.
         if not low <= value <= high:
             raise ValueError(f"{name} is {value}, not {low} to {high}")

@@ -1,4 +1,8 @@
-"""The speaker encoder: speech in, unit-length embedding out."""
+"""The speaker encoder: speech in, unit-length embedding out.
+
+Owns the model's inputs and outputs, and its fingerprint. Must not know profiles or thresholds.
+Embeddings are comparable only if their encoders have the same fingerprint.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,15 @@ from whodrives.models.manifests import Manifest, read_manifest, verified
 from whodrives.models.session import open_unchecked
 
 EMBEDDING = 192
-"""Numbers in an embedding."""
+"""Dimension of an embedding."""
 
 
 SHORTEST_SAMPLES = int(0.4 * SAMPLE_RATE_HZ)
-"""Less speech than this is not embedded: its statistics would rest on a handful of frames."""
+"""Minimum speech for an embedding; shorter speech has too few frames for pooling."""
 
 
 class OnnxEncoder:
-    """A speaker encoder with 16 kHz samples as its input; satisfies `domain.Encoder`."""
+    """A speaker encoder that takes 16 kHz samples; implements `voice.types.Encoder`."""
 
     def __init__(self, session: onnxruntime.InferenceSession, fingerprint: str) -> None:
         self._session = session
@@ -30,14 +34,14 @@ class OnnxEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """As `domain.Encoder` says."""
+        """See `Encoder.fingerprint`."""
         return self._fingerprint
 
     def embed(self, samples: Floats) -> Floats:
         """Embed float32 samples of shape (n,), n >= 0.4 s, into a unit vector (192,), read-only.
 
         Raises:
-            ValueError: fewer samples than 0.4 s, or another shape.
+            ValueError: less than 0.4 s, or not one-dimensional.
         """
         if samples.ndim != 1 or len(samples) < SHORTEST_SAMPLES:
             raise ValueError(f"an embedding needs 0.4 s of mono speech, not {samples.shape}")
@@ -48,14 +52,14 @@ class OnnxEncoder:
 
 
 def load_encoder(models_dir: Path, *, pinned: bool = True) -> OnnxEncoder:
-    """Load the encoder; the one that was loaded last is given again while its file is the same.
+    """Load the encoder; a second call returns the same object while the file is unchanged.
 
     Args:
-        models_dir: where the models are.
+        models_dir: folder of the models.
         pinned: as for `read_manifest`.
 
     Raises:
-        ModelError: it is missing, changed or unusable.
+        ModelError: the model is missing, changed or unusable.
     """
     manifest = read_manifest(models_dir, "encoder", pinned=pinned)
     with verified(manifest) as path:
@@ -68,11 +72,11 @@ def load_encoder(models_dir: Path, *, pinned: bool = True) -> OnnxEncoder:
 
 
 _encoders: dict[tuple[Path, str, str], OnnxEncoder] = {}
-"""The encoder that was loaded last."""
+"""The last encoder loaded, by model path, SHA-256 and fingerprint."""
 
 
 def fingerprint_of(manifest: Manifest) -> str:
-    """What the manifest calls the encoder's embeddings, however its file is laid out."""
+    """The fingerprint in a manifest; raises ModelError if it is malformed."""
     fingerprint = manifest.facts.get("fingerprint")
     if not isinstance(fingerprint, str) or not re.fullmatch("[0-9a-f]{64}", fingerprint):
         raise ModelError(

@@ -1,4 +1,9 @@
-"""Reads a model's manifest and verifies the model file against it."""
+"""Reads a model's manifest and verifies the model file against it.
+
+Owns manifests, their pinned checksums, and the verified copy of a model. Must not know ONNX. A
+model is loaded only from bytes whose SHA-256 its manifest names, and a manifest is used only if its
+own SHA-256 is in this package (`models.sha256`).
+"""
 
 from __future__ import annotations
 
@@ -17,13 +22,13 @@ from whodrives.errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What models/NAME.json says about one model.
+    """The content of models/NAME.json.
 
     Attributes:
-        path: the manifest itself.
-        model: the model file, beside the manifest.
+        path: of the manifest.
+        model: path of the model file, beside the manifest.
         sha256: of the model file, lower-case hexadecimal.
-        facts: everything in the manifest.
+        facts: the whole manifest as parsed JSON.
     """
 
     path: Path
@@ -36,13 +41,13 @@ def read_manifest(models_dir: Path, name: str, *, pinned: bool = True) -> Manife
     """Read `models_dir`/`name`.json.
 
     Args:
-        models_dir: where the models are.
+        models_dir: folder of the models.
         name: of the model.
-        pinned: whether the manifest must be the one that this package was made with; only tools
-            that make or compare models take another.
+        pinned: require the manifest that this package was built with; only tools that build or
+            compare models pass False.
 
     Raises:
-        ModelError: it is missing, malformed, or not the one of this package.
+        ModelError: it is missing, malformed, or not this package's.
     """
     path = models_dir / f"{name}.json"
     try:
@@ -72,26 +77,25 @@ _MOST_MODEL_BYTES = 256 * 1024 * 1024
 
 
 def _pins() -> Mapping[str, str]:
-    """The SHA-256 of each manifest by file name, as `sha256sum` wrote it into this package."""
+    """SHA-256 of each manifest by file name, from `models.sha256`."""
     lines = Path(__file__).with_name("models.sha256").read_text(encoding="ascii").splitlines()
     return {name: digest for digest, name in (line.split() for line in lines)}
 
 
 def _refuse(constant: str) -> None:
-    """Refuse NaN and the infinities: every comparison with such a threshold would be false."""
-    raise ValueError(f"{constant} is not a number that was measured")
+    """Refuse NaN and infinities: every comparison with such a threshold would be false."""
+    raise ValueError(f"{constant} is not a finite number")
 
 
 @contextlib.contextmanager
 def verified(manifest: Manifest) -> Iterator[Path]:
-    """A path whose bytes are the manifest's and cannot change while the block runs.
+    """Yield a path to a verified copy of the model file that cannot change.
 
-    It is a sealed copy in memory (memfd_create(2)), so that the bytes that are hashed are the bytes
-    that are loaded, whatever becomes of the file meanwhile. ONNX Runtime takes bytes as well, but
-    keeps them beside what it makes of them.
+    The copy is a sealed memory file (memfd_create(2)), so the hashed bytes are the loaded bytes
+    whatever happens to the file. Passing bytes to ONNX Runtime would keep them in memory twice.
 
     Raises:
-        ModelError: the file cannot be read, or its bytes are others.
+        ModelError: the file cannot be read, or has another SHA-256.
     """
     copy = os.memfd_create(manifest.path.stem, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:

@@ -1,4 +1,8 @@
-"""The voice-activity detector: 30 ms blocks in, probabilities of speech out."""
+"""The voice-activity detector: 30 ms blocks in, probabilities of speech out.
+
+Owns the windows and the recurrent state of Silero VAD. Must not know what counts as speech: that is
+`voice.segments`. The result does not depend on how many blocks are passed per call.
+"""
 
 from __future__ import annotations
 
@@ -14,34 +18,34 @@ from whodrives.models.session import open_session
 from whodrives.voice.types import VoiceActivity
 
 _VAD_STEP = 512
-"""New samples in a window of the gate's model."""
+"""New samples per window, 32 ms."""
 
 
 _VAD_CONTEXT = 64
-"""Samples of the window before, which the model wants in front of the new ones."""
+"""Samples of the previous window that precede the new ones in the model's input."""
 
 
 _VAD_STATE = (1, 1, 128)
-"""Shape of each half of its LSTM's state."""
+"""Shape of the LSTM's hidden state and of its cell state."""
 
 
 _VAD_QUIET = 0.1
-"""Below this probability a window counts as quiet."""
+"""A window below this probability is quiet."""
 
 
 _VAD_PATIENCE = 63
-"""Quiet windows on end, 2 s, after which the state is renewed."""
+"""Consecutive quiet windows, 2 s, after which the LSTM's state is reset."""
 
 
 class OnnxVoiceActivity:
-    """Silero VAD on 30 ms blocks; satisfies `domain.VoiceActivity`.
+    """Silero VAD on 30 ms blocks; implements `voice.types.VoiceActivity`.
 
-    The model wants 32 ms windows. A block completes one or none; if none, the last probability
-    stands. Less than a window is kept. Windows that are heard together cost a third of what they
-    cost one by one, and their numbers are the same.
+    The model takes 32 ms windows. A block completes one or none; if none, the last probability is
+    repeated. An incomplete window is kept. Windows run as one batch cost a third of single runs,
+    with the same results.
 
-    Left to itself the LSTM gets used to noise and then misses speech for seconds. So its state is
-    renewed after `patience` quiet windows on end; docs/decisions/0003-gate.md has the measurement.
+    The LSTM adapts to long noise and then misses speech for seconds. Its state is therefore reset
+    after `patience` consecutive quiet windows; docs/decisions/0003-gate.md has the measurement.
     """
 
     def __init__(
@@ -52,23 +56,23 @@ class OnnxVoiceActivity:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was heard: the next block does not follow the last."""
+        """Reset all state: the next block does not follow the last one."""
         self._unread: Floats = np.zeros(_VAD_CONTEXT, np.float32)
         self._probability = 0.0
-        self._renew()
+        self._reset_state()
 
-    def _renew(self) -> None:
+    def _reset_state(self) -> None:
         self._state = (np.zeros(_VAD_STATE, np.float32), np.zeros(_VAD_STATE, np.float32))
         self._quiet = 0
 
     def probabilities(self, blocks: Sequence[Floats]) -> list[float]:
-        """Probability of speech, in [0, 1], in each of blocks that follow each other.
+        """Probability of speech, in [0, 1], of each of consecutive blocks.
 
         Args:
             blocks: float32 of shape (BLOCK_SAMPLES,).
 
         Raises:
-            ValueError: another shape.
+            ValueError: a block of another shape.
         """
         for block in blocks:
             if block.shape != (BLOCK_SAMPLES,):
@@ -78,12 +82,12 @@ class OnnxVoiceActivity:
         self._unread = np.concatenate((self._unread, *blocks), dtype=np.float32)
         found = [self._probability]
         while len(self._unread) >= _VAD_CONTEXT + _VAD_STEP:
-            found += self._read_windows()
+            found += self._run_windows()
         self._probability = found[-1]
         return [found[windows] for windows in complete]
 
-    def _read_windows(self) -> list[float]:
-        """Hear the windows that are there, but none beyond the next renewal of the state."""
+    def _run_windows(self) -> list[float]:
+        """Run all complete windows, but none beyond the next reset of the state."""
         there = (len(self._unread) - _VAD_CONTEXT) // _VAD_STEP
         starts = [n * _VAD_STEP for n in range(min(there, self._patience - self._quiet))]
         windows = np.stack([self._unread[s : s + _VAD_CONTEXT + _VAD_STEP] for s in starts])
@@ -95,10 +99,10 @@ class OnnxVoiceActivity:
         for probability in found:
             self._quiet = self._quiet + 1 if probability < _VAD_QUIET else 0
         if self._quiet >= self._patience:
-            self._renew()
+            self._reset_state()
         return found
 
 
 def load_vad(models_dir: Path, *, pinned: bool = True) -> VoiceActivity:
-    """Load the voice-activity detector; raises ModelError when it is missing or unusable."""
+    """Load the voice-activity detector; raises ModelError if it is missing or unusable."""
     return OnnxVoiceActivity(open_session(read_manifest(models_dir, "gate", pinned=pinned)))

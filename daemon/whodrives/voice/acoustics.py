@@ -1,8 +1,8 @@
-"""What a stretch of sound tells of itself: level, clipping, bandwidth, echo, melody, pitch.
+"""Measures sound: level, clipping, bandwidth, decay, tones, pitch.
 
-Owns the measurements and how they are taken. Knows nothing of what is good enough: what is too
-poor for a profile is `enrolment`'s to say, and for a verdict `decision`'s. Sounds are float32,
-shape (n,), 16 kHz mono, in [-1, 1].
+Owns the measurements. Must not know the limits: `enrolment` decides what is too poor for a profile,
+`decision` what is too poor for a verdict. Sounds are float32, shape (n,), 16 kHz mono, in [-1, 1].
+All functions are pure.
 """
 
 from __future__ import annotations
@@ -19,74 +19,90 @@ Doubles: TypeAlias = NDArray[np.floating[Any]]
 
 
 SILENCE_DBFS = -120.0
+"""Level of digital silence."""
 
 
 VOICE_HZ = (300.0, 3400.0)
-"""What a telephone carries (ITU-T G.712)."""
+"""The band of a telephone channel (ITU-T G.712)."""
 
 
 ABOVE_TELEPHONE_HZ = (4300.0, 7500.0)
+"""The band of wide-band speech that a telephone channel cuts off."""
 
 
 _LOW_HZ = (80.0, 280.0)
+"""The range of the fundamental frequency, for `low_db`."""
 
 
 _MIDDLE_HZ = (400.0, 3000.0)
+"""The reference band of `low_db`."""
 
 
 _HOP = SAMPLE_RATE_HZ // 100
+"""Samples between two level frames, 10 ms."""
 
 
 _FRAME = 2 * _HOP
+"""Samples in a level frame, 20 ms."""
 
 
 _SPEECH_RANGE_DB = 25.0
+"""Level range of speech; a decay counts if it starts in the upper half."""
 
 
 _FALL_FRAMES = 5
+"""Hops over which a decay is measured."""
 
 
 _STEEPEST = 95.0
+"""Percentile of the decay rates that `decay_db_s` returns."""
 
 
 _HUM_HZ = (20.0, 160.0)
+"""The band of an engine's orders, for `hum_db`."""
 
 
 _PITCH_HZ = (70.0, 400.0)
+"""Range of the fundamental frequency of adults and children."""
 
 
 _PITCH_FRAME = 640
+"""Samples in a pitch frame, 40 ms."""
 
 
 _VOICED = 0.6
+"""Normalised autocorrelation from which a frame is voiced."""
 
 
 _NEARLY = 0.9
+"""The first peak of at least this share of the highest is taken as the period."""
 
 
 _LEAST_VOICED = 10
+"""With fewer voiced frames no pitch is returned."""
 
 
 _TINY = 1e-12
+"""Keeps logarithms and quotients finite."""
 
 
 def dbfs(level: float) -> float:
-    """An RMS `level` in [0, 1] as dB relative to full scale; digital silence is -120."""
+    """Convert an RMS `level` in [0, 1] to dBFS; digital silence is -120."""
     return float(20.0 * np.log10(max(level, 1e-6)))
 
 
 def level_dbfs(sound: Floats) -> float:
-    """RMS level."""
+    """RMS level, dBFS."""
     return dbfs(float(np.sqrt(np.mean(np.square(sound, dtype=np.float64))))) if sound.size else -120
 
 
 def clipped_share(sound: Floats) -> float:
-    """Share of the samples that are at full scale, in [0, 1]."""
+    """Share of the samples at full scale, in [0, 1]."""
     return float(np.count_nonzero(np.abs(sound) >= FULL_SCALE)) / max(sound.size, 1)
 
 
 class Quality:
-    """How good the sound of some speech is: sums over its pieces, whatever their lengths."""
+    """Accumulates the sound quality of speech that arrives in pieces of any length."""
 
     def __init__(self) -> None:
         self._samples = 0
@@ -96,7 +112,7 @@ class Quality:
         self._voice = 0.0
 
     def add(self, samples: Floats) -> None:
-        """Take float32 samples (n,) in [-1, 1], 16 kHz, n > 0."""
+        """Add float32 samples (n,) in [-1, 1], 16 kHz, n > 0."""
         self._samples += samples.size
         self._clipped += int(np.count_nonzero(np.abs(samples) >= FULL_SCALE))
         self._energy += float(np.sum(np.square(samples, dtype=np.float64)))
@@ -106,7 +122,7 @@ class Quality:
         self._above += _within(power, hertz, ABOVE_TELEPHONE_HZ)
 
     def sound(self) -> Sound:
-        """What the speech so far sounds like; raises ValueError before the first piece."""
+        """The quality of all speech so far; raises ValueError before the first piece."""
         if not self._samples:
             raise ValueError("no speech yet")
         return Sound(
@@ -117,20 +133,20 @@ class Quality:
 
 
 def low_db(sound: Floats) -> float:
-    """Power from 80 to 280 Hz, where a voice's pitch is, relative to 400 Hz to 3 kHz, dB.
+    """Power from 80 to 280 Hz (fundamental frequency) relative to 400 Hz to 3 kHz, dB.
 
-    A telephone's loudspeaker gives back little below 500 Hz.
+    Low for speech from a small loudspeaker, which reproduces little below 500 Hz.
     """
     return _ratio_db(sound, _LOW_HZ, _MIDDLE_HZ)
 
 
 def decay_db_s(sound: Floats) -> float:
-    """How fast the sound falls where it falls fastest, dB per second, positive.
+    """Steepest decay of the sound, dB per second, positive; 0 if it is too short.
 
-    An echo cannot die faster than 60 dB in the room's reverberation time, however fast the speaker
-    stops; see Wen, Habets and Naylor, "Blind estimation of reverberation time based on the
-    distribution of signal decay rates", 2008. Measured as straight lines over 60 ms of the level
-    between 500 Hz and 4 kHz, of stretches that fall throughout and begin within speech.
+    Reverberation limits the decay to 60 dB per reverberation time of the room; see Wen, Habets and
+    Naylor, "Blind estimation of reverberation time based on the distribution of signal decay
+    rates", 2008. The rate is the slope over 50 ms of the level between 500 Hz and 4 kHz, where the
+    level falls monotonically and starts at speech level.
     """
     levels = _levels_db(sound, (500.0, 4000.0))
     if levels.size <= _FALL_FRAMES:
@@ -143,11 +159,11 @@ def decay_db_s(sound: Floats) -> float:
 
 
 def melody_db(sound: Floats) -> float:
-    """How far single tones stand out of the sound around them, dB, as a mean over the spectrum.
+    """Prominence of steady tones over the sound around them, dB; 0 if the sound is too short.
 
-    Of a second or so of sound without speech. Noise gives the same value whatever its colour, tones
-    that stay (an engine's orders, music) more: the mean over 60 Hz to 3 kHz of the level of each
-    line of the spectrum over the median of its neighbours, of the upper tenth.
+    Give it about a second of sound without speech. Noise of any colour gives the same value; steady
+    tones (engine orders, music) give more. It is the level of each spectral line from 60 Hz to
+    3 kHz over the median of its neighbours, averaged over the upper tenth.
     """
     size = 4096
     if sound.size < size:
@@ -161,11 +177,11 @@ def melody_db(sound: Floats) -> float:
 
 
 def hum_db(sound: Floats) -> float:
-    """How uneven the spectrum is below 160 Hz, dB, if most of the power is there; else 0.
+    """Inverse spectral flatness from 20 to 160 Hz, dB, if most of the power is there; else 0.
 
-    Of a second or so of sound without speech. An engine's orders are lines (four cylinders at 800
-    turns a minute fire 27 times a second), the noise of road and wind has none. The mean over the
-    geometric mean of the power: the inverse of spectral flatness.
+    Give it about a second of sound without speech. Engine orders are spectral lines (four cylinders
+    at 800 rpm fire 27 times a second); noise of road and wind has none. Inverse flatness is the
+    arithmetic mean of the power over its geometric mean.
     """
     size = 8192
     if sound.size < size:
@@ -180,9 +196,9 @@ def hum_db(sound: Floats) -> float:
 
 
 def pitch_semitones(sound: Floats) -> Doubles:
-    """Pitch of the voiced frames of 40 ms, semitones above 70 Hz; empty when there are too few.
+    """Pitch of each voiced 40 ms frame, semitones above 70 Hz, (k,); empty if too few are voiced.
 
-    By the highest peak of the normalised autocorrelation between 70 and 400 Hz.
+    Uses the peak of the normalised autocorrelation between 70 and 400 Hz.
     """
     count = max(0, (sound.size - _PITCH_FRAME) // (_PITCH_FRAME // 2) + 1)
     if not count:
@@ -195,7 +211,7 @@ def pitch_semitones(sound: Floats) -> Doubles:
     own = np.fft.irfft(np.abs(np.fft.rfft(window, size)) ** 2)
     first, last = (int(SAMPLE_RATE_HZ / hertz) for hertz in reversed(_PITCH_HZ))
     lags = correlation[:, first:last] / (correlation[:, :1] + _TINY) * own[0] / own[first:last]
-    # The first peak that is nearly the highest: twice the period is a period too.
+    # Take the first peak near the maximum: multiples of the period are peaks, too.
     near = lags > _NEARLY * lags.max(axis=1, keepdims=True)
     best = np.argmax(near & (lags >= np.roll(lags, -1, axis=1)), axis=1)
     loud = correlation[:, 0] > 0.05 * np.percentile(correlation[:, 0], 95)
@@ -225,7 +241,7 @@ def _within(power: Doubles, hertz: Doubles, band: tuple[float, float]) -> float:
 
 
 def _levels_db(sound: Floats, band: tuple[float, float]) -> Doubles:
-    """Level of each 20 ms, every 10 ms, within a band; (k,)."""
+    """Level of each 20 ms frame, every 10 ms, within a band, dB; (k,)."""
     if sound.size < _FRAME:
         return np.zeros(0)
     frames = np.lib.stride_tricks.sliding_window_view(sound, _FRAME)[::_HOP]

@@ -1,9 +1,9 @@
-"""Who is speaking, given growing evidence: known, unknown, ambiguous, or not enough speech.
+"""Decides who speaks: known, unknown, ambiguous, insufficient speech, or poor sound.
 
-Owns the rule. Every look at an utterance is another chance for a stranger to be taken for a
-driver, so the thresholds, which the calibration brings, share one error budget between all looks
-of an utterance (Pocock, "Group sequential methods in the design and analysis of clinical trials",
-1977). Knows nothing of audio or of the car.
+Owns the decision rule and the limits of sound quality. Must not know audio, files or the car.
+Each segment of an utterance is an interim look, and so another chance of a false accept; the
+thresholds of the calibration therefore share one error budget over all looks of an utterance
+(Pocock, "Group sequential methods in the design and analysis of clinical trials", 1977).
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from whodrives.voice.scoring import accept_llr, probability
 from whodrives.voice.types import Calibration, Evidence, OperatingPoint, Outcome, Sound, Verdict
 
 TELEPHONE_BAND_DB = -60.0
-"""Speech with less than this above the telephone's band is not judged: 98 of 100 calls lie below
-it, and 1 of 100 seconds of wide-band speech, as a second may have no "s"."""
+"""Speech whose `Sound.upper_band_db` is below this is not judged. 98 of 100 telephone calls are
+below it, and 1 of 100 seconds of wide-band speech (a second without fricatives)."""
 
 
 CLIPPED_SHARE = 0.02
+"""With more samples clipped an unmatched speaker is not called unknown but POOR_SOUND."""
 
 
 NOISE_DB = 0.0
-"""Beyond these a voice that is not known may well be a driver's."""
+"""Below this SNR an unmatched speaker is not called unknown but POOR_SOUND."""
 
 
 LEAST_SPEECH_S = 0.9
-"""Below this much speech nothing is concluded: the calibration begins at one second."""
+"""Minimum speech for a decision; the calibration begins at one second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The promise that is kept, and the measurements that it is kept with."""
+    """The operating point (target FPIR) and the calibration that it is reached with."""
 
     calibration: Calibration
     operating_point: OperatingPoint
@@ -44,12 +45,12 @@ class Policy:
 def passes(
     llrs: NDArray[Any], thresholds: NDArray[Any] | float, ambiguity_llr: float
 ) -> NDArray[np.bool_]:
-    """Whether the best match is accepted and stands clear of the runner-up: the acceptance rule.
+    """Apply the acceptance rule: the best match reaches its threshold and a margin to the second.
 
     Args:
         llrs: log-likelihood ratios with H drivers, shape (..., H); NaN never passes.
-        thresholds: `scoring.accept_llr` for the speech that they rest on, broadcast to (...).
-        ambiguity_llr: `Calibration.ambiguity_llr`.
+        thresholds: `scoring.accept_llr` for the duration of the speech, broadcast to (...).
+        ambiguity_llr: the margin, `Calibration.ambiguity_llr`.
 
     Returns:
         Shape (...).
@@ -66,18 +67,18 @@ def passes(
 def first_known(
     passed: NDArray[np.bool_], voice: NDArray[Any], utterance: NDArray[Any]
 ) -> NDArray[np.intp]:
-    """Which segment decides each voice of a recording, as the recognizer decides while it listens.
+    """The segment that decides each speaker turn of a recording, for many households at once.
 
-    A voice is known at its first segment that passes. Once one voice of an utterance is known, the
-    rest of that utterance is not judged: a later voice in it is never known.
+    A turn is known at its first segment that passes. Once a turn of an utterance is known, the rest
+    of that utterance is not judged: a later turn in it is never known.
 
     Args:
         passed: `passes` for each of K segments, in each of N households, shape (K, N).
-        voice: the number of the voice of each segment, ascending, shape (K,).
+        voice: the number of the turn of each segment, ascending, shape (K,).
         utterance: the number of the utterance of each segment, ascending, shape (K,).
 
     Returns:
-        For each of the V voices in each household the deciding segment; K for none. Shape (V, N).
+        The deciding segment of each of the V turns in each household; K for none. Shape (V, N).
     """
     count = len(passed)
     starts = np.flatnonzero(np.diff(voice, prepend=-1))
@@ -93,21 +94,20 @@ def first_known(
 
 
 def judge(evidence: Evidence, enrolled: int, policy: Policy, *, final: bool) -> Verdict | None:
-    """Conclude from the evidence so far; None while more speech may decide.
+    """Decide on the evidence so far; None while further speech may decide.
 
     Args:
-        evidence: matches of all speech of the utterance so far.
+        evidence: matches of all speech of this speaker in the utterance so far.
         enrolled: number of enrolled drivers.
         policy: the operating point and its calibration.
-        final: the utterance is over, so a verdict is due.
+        final: the utterance is over; a verdict is returned.
 
     Returns:
-        KNOWN as soon as the best match passes the threshold of this duration and stands clear of
-        the runner-up; never over a telephone's band, where strangers pass for drivers. At the end
-        of the utterance: AMBIGUOUS when two match and neither stands clear; INSUFFICIENT_SPEECH
-        when there was too little speech; POOR_SOUND when the sound is too bad to call anybody a
-        stranger; INSUFFICIENT_SPEECH also when the evidence leans towards a driver and the
-        calibration knows that longer speech is judged more sharply; otherwise UNKNOWN.
+        KNOWN as soon as the best match passes (`passes`) and the sound is not of telephone band,
+        where false accepts are frequent. If `final`, one of: INSUFFICIENT_SPEECH for less than
+        LEAST_SPEECH_S; AMBIGUOUS if the best match reaches its threshold without the margin;
+        POOR_SOUND if the sound is too poor to call the speaker unknown; INSUFFICIENT_SPEECH if the
+        best llr is positive and the calibration has longer durations; otherwise UNKNOWN.
     """
     if evidence.speech_s < LEAST_SPEECH_S:
         return _verdict(Outcome.INSUFFICIENT_SPEECH, evidence) if final else None
@@ -124,16 +124,18 @@ def judge(evidence: Evidence, enrolled: int, policy: Policy, *, final: bool) -> 
     poor = _poor_sound(evidence)
     if poor:
         return _verdict(Outcome.POOR_SOUND, evidence, poor)
-    return _verdict(_without_acceptance(evidence, policy.calibration), evidence)
+    more_may_decide = evidence.speech_s < known.points[-1].speech_s and (llrs > 0.0).any()
+    outcome = Outcome.INSUFFICIENT_SPEECH if more_may_decide else Outcome.UNKNOWN
+    return _verdict(outcome, evidence)
 
 
 def is_telephone(sound: Sound) -> bool:
-    """Whether the sound is of telephone band: it is not judged, because strangers pass in it."""
+    """Whether the sound is of telephone band; it is not judged, as false accepts are frequent."""
     return sound.upper_band_db < TELEPHONE_BAND_DB
 
 
 def _poor_sound(evidence: Evidence) -> str | None:
-    """What is wrong with the sound, as a code; None if it can be judged."""
+    """Why the sound is too poor, as a code of `Verdict.reason`; None if it is good enough."""
     if evidence.sound is not None and is_telephone(evidence.sound):
         return "telephone_band"
     if evidence.sound is not None and evidence.sound.clipped > CLIPPED_SHARE:
@@ -141,12 +143,6 @@ def _poor_sound(evidence: Evidence) -> str | None:
     if evidence.snr_db is not None and evidence.snr_db < NOISE_DB:
         return "noise"
     return None
-
-
-def _without_acceptance(evidence: Evidence, calibration: Calibration) -> Outcome:
-    leans = bool(evidence.matches) and evidence.matches[0].llr > 0.0
-    longer_is_sharper = evidence.speech_s < calibration.points[-1].speech_s
-    return Outcome.INSUFFICIENT_SPEECH if leans and longer_is_sharper else Outcome.UNKNOWN
 
 
 def _verdict(outcome: Outcome, evidence: Evidence, reason: str | None = None) -> Verdict:

@@ -1,4 +1,8 @@
-"""An enrolled driver's profile, and what it has learned since the enrolment."""
+"""The values of enrolment and adaptation: profiles, pending trips, revisions.
+
+Owns what is kept of a driver. Must not know how it is stored or compared. `Profile.embeddings`, the
+enrolment template, never change; what is learned later is in `Profile.adaptation`.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,9 @@ from whodrives.audio.blocks import Floats
 
 @dataclass(frozen=True, slots=True)
 class Household:
-    """The enrolled drivers, anew: somebody was enrolled, renamed or forgotten.
+    """All enrolled drivers, after somebody was enrolled, renamed, changed or forgotten.
 
-    `problems` are sentences about profiles that could not be used.
+    `problems` has a sentence for each profile that cannot be used.
     """
 
     at_s: float
@@ -22,7 +26,7 @@ class Household:
 
 
 class Noise(StrEnum):
-    """How much noise was around speech."""
+    """The noise around speech, by SNR; `adaptation.following` has the limits."""
 
     QUIET = "quiet"
     SOME = "some"
@@ -31,14 +35,14 @@ class Noise(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PendingTrip:
-    """What one trip taught, in quarantine.
+    """The adaptation samples of one trip, merged: one embedding.
 
     Attributes:
-        day: of the trip; days are counted as by `datetime.date.toordinal`.
-        voice: float32, shape (D,), unit length: the mean embedding of its lessons.
+        day: of the trip, as `datetime.date.toordinal` counts.
+        voice: float32, shape (D,), unit length: the mean embedding of the samples.
         speech_s: seconds of speech in them.
-        noise: around them.
-        template_cosine: to the enrolled voice, both relative to the mean voice.
+        noise: of the noisiest sample.
+        template_cosine: cosine to the enrolment template, both mean-subtracted.
     """
 
     day: int
@@ -50,11 +54,11 @@ class PendingTrip:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """What a profile learned at one time, and where it comes from.
+    """One update of a profile.
 
     Attributes:
-        day: when it was learned.
-        trips: what it was learned from, by ascending day; one embedding each.
+        day: when the profile was updated.
+        trips: the trips that were added, by ascending day.
     """
 
     day: int
@@ -63,29 +67,29 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Adaptation:
-    """What a profile learned since it was enrolled, oldest first, and what is in quarantine."""
+    """The revisions of a profile since its enrolment, oldest first, and the pending trips."""
 
     revisions: tuple[Revision, ...] = ()
     pending: tuple[PendingTrip, ...] = ()
 
 
 AUGMENTATIONS = 3
-"""Each window of enrolment speech is embedded so many times: as spoken, and in two noises."""
+"""Embeddings per window of enrolment speech: clean, and with two kinds of noise added."""
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """An enrolled driver's voice.
+    """An enrolled driver.
 
     Attributes:
         id: pseudonymous identifier, safe to publish.
-        embeddings: float32, shape (RENDITIONS k, D), each of unit length: the k windows of
-            enrolment speech as spoken, then all of them in road noise, then in broadband noise.
-        encoder: fingerprint of the encoder that made them; others cannot be compared.
+        embeddings: float32, shape (AUGMENTATIONS k, D), each of unit length: the k windows of
+            enrolment speech clean, then all with road noise, then all with broadband noise.
+        encoder: fingerprint of the encoder that made them; only its embeddings are comparable.
         speech_s: seconds of speech they were made from.
         preferences: VSS path to value, in the path's unit.
-        key: the key fob that is this driver's, as `VehicleState.key` names it; None for none.
-        adaptation: what was learned since; `embeddings`, the anchor, stay as they were enrolled.
+        key: identifier of this driver's key fob, as in `VehicleState.key`; None for none.
+        adaptation: revisions since the enrolment, and pending trips.
     """
 
     id: str

@@ -1,7 +1,8 @@
-"""How alike two voices are: cosine, calibrated log-likelihood ratio, ranking.
+"""Scores: cosine, cohort normalisation, calibrated log-likelihood ratio, ranking.
 
-Owns the arithmetic between embeddings and evidence. Knows nothing of thresholds' consequences: who
-is accepted is `decision`'s business.
+Owns the arithmetic from embeddings to evidence. Must not decide who is accepted (`decision` does).
+Embeddings are float32 unit vectors (D,). Before each comparison the global mean is subtracted.
+Start with `compare`.
 """
 
 from __future__ import annotations
@@ -19,75 +20,78 @@ from whodrives.voice.profile import Profile
 from whodrives.voice.types import Calibration, Match, OperatingPoint
 
 OTHERS_PRIOR = 1.0
-"""What is known of other people in general counts as one more driver of the household."""
+"""Weight of the mean cosine with people in general, in cohort members."""
 
 
 LEAST_NEW_S = 0.9
-"""Less new speech than this is too little to tell that somebody else speaks."""
+"""Minimum new speech for speaker-change detection."""
 
 
 def unit(vector: Floats) -> Floats:
-    """`vector` (D,) scaled to length one.
+    """Scale a vector (D,) to unit length, float32.
 
     Raises:
-        ValueError: the vector has no direction (its length is zero or not finite).
+        ValueError: its length is zero or not finite.
     """
     length = float(np.linalg.norm(vector))
     if not length > 0.0 or not math.isfinite(length):
-        raise ValueError("a vector without a direction cannot be compared")
+        raise ValueError("a vector of zero or infinite length cannot be compared")
     return (vector / length).astype(np.float32)
 
 
 def pooled(embeddings: Sequence[Floats], weights_s: Sequence[float]) -> Floats:
-    """Mean of unit embeddings, each (D,), weighted by its seconds of speech; a unit vector (D,)."""
+    """Mean of unit embeddings (D,), weighted by their seconds of speech; a unit vector (D,)."""
     weights = np.asarray(weights_s, np.float64)
     return unit((np.stack(embeddings) * weights[:, None]).sum(axis=0) / weights.sum())
 
 
 def centroid(profile: Profile) -> Floats:
-    """The profile's voice as one unit vector (D,): the mean over its enrolment windows."""
+    """Mean of a profile's enrolment embeddings, a unit vector (D,)."""
     return unit(profile.embeddings.mean(axis=0))
 
 
 def mean_subtracted(voice: Floats, calibration: Calibration) -> Floats:
-    """A unit vector (D,) relative to the mean voice, again of unit length.
+    """Subtract the calibration's global mean from a unit vector (D,); again of unit length.
 
-    What all voices share says nothing about who speaks, and takes up room on the cosine's scale.
+    What all embeddings share carries no speaker information and compresses the range of cosines.
     """
     return subtract_mean(voice, calibration.mean)
 
 
 def subtract_mean(voice: Floats, mean: Floats) -> Floats:
-    """A unit vector (D,) relative to the global mean embedding `mean` (D,), again of unit length.
+    """Subtract `mean` (D,) from a unit vector (D,); the result has unit length.
 
     Raises:
-        ValueError: the voice is the mean.
+        ValueError: the vector equals the mean.
     """
     return unit(voice - mean)
 
 
 def cohort_mean(
-    cosines: NDArray[Any], likeness: NDArray[Any], other_cosine: NDArray[Any] | float, alike: float
+    cosines: NDArray[Any],
+    similarity: NDArray[Any],
+    other_cosine: NDArray[Any] | float,
+    max_cosine: float,
 ) -> NDArray[Any]:
-    """What this voice scores with people who are not this driver, as far as the household tells.
+    """Cohort mean for each driver: the mean cosine of the same speech with the other drivers.
 
-    The rest of the household is a cohort of the car's own microphone and language: a stranger who
-    is like one driver because of those is like the others too. It is the only cohort that helped
-    where no voice had been heard before (docs/decisions/0007-household-as-cohort.md). Twins are
-    left out, because they would push each other down.
+    The household is a cohort with the car's own microphone and language; a speaker who is similar
+    to one driver because of those is similar to the others, too. It was the only cohort that helped
+    in unseen conditions (docs/decisions/0007-household-as-cohort.md). Drivers with too similar
+    voices are left out of each other's cohort, because they would lower each other's scores.
 
     Args:
-        cosines: of one voice with each driver, shape (..., H).
-        likeness: cosines of the drivers' enrolled voices with each other, shape (..., H, H).
-        other_cosine: mean cosine with other people in general, broadcast against `cosines`; it
-            counts as OTHERS_PRIOR drivers, and is all there is in a household of one.
-        alike: drivers more alike than this are left out of each other's others.
+        cosines: of one speaker with each driver, shape (..., H).
+        similarity: cosines between the drivers' enrolment templates, shape (..., H, H).
+        other_cosine: mean cosine with people in general, broadcast against `cosines`; it counts as
+            OTHERS_PRIOR drivers, and is the whole cohort in a household of one.
+        max_cosine: pairs of drivers at or above this are left out of each other's cohort.
 
     Returns:
-        For each driver the mean over the others and the prior, shape (..., H).
+        The cohort mean, shape (..., H).
     """
     size = cosines.shape[-1]
-    others = (likeness < alike) & ~np.eye(size, dtype=bool)
+    others = (similarity < max_cosine) & ~np.eye(size, dtype=bool)
     scores = np.einsum("...j,...hj->...h", cosines, others.astype(np.float64))
     mean: NDArray[Any] = (scores + OTHERS_PRIOR * other_cosine) / (
         others.sum(axis=-1) + OTHERS_PRIOR
@@ -98,10 +102,10 @@ def cohort_mean(
 def log_likelihood_ratio(
     excess: NDArray[Any] | float, speech_s: NDArray[Any] | float, calibration: Calibration
 ) -> NDArray[Any]:
-    """Natural-log likelihood ratios, shape (...), of cosines' `excess` (...) over the usual.
+    """Natural-log likelihood ratios (...) of cosines minus their cohort mean, `excess` (...).
 
-    `speech_s` is one for all, or one for each, shape (...). Between two calibrated durations slope
-    and offset are interpolated linearly; outside them the nearest calibrated duration holds.
+    `speech_s` is a scalar, or of shape (...). Slope and offset are interpolated linearly between
+    the calibrated durations, and constant outside them.
     """
     slope = _between(calibration, speech_s, [p.slope for p in calibration.points])
     offset = _between(calibration, speech_s, [p.offset for p in calibration.points])
@@ -109,7 +113,7 @@ def log_likelihood_ratio(
 
 
 def other_cosine(speech_s: NDArray[Any] | float, calibration: Calibration) -> NDArray[Any]:
-    """Mean cosine with other people's profiles after so much speech, of the shape of `speech_s`."""
+    """Mean cosine with other speakers' profiles, interpolated; of the shape of `speech_s`."""
     return _between(calibration, speech_s, [p.other_cosine for p in calibration.points])
 
 
@@ -119,11 +123,11 @@ def accept_llr(
     calibration: Calibration,
     operating_point: OperatingPoint,
 ) -> NDArray[Any]:
-    """Thresholds: the llr from which a voice may be called known, natural log, as `speech_s`.
+    """Acceptance thresholds on the llr (natural log), of the shape of `speech_s`.
 
-    Between two measured household sizes the threshold is interpolated over their logarithm. A
-    stranger has a chance against each driver, so beyond the largest size the threshold grows by the
-    log of the ratio (union bound).
+    Thresholds are interpolated over the logarithm of the household size. Each further driver is a
+    further chance of a false accept, so beyond the largest calibrated size the threshold grows by
+    the logarithm of the ratio of the sizes (union bound).
     """
     sizes = np.log(calibration.households)
     thresholds = [
@@ -141,24 +145,24 @@ def compare(
     calibration: Calibration,
     templates: Sequence[Floats] = (),
 ) -> tuple[Match, ...]:
-    """Compare a voice with the household's; best first.
+    """Compare speech with all drivers of the household; best match first.
 
-    Equal scores are ordered by id, so that the ranking never depends on the order of enrolment.
+    Equal scores are ordered by id, so that the ranking does not depend on the order of enrolment.
 
     Args:
-        voice: relative to the mean voice, (D,).
-        speech_s: seconds of speech that it rests on.
-        profiles: driver id and what the driver's voices are compared with, as `voice` is, (D,).
+        voice: embedding of the speech, mean-subtracted, (D,).
+        speech_s: seconds of speech in it.
+        profiles: id and speaker model of each driver, mean-subtracted, (D,).
         calibration: of the encoder that made them.
-        templates: the same drivers' voices as enrolled, (D,) each, in the order of `profiles`; none
-            if nobody has learned. They alone say who are twins: a pair that parts a little as both
-            learn would otherwise begin to push each other down.
+        templates: enrolment templates of the same drivers, (D,) each, in the order of `profiles`;
+            empty if no profile was adapted. They decide who is left out of whose cohort: an
+            adapted pair that drifts apart must not start to lower each other's scores.
     """
     if not profiles:
         return ()
-    centres = np.stack([centre for _, centre in profiles]).astype(np.float64)
-    enrolled = np.stack(templates).astype(np.float64) if templates else centres
-    cosines = centres @ voice
+    models = np.stack([model for _, model in profiles]).astype(np.float64)
+    enrolled = np.stack(templates).astype(np.float64) if templates else models
+    cosines = models @ voice
     prior = other_cosine(speech_s, calibration)
     excess = cosines - cohort_mean(
         cosines, enrolled @ enrolled.T, prior, calibration.cohort_max_cosine
@@ -178,13 +182,13 @@ def one_to_one(
     others_s: NDArray[Any],
     calibration: Calibration,
 ) -> NDArray[Any]:
-    """Compare a voice with each of others as if that one were all the household.
+    """Compare one embedding with each of others, each time as a household of one.
 
     Args:
-        voice: relative to the mean voice, (D,).
-        speech_s: seconds of speech that it rests on.
-        others: voices, as `voice` is, shape (n, D).
-        others_s: seconds of speech of each, (n,); the shorter of two tells how far to trust them.
+        voice: mean-subtracted embedding, (D,).
+        speech_s: seconds of speech in it.
+        others: mean-subtracted embeddings, shape (n, D).
+        others_s: seconds of speech in each, (n,); the shorter duration selects the calibration.
         calibration: of the encoder that made them.
 
     Returns:
@@ -197,7 +201,7 @@ def one_to_one(
 
 @dataclass(slots=True)
 class RunningModel:
-    """The mean of one person's looks so far, weighted by their seconds of speech."""
+    """Speaker model of a turn: its segments' embeddings, weighted by their seconds of speech."""
 
     embeddings: list[Floats] = field(default_factory=list)
     weights_s: list[float] = field(default_factory=list)
@@ -208,22 +212,22 @@ class RunningModel:
         return sum(self.weights_s)
 
     def mean_subtracted(self, calibration: Calibration) -> Floats:
-        """The voice (D,) relative to the mean voice; raises ValueError before the first look."""
+        """The mean-subtracted model (D,); raises ValueError before the first segment."""
         return mean_subtracted(self.pooled(), calibration)
 
     def take(self, embedding: Floats, new_s: float, calibration: Calibration) -> bool:
-        """Add a segment, unless somebody else speaks in it.
+        """Add a segment, unless it is from another speaker.
 
-        A segment that is less similar to the speech so far than nearly all seconds of one person
-        are is somebody else: the driver has finished, and a passenger or the radio speaks on.
+        The speaker has changed if the segment's cosine to the speech so far is below
+        `CalibrationPoint.speaker_change_cosine`: a passenger or the radio speaks now.
 
         Args:
             embedding: of the segment, (D,), unit length.
-            new_s: seconds of speech in the segment; fewer than LEAST_NEW_S are always taken.
+            new_s: seconds of speech in the segment; less than LEAST_NEW_S is always added.
             calibration: of the encoder that made the embedding.
 
         Returns:
-            Whether it was added. If not, a new `RunningModel` begins with this segment.
+            False if the speaker has changed; a new `RunningModel` then starts with this segment.
         """
         if self.embeddings and new_s >= LEAST_NEW_S:
             cosine = float(
@@ -237,12 +241,12 @@ class RunningModel:
         return True
 
     def pooled(self) -> Floats:
-        """The mean embedding so far, (D,), unit length; raises ValueError before the first one."""
+        """The mean embedding (D,), unit length; raises ValueError before the first segment."""
         return pooled(self.embeddings, self.weights_s)
 
 
 def probability(llr: float) -> float:
-    """Probability of the same person at even prior odds, in [0, 1], from a natural-log ratio."""
+    """Convert an llr (natural log) to the probability of the same speaker at even prior odds."""
     return 1.0 / (1.0 + math.exp(-max(-700.0, min(700.0, llr))))
 
 

@@ -1,4 +1,8 @@
-"""The values of recognition: segments, evidence, the decision, and the calibration."""
+"""The values of recognition: segments, evidence, verdicts, and the calibration.
+
+Owns what the stages of recognition pass on, and the protocols of the two models. Must not know
+ONNX, files or the car. All values are frozen; times are seconds on the boot-time clock.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,14 @@ from whodrives.audio.blocks import Floats
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Enough new speech to judge again.
+    """The next piece of an utterance: enough new speech to judge the utterance again.
 
     Attributes:
         samples: float32, shape (n,): the new speech only, 16 kHz mono.
         new_s: seconds of speech in `samples`.
-        speech_s: seconds of speech in the utterance so far, this look included.
-        snr_db: level of the speech over the noise around it, dB; None while no noise was heard.
-        at_s: when the last sample needed for this look was heard.
+        speech_s: seconds of speech in the utterance so far, this segment included.
+        snr_db: SNR of the utterance so far, dB; None before any noise was heard.
+        at_s: when the last sample of this segment was recorded.
     """
 
     samples: Floats
@@ -31,9 +35,9 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class UtteranceEnd:
-    """The person stopped speaking, or the utterance was cut because it grew too long.
+    """An utterance ended by a pause, or at its maximum length.
 
-    `discarded` says that sound was lost inside it, so nothing may be concluded from it.
+    `discarded`: sound was lost inside it, so it must not be judged.
     """
 
     at_s: float
@@ -49,8 +53,8 @@ class Match:
     Attributes:
         driver: the profile's id.
         cosine: between the utterance's mean embedding and the profile's, in [-1, 1].
-        llr: natural-log likelihood ratio, same person against different people, from the cosine
-            and from how like the rest of the household the voice is.
+        llr: natural-log likelihood ratio, same against different speaker, after normalisation by
+            the cohort.
     """
 
     driver: str
@@ -60,7 +64,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """How good the sound of some speech is.
+    """Sound quality of speech.
 
     Attributes:
         level_dbfs: RMS level, dB relative to full scale.
@@ -75,9 +79,9 @@ class Sound:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All matches of one voice, best first, and the speech they rest on.
+    """All matches of one speaker turn, best first, and the speech that they are based on.
 
-    `sound` is None while there was too little speech to look at.
+    `sound` is None if there was too little speech to measure.
     """
 
     matches: tuple[Match, ...]
@@ -88,7 +92,7 @@ class Evidence:
 
 
 class Outcome(StrEnum):
-    """What was concluded about one utterance."""
+    """The decision about one utterance."""
 
     KNOWN = "known"
     UNKNOWN = "unknown"
@@ -99,14 +103,14 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The conclusion about one utterance.
+    """The decision about one utterance, with its evidence.
 
     Attributes:
-        outcome: what was concluded.
+        outcome: the decision.
         driver: the enrolled driver's id; set exactly when the outcome is KNOWN.
-        evidence: what the conclusion rests on.
-        probability: that the voice is the best match's, in [0, 1], from its llr at even prior odds;
-            None without any match.
+        evidence: what the decision is based on.
+        probability: that the speaker is the best match, in [0, 1], at even prior odds; None without
+            any match.
         reason: "telephone_band", "clipped" or "noise"; set exactly when the outcome is POOR_SOUND.
     """
 
@@ -126,27 +130,27 @@ class Recognition:
 
 
 class VoiceActivity(Protocol):
-    """Says of each 30 ms whether it sounds like speech."""
+    """A voice-activity detector over 30 ms blocks."""
 
     def probabilities(self, blocks: Sequence[Floats]) -> Sequence[float]:
-        """Probability of speech, in [0, 1], in each of blocks that follow each other.
+        """Probability of speech, in [0, 1], of each of consecutive blocks.
 
-        Blocks are float32 of shape (BLOCK_SAMPLES,). What is said of one depends on those before
-        it, and not on how many are given at a time.
+        Blocks are float32 of shape (BLOCK_SAMPLES,). The result depends on earlier blocks, but not
+        on how many are passed per call.
         """
 
     def reset(self) -> None:
-        """Forget what was heard: the next block does not follow the last."""
+        """Reset the state: the next block does not follow the last one."""
 
 
 class Encoder(Protocol):
-    """Turns speech into an embedding of the voice."""
+    """A speaker encoder: speech in, embedding out."""
 
     @property
     def fingerprint(self) -> str:
-        """Names the space of its embeddings: 64 digits, lower-case hexadecimal.
+        """Identifies the embedding space: 64 lower-case hexadecimal digits.
 
-        The embeddings of two files with the same fingerprint are the same.
+        Two model files with the same fingerprint give the same embeddings.
         """
 
     def embed(self, samples: Floats) -> Floats:
@@ -155,19 +159,20 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CalibrationPoint:
-    """How to read a cosine after `speech_s` seconds of speech.
+    """The calibration of a cosine after `speech_s` seconds of speech.
 
-    llr = slope * (cosine - usual) + offset (natural log), where `usual` is what this voice scores
-    with other people (`scoring.cohort_mean`); logistic calibration after Brummer and du Preez,
+    llr = slope * (cosine - cohort mean) + offset (natural log), with the cohort mean of
+    `scoring.cohort_mean`; logistic calibration after Brummer and du Preez,
     "Application-independent evaluation of speaker detection", 2006.
 
     Attributes:
         speech_s: seconds of speech.
         slope: see above.
         offset: see above.
-        other_cosine: mean cosine of a voice with other people's profiles.
-        speaker_change_cosine: a further second that is less like the voice so far is somebody else.
-        accept_llr: by operating point, for each of the calibration's households.
+        other_cosine: mean cosine of speech with the profiles of other speakers.
+        speaker_change_cosine: a new segment below this cosine to the speech so far is another
+            speaker.
+        accept_llr: thresholds by operating point, one for each of `Calibration.households`.
     """
 
     speech_s: float
@@ -180,15 +185,14 @@ class CalibrationPoint:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was measured of one encoder: the only source of thresholds.
+    """Measurements on one encoder: the only source of thresholds.
 
     Attributes:
         encoder: fingerprint of the encoder it was measured on.
-        mean: float32, shape (D,): the mean embedding of many people in many places, which every
-            embedding is compared relative to.
+        mean: float32, shape (D,): the global mean embedding, subtracted before each comparison.
         points: by ascending seconds of speech, at least one.
-        ambiguity_llr: two profiles whose llr differ by less cannot be told apart.
-        households: ascending numbers of enrolled drivers that `accept_llr` was measured with.
+        ambiguity_llr: the margin that the best match needs over the second.
+        households: ascending household sizes that `accept_llr` was measured for.
         cohort_max_cosine: profiles more similar than this are left out of each other's cohort.
     """
 
@@ -200,7 +204,7 @@ class Calibration:
     cohort_max_cosine: float
 
     def __post_init__(self) -> None:
-        """Refuse points that are missing or out of order: nothing could be read between them."""
+        """Refuse missing or unordered points: they could not be interpolated."""
         durations = [point.speech_s for point in self.points]
         if not durations or sorted(set(durations)) != durations:
             raise ValueError("calibration needs at least one point, by ascending speech_s")
@@ -213,4 +217,4 @@ class Calibration:
 
 
 OperatingPoint: TypeAlias = Literal["1/100", "1/1000"]
-"""How many strangers' utterances may be taken for a driver."""
+"""Target FPIR: the share of utterances of unenrolled speakers that may be accepted."""
