@@ -224,7 +224,9 @@ class Link:
         self, _client: Client, _data: Any, _flags: DisconnectFlags, code: ReasonCode, _p: Any
     ) -> None:
         self.taken_over = code.value == TAKEN_OVER
-        if self.up and self.ended is None and (self.taken_over or self._ended_without_reason(code)):
+        # Not `up`: whoever takes over may be faster than the first echo.
+        ours = self.subscribed and self.ended is None
+        if ours and (self.taken_over or self._ended_without_reason(code)):
             self.thrown_out_s = clock.now_s()
         self.ended = self.ended or disconnect_reason(code, greeted=self.subscribed)
         self.over.set()
