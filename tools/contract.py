@@ -2,7 +2,7 @@
 
     python tools/contract.py
 
-Everything comes from `whodrives.contract` and the examples in tests/golden/mqtt. A test fails while
+Everything comes from `whodrives.mqtt` and the examples in tests/golden/mqtt. A test fails while
 the files in docs are not what this writes.
 """
 

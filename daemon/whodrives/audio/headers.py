@@ -1,6 +1,6 @@
 """Headers of sound files that say less, or something else, than the file holds.
 
-Owns what such a header should have said. Pure: bytes go in, bytes come out; `capture` reads the
+Owns what such a header should have said. Pure: bytes go in, bytes come out; `files` reads the
 file as if it began with them. Formats: RIFF, RIFX, RF64 (EBU Tech 3306), Sony
 Wave64, AIFF, CAF, AU, and the frame headers of MPEG audio (ISO/IEC 11172-3 and 13818-3) with the
 Xing tag that tells how many frames follow.

@@ -4,7 +4,7 @@ A claim is an abstract Unix socket (unix(7)) that is bound for the daemon's life
 it with the process, however that ends, so nothing stale can block a restart; and it is the same for
 every user and every runtime folder. Two names are claimed: the car at its broker, and the store of
 profiles. A daemon on another machine, or in another network namespace, is not seen here: there the
-broker tells (`bus`).
+broker tells (`mqtt.takeover`).
 """
 
 from __future__ import annotations
