@@ -394,6 +394,16 @@ def test_what_nobody_can_help_is_no_fault(changes: dict[str, Any]) -> None:
     assert _kinds(_record(**changes)) == set()
 
 
+@pytest.mark.parametrize(
+    ("lived_s", "late_s", "found"),
+    [(3.0, 0.0, set()), (17.0, 0.0, {"second"}), (17.0, 1.0, set()), (30.0, 1.0, {"second"})],
+)
+def test_a_second_daemon_must_end_at_once(lived_s: float, late_s: float, found: set[str]) -> None:
+    """It may need time to start, on a late machine more; it must not live beside the first."""
+    record = _record(others=[(5.0, 5.0 + lived_s)], late_s=late_s)
+    assert {violation.kind for violation in violations(record)} == found
+
+
 def test_a_plan_is_its_seed() -> None:
     """The same seed gives the same trip; among many, every kind of deed and fault."""
     plans = [plan(random.Random(seed)) for seed in range(300)]  # noqa: S311

@@ -220,6 +220,7 @@ class Car:
         self._lost: dict[str | None, float] = {}
         self._ends: list[tuple[float, Callable[[], None]]] = []
         self._reborn_s: float | None = None
+        self._second: tuple[int, float, float] | None = None
         self._killed_s = 0.0
         self._greeted: int | None = None
         self._asleep_s: float | None = None
@@ -242,6 +243,9 @@ class Car:
         sound = self.folder / "sound"
         os.mkfifo(sound)
         self._fifo = os.open(sound, os.O_RDWR | os.O_NONBLOCK)
+        second = self.folder / "second-sound"
+        os.mkfifo(second)
+        self._second_fifo = os.open(second, os.O_RDWR | os.O_NONBLOCK)
         files = {"ca": "ca", "certificate": "whodrives", "key": "whodrives-key"}
         certs = self.group.folder / "broker"
         settings = {
@@ -257,6 +261,7 @@ class Car:
         }
         (self.folder / "whodrives.yaml").write_text(json.dumps(settings))
         (self.folder / "run").mkdir()
+        (self.folder / "second-run").mkdir()
         self.ecu_client = self.group.client("ecu", self._on_ecu)
         # Its interlock is fed by the car itself.
         for topic in ("preferences/apply", "preferences/cancel"):
@@ -300,18 +305,41 @@ class Car:
         self._erased.clear()
 
     def _bear(self) -> None:
+        self.pid = self._born(self._fifo, "")
+
+    def _born(self, fifo: int, prefix: str) -> int:
+        """A daemon for this car: its process id. Sound, log and runtime folder have the prefix."""
         with contextlib.suppress(BlockingIOError):
-            while os.read(self._fifo, 65_536):
+            while os.read(fifo, 65_536):
                 pass
-        self.pid = self.group.zygote.bear(
+        return self.group.zygote.bear(
             {
                 "config": str(self.folder / "whodrives.yaml"),
-                "sound": str(self.folder / "sound"),
-                "log": str(self.folder / "daemon.log"),
-                "runtime": str(self.folder / "run"),
+                "sound": str(self.folder / f"{prefix}sound"),
+                "log": str(self.folder / f"{prefix}daemon.log"),
+                "runtime": str(self.folder / f"{prefix}run"),
                 "calendar": str(self.folder / "calendar"),
             }
         )
+
+    def _start_second(self, seconds: float, now_s: float) -> None:
+        """Start a second daemon for this car, unless the first is not there."""
+        if self.pid is not None and self._reborn_s is None and self._second is None:
+            pid = self._born(self._second_fifo, "second-")
+            self._second = pid, now_s, now_s + seconds
+
+    def _watch_second(self, now_s: float) -> None:
+        """Note when a second daemon has ended; kill it when its time is over."""
+        if self._second is None:
+            return
+        pid, born_s, end_s = self._second
+        if Path(f"/proc/{pid}").exists():
+            if now_s < end_s:
+                return
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._second = None
+        self.record.others.append((born_s, now_s))
 
     def stop(self) -> None:
         """End what belongs to this car."""
@@ -320,6 +348,7 @@ class Car:
         self.ecu_client.disconnect()
         self.ecu_client.loop_stop()
         os.close(self._fifo)
+        os.close(self._second_fifo)
 
     # --- a life ---
 
@@ -373,6 +402,7 @@ class Car:
             self._ends.remove(end)
             end[1]()
         self._watch(now_s)
+        self._watch_second(now_s)
         self._observe(now_s)
         self._speak(now_s)
         self._run_ecu(now_s)
@@ -448,6 +478,8 @@ class Car:
                 self._answer(self.ecu.manual(PREFERENCES[0], float(deed.what), self.clock.wall_s()))
             case "apart":
                 self._apart = True
+            case "second":
+                self._start_second(float(deed.what), now_s)
             case "sleep":
                 self._sleep(float(deed.what), now_s)
             case "edit":
@@ -757,6 +789,9 @@ class Car:
         for voice in said or [0]:
             with contextlib.suppress(BlockingIOError):
                 os.write(self._fifo, _block(voice))
+            if self._second is not None:
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._second_fifo, _block(voice))
 
     def _unheard_s(self) -> float:
         """How much of what was said before now the daemon has not taken yet."""

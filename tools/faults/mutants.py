@@ -428,6 +428,10 @@ _AROUND |= {
     "other_voice": Mutant(
         "another voice is remembered until a person says who drives", _forgets_other_voices
     ),
+    "claim": Mutant(
+        "one car has one daemon",
+        _method("service.claim", "Claim", "take", _always(value=None)),
+    ),
 }
 
 UNREACHED = {

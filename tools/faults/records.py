@@ -29,6 +29,7 @@ SHOWN = (
     "gone",
     "faults",
     "died",
+    "others",
 )
 """What of a record is written down for people; the readings follow from the plan."""
 

@@ -64,7 +64,8 @@ class Action:
     `kill` (seconds), `cut`, `hold`, `delay` (seconds), `ecu_cut`, `lost` (signals or None for all,
     seconds), `step` (seconds), `disk` (seconds of a slow one), `sleep` (seconds of a suspended
     machine), `ecu` (misbehaviours). `edit` (number): the driver's preferences are changed in the
-    store. `apart`: from now on the gateway tells each signal on a topic of its own.
+    store. `apart`: from now on the gateway tells each signal on a topic of its own. `second`
+    (seconds): a second daemon for this car is started, and killed after so long.
     """
 
     at_s: float
@@ -118,7 +119,7 @@ def plan(rng: random.Random) -> Plan:
 
 def _lasts(deed: Action) -> float:
     match deed.kind:
-        case "kill" | "cut" | "hold" | "ecu_cut" | "delay" | "disk" | "sleep":
+        case "kill" | "cut" | "hold" | "ecu_cut" | "delay" | "disk" | "sleep" | "second":
             return float(deed.what) + 2
         case "lost" | "say":
             return float(deed.what[1]) + 2
@@ -304,6 +305,21 @@ def _saved_unmoved(made: Plan, rng: random.Random, driver: int, seated_s: float)
     return seated_s + 12.0
 
 
+def _second_daemon(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
+    """A second daemon for the same car is started by hand, and hears the same people.
+
+    The driver speaks before and after, and what he prefers waits for the brake or not.
+    """
+    made.add(seated_s - rng.uniform(0, 2), "second", 30)
+    if _chance(rng, 0.5):
+        made.add(seated_s - 1.0, "car", {GEAR: 4, BRAKE: False})
+        made.add(seated_s + rng.uniform(14, 18), "car", {GEAR: PARK, BRAKE: True})
+    spoken_s = seated_s + rng.uniform(0, 8)
+    made.add(spoken_s, "say", (driver + 1, 1.6))
+    made.add(spoken_s + rng.uniform(6, 9), "say", (driver + 1, 1.6))
+    return seated_s + 22.0
+
+
 _STORIES = (
     _long_without_daemon,
     _daemon_comes_back,
@@ -316,6 +332,7 @@ _STORIES = (
     _short_press,
     _saved_after_another,
     _saved_unmoved,
+    _second_daemon,
 )
 
 
