@@ -154,6 +154,29 @@ def test_compact_disc_stereo_is_fine(installed: Installation, tmp_path: Path, vo
     assert '"outcome": "known"' in installed.run("replay", path).stdout
 
 
+def test_the_channel_with_speech_is_heard_and_named(
+    installed: Installation, tmp_path: Path, voices: Path
+) -> None:
+    """The first of two channels is louder and nothing but noise: an open input, a fan."""
+    voice = speech(voices, "af_bella")
+    noise = np.random.default_rng(1).normal(0, 0.3, voice.size).astype(np.float32)
+    path = tmp_path / "two.wav"
+    soundfile.write(path, np.stack([noise, voice / 4], axis=1), 16_000)
+    done = installed.run("replay", path)
+    assert f"whodrives: {path}: channel 2 of 2 is taken\n" in done.stderr
+    assert '"outcome": "known"' in done.stdout
+    installed.configure(sound={"source": str(path)})
+    found = installed.run("doctor").stdout
+    assert f"✓ sound: {path} can be read; channel 2 of 2 is taken" in found
+    ran = installed.run("run")
+    assert f"event=source file='{path}' reason='channel 2 of 2 is taken'" in ran.stderr
+
+
+def test_a_file_of_one_channel_is_not_worth_a_word(installed: Installation, voices: Path) -> None:
+    """Nothing was chosen."""
+    assert installed.run("replay", voices / "af_bella" / "1.opus").stderr == ""
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

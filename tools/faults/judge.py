@@ -49,8 +49,8 @@ SLOW_S = 5.0
 """So old is what a slow ECU answers when it leaves."""
 
 START_S = 15.0
-"""A second daemon reads its configuration, finds the car claimed and ends in less: about 6 s at five
-times the world's pace on a busy machine (2026-12-01)."""
+"""A second daemon reads its configuration, finds the car claimed and ends in less: about 6 s at
+five times the world's pace on a busy machine (2026-12-01)."""
 
 SENT_S = 1.0 + REACH_S
 """A request that is older than a second is not sent."""

@@ -65,9 +65,9 @@ def read_file(
     """Read a sound file of any format, rate and channel count that libsndfile knows.
 
     The file is read as it is consumed, in bounded memory. `at_s` is the position in the file, 0 at
-    its start. The last block is filled up with zeros. A file of several channels or of
-    floating-point samples is read twice. Floating-point samples beyond full scale are scaled down,
-    all by the same factor. A constant offset is removed.
+    its start. The last block is filled up with zeros. A file of which the loudest channel is to be
+    found, or of lossy or floating-point samples, is read twice. Floating-point samples beyond full
+    scale are scaled down, all by the same factor. A constant offset is removed.
 
     A file that promises more sound than it holds is refused, but for a tenth of a second; Ogg and
     MP3 without a Xing header promise nothing, and what they hold is taken. A header that was never
@@ -84,7 +84,9 @@ def read_file(
             while reading, when its sound is damaged.
     """
     facts = _inspect(path, longest_s)
-    energy, peak = _surveyed(path, facts, longest_s)
+    energy = peak = np.ones(facts.channels)
+    if channel is None or facts.subtype in _FLOATS | _LOSSY:
+        energy, peak = _surveyed(path, facts, longest_s)
     chosen = int(energy.argmax()) if channel is None else channel
     full = _OVERSHOOT if facts.subtype in _LOSSY else 1.0
     gain = np.float32(1 / peak[chosen] if peak[chosen] > full else 1)
@@ -99,7 +101,10 @@ def channels_of(path: Path, *, longest_s: float = LONGEST_S) -> tuple[int, ...]:
     Raises:
         SourceError: as `read_file`.
     """
-    energy, _ = _surveyed(path, _inspect(path, longest_s), longest_s)
+    facts = _inspect(path, longest_s)
+    if facts.channels == 1:
+        return (0,)
+    energy, _ = _surveyed(path, facts, longest_s)
     return tuple(int(channel) for channel in np.argsort(-energy, kind="stable"))
 
 

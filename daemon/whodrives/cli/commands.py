@@ -33,6 +33,7 @@ from whodrives.errors import PayloadError, ProfileError, SourceError
 from whodrives.models.calibration import load_calibration
 from whodrives.mqtt import decode, encode, topics
 from whodrives.service import replay
+from whodrives.service.channels import taken_channel
 from whodrives.service.learning import forget
 from whodrives.service.wiring import household, load_recognizer, open_store
 from whodrives.store.calendar import believed
@@ -386,7 +387,11 @@ def _recording(name: str, settings: Config) -> Iterator[AudioBlock]:
             raise SourceError("nothing is piped in; give raw PCM, or the name of a file")
         stream = FileIO(sys.stdin.fileno(), closefd=False)
         return read_pipe(stream, sound.rate_hz, sound.channels)
-    return read_file(Path(name))
+    path = Path(name)
+    taken = taken_channel(path, settings)
+    if taken.of > 1:
+        print(f"whodrives: {path}: {taken}", file=sys.stderr)
+    return read_file(path, channel=taken.channel)
 
 
 def json_line(event: Event, vehicle: schema.Vehicle) -> str | None:

@@ -31,6 +31,7 @@ from whodrives.models.encoder import load_encoder
 from whodrives.models.vad import load_vad
 from whodrives.mqtt.decode import Decoder
 from whodrives.mqtt.probe import Overheard, lets_in_strangers, overhear, probe
+from whodrives.service.channels import taken_channel
 from whodrives.service.claim import ask
 from whodrives.service.wiring import open_store
 from whodrives.store.calendar import clock_problem
@@ -186,17 +187,20 @@ def _sound(config: Config) -> Iterator[Finding]:
     elif source == MICROPHONE:
         yield from _microphone(config.sound.device)
     else:
-        yield from _file(Path(source))
+        yield from _file(Path(source), config)
 
 
-def _file(path: Path) -> Iterator[Finding]:
-    """The start of a file: whether it can be read, and holds more than silence."""
-    start = [block.samples for block in islice(read_file(path), FILE_BLOCKS)]
+def _file(path: Path, config: Config) -> Iterator[Finding]:
+    """The start of a file: whether it can be read, holds more than silence, and which channel."""
+    taken = taken_channel(path, config)
+    blocks = read_file(path, channel=taken.channel)
+    start = [block.samples for block in islice(blocks, FILE_BLOCKS)]
     if float(np.ptp(np.concatenate(start))) <= SILENT_SPAN:
         found = f"{path}: nothing but silence in its first {len(start) * BLOCK_S:.0f} s"
         yield Finding("sound", well=False, found=f"{found}; record it again")
     else:
-        yield Finding("sound", well=True, found=f"{path} can be read")
+        which = f"; {taken}" if taken.of > 1 else ""
+        yield Finding("sound", well=True, found=f"{path} can be read{which}")
 
 
 def _microphone(device: str | int | None) -> Iterator[Finding]:

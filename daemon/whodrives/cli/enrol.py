@@ -35,13 +35,13 @@ from whodrives.enrolment.recording import (
     Enrolment,
     Progress,
     channel_of_person,
-    first_voice,
 )
 from whodrives.enrolment.similarity import SAME_PERSON_COSINE, matrix, similarities
 from whodrives.enrolment.types import Problem
 from whodrives.errors import EnrolmentError, ProfileError, SourceError
 from whodrives.models.encoder import load_encoder
 from whodrives.models.vad import load_vad
+from whodrives.service.channels import first_voices
 from whodrives.service.wiring import load_policy
 from whodrives.store.calendar import now
 from whodrives.store.names import checked, checked_text, folded
@@ -197,14 +197,7 @@ def _channel(path: Path, settings: Config, console: Console) -> int:
     if len(channels) == 1:
         read_file(path, longest_s=LONGEST_S)
         return channels[0]
-    models = Path(settings.models.directory)
-    encoder = load_encoder(models)
-    voices = {}
-    for channel in channels:
-        blocks = read_file(path, channel=channel, longest_s=LONGEST_S)
-        voice = first_voice(blocks, load_vad(models), encoder)
-        if voice is not None:
-            voices[channel] = voice
+    voices = first_voices(path, channels, settings, longest_s=LONGEST_S)
     try:
         chosen = channel_of_person(voices) if voices else channels[0]
     except EnrolmentError as error:

@@ -32,6 +32,7 @@ from whodrives.enrolment.types import Enrol, EnrolmentStage, EnrolmentState, Pro
 from whodrives.errors import ConfigError, ProfileError, WhodrivesError
 from whodrives.mqtt.bus import Bus
 from whodrives.mqtt.encode import Vitals
+from whodrives.service.channels import taken_channel
 from whodrives.service.claim import Claim
 from whodrives.service.inbox import Inbox
 from whodrives.service.learning import Learning, forget
@@ -269,7 +270,11 @@ class Daemon:
         """The configured file in real time, or the configured pipe as it comes."""
         sound = self._sound
         if sound.source != PIPE:
-            return paced(read_file(Path(sound.source)), sleep=self._idle)
+            path = Path(sound.source)
+            taken = taken_channel(path, self._config)
+            if taken.of > 1:
+                log.info("event=source file=%r reason=%r", sound.source, str(taken))
+            return paced(read_file(path, channel=taken.channel), sleep=self._idle)
         pipe = Pipe(lambda: self._idle(0.0), self._rest, self._take)
         # A live pipe keeps time itself; by our clock it would fall behind little by little.
         return paced(
