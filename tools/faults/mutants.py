@@ -248,7 +248,7 @@ def _untold(honest: Any) -> Any:
 def _untold_offline(honest: Any) -> Any:
     def told(self: Any) -> Any:
         said = honest(self)
-        self._unsaid = []
+        self._unsent_cancels = []
         return said
 
     return told

@@ -1,20 +1,20 @@
-"""How a profile follows a voice that changes, without ever leaving the one that was enrolled.
+"""Adapts a profile to its driver's voice over months, within bounds.
 
-Owns the quarantine, the promotion, and the way back. Knows nothing of the calendar or of files: a
-day is a number, a profile is a value. Must never change the enrolled embeddings, the *anchor*.
+Owns eligibility, the quarantine of pending trips, revisions, and their roll-back. Must not know the
+calendar or files: a day is a number, a profile is a value. The enrolment template never changes.
 
-The way of new speech into a profile:
+How speech gets into a profile:
 
-1. An utterance *teaches* if it is long, recognised far above the threshold and far from everybody
-   else in the household.
-2. At the end of a trip that had one driver, what the trip taught is *held* in quarantine, if it is
-   like the anchor.
-3. Once trips of several days agree with each other, they become a *step* of the profile, if the
-   profile as a whole then still is like the anchor and no nearer to another driver.
+1. An utterance is an *adaptation sample* if it is long, recognised far above the threshold, and far
+   from every other driver of the household.
+2. At the end of a trip with one driver, its samples become one *pending* trip if their mean is
+   similar to the enrolment template.
+3. Once pending trips of several days agree, they become a *revision*, if the speaker model as a
+   whole then stays similar to the template and comes no nearer to another driver.
 
-`voice` is what utterances are compared with: the anchor and, as a bounded share of the whole, the
-newest trips learned. Somebody who is not the driver has to pass all of it, on
-several days, and even then cannot pull the profile further than the bounds let it go.
+Utterances are compared with `speaker_model`: the template and, with a bounded weight, the newest
+trips of the revisions. Somebody else would have to pass all three on several days, and could still
+not move the profile beyond the bounds.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ from whodrives.voice.types import Calibration, OperatingPoint
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """When a profile learns; docs/months.md says how the figures were chosen.
+    """Limits of adaptation; docs/months.md has how they were chosen.
 
     Attributes:
-        speech_s: seconds of speech that an utterance needs, to teach.
-        wide_llr: how far above the acceptance threshold it must be recognised, natural log.
-        clear_llr: how far from the runner-up.
-        template_cosine: how like the anchor a trip must be, both relative to the mean voice.
-        agreement_cosine: how like each other the trips of a step must be, in the same way.
-        trips: number of trips in a step, on as many days.
-        pending: trips in quarantine, at most.
-        pending_days: a trip is forgotten when it was held for so long.
-        active: number of trips, the newest, that a profile consists of beside the anchor.
-        share: their weight against the anchor, at most.
-        length: how much shorter than one the mean of both stays: 1 as much as it is, 0 not at all.
-            Chosen so that as many strangers pass as before.
-        drift_cosine: how like the anchor the profile as a whole stays.
-        apart_cosine: a step may not bring a profile nearer to another driver, above this.
-        revisions: number of steps that are kept, to go back.
+        speech_s: minimum seconds of speech of an adaptation sample.
+        wide_llr: its minimum llr above the acceptance threshold, natural log.
+        clear_llr: its minimum llr above the second best match.
+        template_cosine: minimum cosine of a pending trip to the template, both mean-subtracted.
+        agreement_cosine: minimum cosine of the trips of a revision to one of them.
+        trips: minimum number of days that a revision has trips of.
+        pending: maximum pending trips.
+        pending_days: a pending trip is dropped after this many days.
+        active: the newest trips of the revisions that the speaker model uses, at most.
+        share: their maximum weight against the template.
+        length: exponent of the length of the speaker model, in [0, 1]: 1 keeps the length of the
+            weighted mean, 0 gives unit length. Chosen so that the FPIR does not rise.
+        drift_cosine: minimum cosine of the speaker model to the template.
+        apart_cosine: a revision may not raise the cosine to another driver above this.
+        revisions: maximum revisions kept for roll-back.
     """
 
     speech_s: float = 2.5
@@ -75,7 +75,7 @@ RULES = Rules()
 
 
 QUIET_DB, LOUD_DB = 20.0, 10.0
-"""From the one on speech is called quiet, below the other loud."""
+"""SNR at or above QUIET_DB counts as quiet, below LOUD_DB as loud."""
 
 
 def is_eligible(
@@ -85,7 +85,7 @@ def is_eligible(
     operating_point: OperatingPoint,
     rules: Rules = RULES,
 ) -> bool:
-    """Whether an utterance that was called known is clear enough to learn from."""
+    """Whether a recognised utterance is clear enough for adaptation."""
     if sample.speech_s < rules.speech_s or not sample.matches:
         return False
     best = sample.matches[0].llr
@@ -101,22 +101,22 @@ def quarantined(
     calibration: Calibration,
     rules: Rules = RULES,
 ) -> Profile:
-    """The profile with what one trip of its driver taught held in quarantine.
+    """Add one trip's samples to the profile's pending trips.
 
-    What is not like the anchor is not held. The oldest leave when there are too many, and after
-    `Rules.pending_days`; trips of one day may come in any order.
+    Samples that are not similar to the template are dropped, and so are the oldest pending trips
+    beyond `Rules.pending` or `Rules.pending_days`. Trips of one day may come in any order.
     """
     fresh = [h for h in profile.adaptation.pending if day - h.day <= rules.pending_days]
     if samples:
-        spoken = pooled([le.voice for le in samples], [le.speech_s for le in samples])
-        likeness = float(
-            mean_subtracted(spoken, calibration) @ enrolment_template(profile, calibration)
+        embedding = pooled([le.voice for le in samples], [le.speech_s for le in samples])
+        cosine = float(
+            mean_subtracted(embedding, calibration) @ enrolment_template(profile, calibration)
         )
-        if likeness >= rules.template_cosine:
+        if cosine >= rules.template_cosine:
             speech_s = sum(sample.speech_s for sample in samples)
-            fresh.append(PendingTrip(day, spoken, speech_s, _noise(samples), likeness))
-    held = tuple(sorted(fresh, key=_order))[-rules.pending :]
-    return replace(profile, adaptation=replace(profile.adaptation, pending=held))
+            fresh.append(PendingTrip(day, embedding, speech_s, _noise(samples), cosine))
+    pending = tuple(sorted(fresh, key=_order))[-rules.pending :]
+    return replace(profile, adaptation=replace(profile.adaptation, pending=pending))
 
 
 def promoted(
@@ -126,55 +126,59 @@ def promoted(
     calibration: Calibration,
     rules: Rules = RULES,
 ) -> tuple[Profile, Revision | None]:
-    """Take what is consistent out of quarantine into the profile, if anything is.
+    """Make a revision of the pending trips that agree, if enough do.
 
     Args:
         profile: the driver's.
         others: the rest of the household.
         day: today.
         calibration: of the encoder that made them.
-        rules: when to learn.
+        rules: limits of adaptation.
 
     Returns:
-        The profile and the step that it made. The trips of a step that would lead away from the
-        anchor, or nearer to another driver, leave the quarantine and teach nothing.
+        The profile and its new revision, or None. Trips whose revision would violate
+        `Rules.drift_cosine` or `Rules.apart_cosine` are dropped.
     """
     group = _consistent(profile.adaptation.pending, calibration, rules)
     if not group:
         return profile, None
     left = tuple(h for h in profile.adaptation.pending if not any(h is g for g in group))
-    step = Revision(day, group)
-    steps = (*profile.adaptation.revisions, step)[-rules.revisions :]
-    grown = replace(profile, adaptation=Adaptation(steps, left))
+    revision = Revision(day, group)
+    revisions = (*profile.adaptation.revisions, revision)[-rules.revisions :]
+    grown = replace(profile, adaptation=Adaptation(revisions, left))
     if _is_safe(profile, grown, others, calibration, rules):
-        return grown, step
+        return grown, revision
     return replace(profile, adaptation=replace(profile.adaptation, pending=left)), None
 
 
 def rolled_back(profile: Profile) -> tuple[Profile, Revision | None]:
-    """Take the newest step back, and empty the quarantine: it may hold more of the same.
+    """Remove the newest revision and all pending trips, which may contain more of the same.
 
-    Before the oldest step that is still kept there is the anchor alone.
+    Returns the profile and the removed revision, or None if there was none.
     """
-    steps = profile.adaptation.revisions
-    return replace(profile, adaptation=Adaptation(steps[:-1])), steps[-1] if steps else None
+    revisions = profile.adaptation.revisions
+    return replace(profile, adaptation=Adaptation(revisions[:-1])), revisions[
+        -1
+    ] if revisions else None
 
 
 def enrolment_template(profile: Profile, calibration: Calibration) -> Floats:
-    """The voice as it was enrolled, (D,): relative to the mean voice, of length one."""
+    """The enrolment template, mean-subtracted, (D,), unit length."""
     return mean_subtracted(centroid(profile), calibration)
 
 
 def speaker_model(profile: Profile, calibration: Calibration, rules: Rules = RULES) -> Floats:
-    """What voices are compared with, (D,): relative to the mean voice, of length one at most.
+    """What utterances are compared with, mean-subtracted, (D,), at most of unit length.
 
-    The weighted mean of the anchor and of the newest trips learned. The more the two differ, the
-    shorter their mean is. Left so, every score is the weighted mean of the scores against them;
-    stretched to length one, it lets more strangers pass, who are a little like each. Some of the
-    length stays lost: see `Rules.length`.
+    The weighted mean of the template and the newest trips of the revisions. Its length shrinks as
+    the two differ. At that length each score is the weighted mean of both scores; at unit length
+    the FPIR would rise, because other speakers are a little similar to each. `Rules.length` sets
+    the compromise.
     """
     enrolled = enrolment_template(profile, calibration)
-    newest = [trip for step in profile.adaptation.revisions for trip in step.trips][-rules.active :]
+    newest = [trip for revision in profile.adaptation.revisions for trip in revision.trips][
+        -rules.active :
+    ]
     if not newest:
         return enrolled
     learned = unit(np.sum([mean_subtracted(trip.voice, calibration) for trip in newest], axis=0))
@@ -185,7 +189,7 @@ def speaker_model(profile: Profile, calibration: Calibration, rules: Rules = RUL
 
 
 def drift(profile: Profile, calibration: Calibration, rules: Rules = RULES) -> float:
-    """How like the anchor the profile as a whole is: a cosine, both relative to the mean voice."""
+    """Cosine between the speaker model and the enrolment template, both mean-subtracted."""
     return float(
         unit(speaker_model(profile, calibration, rules)) @ enrolment_template(profile, calibration)
     )
@@ -194,7 +198,7 @@ def drift(profile: Profile, calibration: Calibration, rules: Rules = RULES) -> f
 def _consistent(
     held: tuple[PendingTrip, ...], calibration: Calibration, rules: Rules
 ) -> tuple[PendingTrip, ...]:
-    """The largest group of held trips that are like one of them, if enough days are in it."""
+    """The largest group of pending trips similar to one of them, if it has enough days."""
     voices = [mean_subtracted(h.voice, calibration) for h in held]
     best: tuple[PendingTrip, ...] = ()
     for seed in voices:
@@ -215,7 +219,7 @@ def _is_safe(
     calibration: Calibration,
     rules: Rules,
 ) -> bool:
-    """Whether a profile stays like its anchor and comes no nearer to anybody's."""
+    """Whether the model stays similar to its template and comes no nearer to another driver."""
     if drift(after, calibration, rules) < rules.drift_cosine:
         return False
     was, now = speaker_model(before, calibration, rules), speaker_model(after, calibration, rules)
@@ -226,7 +230,7 @@ def _is_safe(
 
 
 def _noise(samples: Sequence[AdaptationSample]) -> Noise:
-    """Of the noisiest of the samples; where no noise was heard it was quiet."""
+    """The noise of the noisiest sample; QUIET if no SNR is known."""
     worst = min((le.snr_db for le in samples if le.snr_db is not None), default=QUIET_DB)
     if worst >= QUIET_DB:
         return Noise.QUIET
@@ -234,12 +238,12 @@ def _noise(samples: Sequence[AdaptationSample]) -> Noise:
 
 
 def _order(held: PendingTrip) -> tuple[int, bytes]:
-    """By day; within a day in an order that does not depend on which came first."""
+    """Sort key: by day, and within a day independent of the order of arrival."""
     return held.day, held.voice.tobytes()
 
 
 def packed(known: Adaptation) -> dict[str, Any]:
-    """An adaptation as values fit for JSON; an embedding is its float32, little-endian, in hex."""
+    """An adaptation as JSON values; embeddings are little-endian float32 in hex."""
     return {
         "steps": [
             {"day": s.day, "trips": [_packed_trip(t) for t in s.trips]} for s in known.revisions
@@ -249,10 +253,10 @@ def packed(known: Adaptation) -> dict[str, Any]:
 
 
 def unpacked(facts: Mapping[str, Any]) -> Adaptation:
-    """What `packed` was given.
+    """The inverse of `packed`.
 
     Raises:
-        ValueError, KeyError, TypeError: it is something else.
+        ValueError, KeyError, TypeError: the values are malformed.
     """
     steps = (
         Revision(int(step["day"]), tuple(_unpacked_trip(trip) for trip in step["trips"]))

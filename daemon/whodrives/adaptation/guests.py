@@ -1,13 +1,12 @@
-"""Voices that come back and that nobody has enrolled, told apart and counted, never named.
+"""Clusters unknown speakers over trips: guests, who may be offered to enrol.
 
-Owns the guest book: whose voice was there before, who is one person, who is forgotten. Knows
-nothing of the calendar, of files, or of consent: a day is a number, the book is a value.
+Owns which speech belongs to which guest, and when guests are merged or forgotten. Must not know the
+calendar, files or consent: a day is a number, the guest book is a value.
 
-A trip's unknown utterances are grouped first, so that a voice is judged by all that it said. A
-group is then one of three things: a guest who came back; somebody new; or neither for certain, and
-then it is dropped. A doubtful group would make a second guest of one person, or one guest of two,
-and another trip will come. Two guests who turn out to be alike become one; a guest never becomes
-two.
+A trip's unknown utterances are clustered first, so that a speaker is judged by all that was said.
+A cluster is then assigned to a returning guest, or makes a new guest, or is dropped if neither is
+certain: a wrong assignment would split one person or mix two, and another trip will come. Guests
+that turn out to be one person are merged; a guest is never split.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from whodrives.voice.types import Calibration
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """Somebody who spoke in the car and is not enrolled.
+    """An unknown speaker of one or more trips.
 
     Attributes:
         id: pseudonymous, `g-` and 8 hexadecimal digits.
@@ -36,7 +35,7 @@ class Guest:
         speech_s: seconds of speech in each of them.
         trips: number of trips in which the guest spoke.
         accompanied: number of them that an enrolled driver drove.
-        first_day, last_day: of the first and the latest trip, as `domain.Held.day`.
+        first_day, last_day: of the first and the latest trip, as `PendingTrip.day`.
     """
 
     id: str
@@ -50,21 +49,21 @@ class Guest:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """When voices are one person; docs/months.md says how the figures were chosen.
+    """Limits of clustering; docs/months.md has how they were chosen. All llr are natural log.
 
     Attributes:
-        speech_s: seconds of speech that an utterance needs, to count.
-        snr_db: and how far above the noise it must be.
-        household_llr: it is nobody's of the household up to this llr.
-        together_llr: two groups of one trip are one voice from here, natural log.
-        group_s: seconds of speech that a trip's group needs.
-        back_llr: a group is a guest's from here.
-        new_llr: a group is somebody new if it is this or less to every guest.
-        one_llr: two guests are one person from here.
-        offer_trips: number of trips without an enrolled driver after which a guest is offered.
-        days: a guest who is not heard for so long is forgotten.
-        guests: most guests in the book.
-        voices: most embeddings of a guest.
+        speech_s: minimum seconds of speech of an eligible utterance.
+        snr_db: its minimum SNR.
+        household_llr: its maximum llr to any enrolled driver.
+        together_llr: two clusters of one trip are joined from this llr.
+        group_s: minimum seconds of speech of a cluster.
+        back_llr: a cluster belongs to a guest from this llr.
+        new_llr: a cluster is a new guest if its llr to every guest is at most this.
+        one_llr: two guests are merged from this llr.
+        offer_trips: trips without an enrolled driver after which a guest is offered.
+        days: a guest is forgotten after this many days without a trip.
+        guests: maximum guests.
+        voices: maximum embeddings per guest.
     """
 
     speech_s: float = 1.5
@@ -85,14 +84,14 @@ RULES = Rules()
 
 
 MOST_VOICES_A_TRIP = 4
-"""More unknown voices in one trip than there are seats for them are a radio."""
+"""More unknown speakers than free seats: assume a radio, and ignore them."""
 
 
 def is_eligible(sample: AdaptationSample, rules: Rules = RULES) -> bool:
-    """Whether an utterance that was called unknown is clean and long enough, and nobody's."""
+    """Whether an unknown utterance is long and clean enough, and unlike every driver."""
     clean = sample.snr_db is None or sample.snr_db >= rules.snr_db
-    nobodys = all(match.llr <= rules.household_llr for match in sample.matches)
-    return clean and nobodys and sample.speech_s >= rules.speech_s
+    unlike_drivers = all(match.llr <= rules.household_llr for match in sample.matches)
+    return clean and unlike_drivers and sample.speech_s >= rules.speech_s
 
 
 def updated(
@@ -108,14 +107,13 @@ def updated(
     """The guest book after one more trip.
 
     Args:
-        book: as the trip before left it.
-        samples: utterances of the trip by voices that nobody knows; those that do not count are
-            ignored.
+        book: the guests after the previous trip.
+        samples: unknown utterances of the trip; those that are not eligible are ignored.
         calibration: of the encoder that made the voices.
-        day: today; guests who were not heard for `Rules.days` are forgotten.
-        names: ids for guests who are new, MOST_VOICES_A_TRIP of them, all unused.
+        day: today; guests without a trip for `Rules.days` are forgotten.
+        names: MOST_VOICES_A_TRIP unused ids for new guests.
         accompanied: whether an enrolled driver drove.
-        rules: when voices are one person.
+        rules: limits of clustering.
 
     Returns:
         The guests, by ascending id. When there are too many, those of the fewest trips leave.
@@ -138,10 +136,10 @@ def updated(
 
 
 def offers(book: Sequence[Guest], rules: Rules = RULES) -> tuple[Offer, ...]:
-    """Who came back often enough, and drove rather than rode along, to be asked.
+    """The guests who came back often enough, and probably as drivers, to be offered to enrol.
 
-    The car's own voice (navigation, an assistant) is heard whoever drives. Somebody who may become
-    a driver is heard in trips that no enrolled driver drives, and mostly in such.
+    A car's own voice (navigation, an assistant) is heard whoever drives. A future driver is heard
+    mostly in trips without an enrolled driver.
     """
     return tuple(
         Offer(guest.id, guest.trips, guest.last_day)
@@ -151,10 +149,10 @@ def offers(book: Sequence[Guest], rules: Rules = RULES) -> tuple[Offer, ...]:
 
 
 def enrolment(guest: Guest) -> tuple[Floats, float]:
-    """A guest as a voice to enrol: embeddings as `domain.Profile` has them, seconds of speech.
+    """A guest as an enrolment: embeddings as in `Profile`, and seconds of speech.
 
-    The sound is gone, and with it the chance to add noise: a guest was heard in the car's own, so
-    each voice stands for all its renditions.
+    Noise augmentation needs the sound, which is gone. The speech has the car's own noise, so each
+    embedding is used for all augmentations.
     """
     return np.tile(guest.voices, (AUGMENTATIONS, 1)), sum(guest.speech_s)
 
@@ -165,30 +163,30 @@ def not_enrolled(
     calibration: Calibration,
     rules: Rules = RULES,
 ) -> tuple[Guest, ...]:
-    """The book without those who are one of the household: enrolled since, or a driver all along.
+    """The guests that are not drivers of the household.
 
-    Forgetting a driver or enrolling a guest must not leave the same voice behind.
+    Neither forgetting a driver nor enrolling a guest may leave the same person as a guest.
     """
     known = _Voices.of_guests(book, calibration)
-    nobodys = np.ones(len(book), bool)
+    kept = np.ones(len(book), bool)
     for profile in household:
-        nobodys &= known.llrs(centroid(profile), profile.speech_s) < rules.back_llr
-    return tuple(guest for guest, kept in zip(book, nobodys, strict=True) if kept)
+        kept &= known.llrs(centroid(profile), profile.speech_s) < rules.back_llr
+    return tuple(guest for guest, stays in zip(book, kept, strict=True) if stays)
 
 
 def clustered(
     samples: Sequence[AdaptationSample], calibration: Calibration, rules: Rules = RULES
 ) -> list[tuple[AdaptationSample, ...]]:
-    """A trip's utterances that count, by voice; groups of too little speech are left out.
+    """Cluster a trip's eligible utterances by speaker; clusters with too little speech are dropped.
 
-    Agglomerative, the most alike first: the order of the utterances does not matter.
+    Agglomerative, most similar first: the order of the utterances does not matter.
     """
     counted = sorted((le for le in samples if is_eligible(le, rules)), key=_order)
     groups: list[tuple[AdaptationSample, ...]] = [(sample,) for sample in counted]
     while True:
         voices, seconds = [*map(voice_of, groups)], [*map(_speech_s, groups)]
         known = _Voices.of(voices, seconds, calibration)
-        pair = known.most_alike(rules.together_llr, range(len(groups)))
+        pair = known.most_similar(rules.together_llr, range(len(groups)))
         if pair is None:
             return [group for group in groups if _speech_s(group) >= rules.group_s]
         joined = tuple(sorted(groups[pair[0]] + groups[pair[1]], key=_order))
@@ -204,7 +202,7 @@ def _assign(
     calibration: Calibration,
     rules: Rules,
 ) -> str | None:
-    """Give a trip's voice to the guest it is of, to a new one, or to nobody; whose it is now."""
+    """Add a cluster to its guest or to a new one; returns the guest's id, None if uncertain."""
     voice, speech_s = voice_of(group), _speech_s(group)
     llrs = _Voices.of_guests(guests, calibration).llrs(voice, speech_s)
     best = int(llrs.argmax()) if guests else None
@@ -228,14 +226,14 @@ def _assign(
 def _merge(
     guests: list[Guest], heard: Collection[str | None], calibration: Calibration, rules: Rules
 ) -> None:
-    """Make one of two guests who are one person; the id of the first that came stays.
+    """Merge guests that are one person; the id of the earlier one is kept.
 
-    Only whoever was heard in this trip may have become alike to another.
+    Only guests heard in this trip can have become similar to another.
     """
     while True:
         known = _Voices.of_guests(guests, calibration)
         among = [n for n, guest in enumerate(guests) if guest.id in heard]
-        pair = known.most_alike(rules.one_llr, among)
+        pair = known.most_similar(rules.one_llr, among)
         if pair is None:
             return
         elder, younger = sorted((guests[n] for n in pair), key=lambda g: (g.first_day, g.id))
@@ -254,12 +252,12 @@ def _merge(
 
 
 def _order(sample: AdaptationSample) -> bytes:
-    """An order of utterances that does not depend on which came first."""
+    """Sort key that does not depend on the order of the utterances."""
     return sample.voice.tobytes()
 
 
 def voice_of(group: Sequence[AdaptationSample]) -> Floats:
-    """A group as one voice, (D,), of unit length."""
+    """Mean embedding of a cluster, (D,), unit length."""
     return pooled([sample.voice for sample in group], [sample.speech_s for sample in group])
 
 
@@ -268,10 +266,10 @@ def _speech_s(group: Sequence[AdaptationSample]) -> float:
 
 
 class _Voices(NamedTuple):
-    """Voices to compare with, all at once.
+    """Embeddings that are compared in one vectorised step.
 
     Attributes:
-        centres: relative to the mean voice, shape (n, D).
+        centres: mean-subtracted, shape (n, D).
         speech_s: seconds of speech of each, (n,).
         calibration: of the encoder that made them.
     """
@@ -294,11 +292,11 @@ class _Voices(NamedTuple):
         return cls.of(voices, [sum(guest.speech_s) for guest in guests], calibration)
 
     def llrs(self, voice: Floats, speech_s: float) -> NDArray[np.float64]:
-        """Of a voice with each, (n,)."""
+        """The llr of an embedding (D,) with each, (n,)."""
         return self._ratios(mean_subtracted(voice, self.calibration), speech_s)
 
-    def most_alike(self, least_llr: float, among: Collection[int]) -> tuple[int, int] | None:
-        """The two that are most likely one voice, one of them `among` these, if any are."""
+    def most_similar(self, least_llr: float, among: Collection[int]) -> tuple[int, int] | None:
+        """The most similar pair from `least_llr` on, one in `among`; None if there is none."""
         best, found = least_llr, None
         for n in among:
             llrs = self._ratios(self.centres[n], self.speech_s[n])
@@ -313,7 +311,7 @@ class _Voices(NamedTuple):
 
 
 def packed(book: Sequence[Guest]) -> list[dict[str, Any]]:
-    """A guest book as values fit for JSON; embeddings are their float32, little-endian, in hex."""
+    """Guests as JSON values; embeddings are little-endian float32 in hex."""
     return [
         {
             "id": guest.id,
@@ -329,10 +327,10 @@ def packed(book: Sequence[Guest]) -> list[dict[str, Any]]:
 
 
 def unpacked(facts: Sequence[Mapping[str, Any]]) -> tuple[Guest, ...]:
-    """What `packed` was given.
+    """The inverse of `packed`.
 
     Raises:
-        ValueError, KeyError, TypeError: it is something else.
+        ValueError, KeyError, TypeError: the values are malformed.
     """
     book = []
     for said in facts:
@@ -343,7 +341,7 @@ def unpacked(facts: Sequence[Mapping[str, Any]]) -> tuple[Guest, ...]:
         if len(speech_s) != len(voices) or not finite:
             raise ValueError("a guest's voices and their seconds do not match")
         days = int(said["first_day"]), int(said["last_day"])
-        # Books of earlier versions do not count the trips with a driver.
+        # Earlier versions did not store `accompanied`.
         trips, accompanied = int(said["trips"]), int(said.get("accompanied", 0))
         if not 0 <= accompanied <= trips:
             raise ValueError("a guest was in more trips with a driver than in trips")

@@ -1,7 +1,7 @@
-"""What the utterances of a trip may teach, kept in memory until the trip is over.
+"""Collects the adaptation samples of a trip in memory until the trip is over.
 
-Owns which trips teach: those of one driver from the first to the last. Knows nothing of what is
-learned from it. Nothing is kept of a trip that was not open, or when sound was lost.
+Owns which utterances and trips are used: only trips with one driver from beginning to end. Must not
+know how a profile is adapted. Nothing is collected outside a trip, or if sound was lost.
 """
 
 from __future__ import annotations
@@ -15,76 +15,78 @@ from whodrives.voice.decision import Policy
 from whodrives.voice.types import Outcome, Verdict
 
 MOST_OF_DRIVER = 4
-"""Utterances of a driver, of one trip: more of the same day teach little and cost the encoder."""
+"""Maximum samples of a driver per trip: more of one day add little and cost encoder time."""
 
 
 MOST_OF_STRANGERS = 16
-"""Utterances of unknown voices, of one trip."""
+"""Maximum unknown utterances per trip."""
 
 
 TripEvent: TypeAlias = TripSamples | UnknownSpeech
 
 
 class SampleCollector:
-    """Hears what is said in one car's trips, one after another.
+    """Collects samples over the trips of one car, one after another.
 
     Args:
-        policy: the promise that utterances were recognised with.
+        policy: the policy of recognition.
     """
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._state = DriverState(float("-inf"))
         self._one_driver = True
-        self._taught: dict[str, list[AdaptationSample]] = {}
-        self._strange: tuple[AdaptationSample, ...] = ()
+        self._of_drivers: dict[str, list[AdaptationSample]] = {}
+        self._unknown: tuple[AdaptationSample, ...] = ()
 
     def needs_rest_of(self, verdict: Verdict) -> bool:
-        """Whether an utterance is worth hearing to its end although it is judged."""
-        taught = self._taught.get(verdict.driver or "", [])
+        """Whether to embed the rest of an utterance that is already decided."""
+        samples = self._of_drivers.get(verdict.driver or "", [])
         known = verdict.outcome is Outcome.KNOWN
-        return known and self._state.trip_open and len(taught) < MOST_OF_DRIVER
+        return known and self._state.trip_open and len(samples) < MOST_OF_DRIVER
 
     def heard(self, verdict: Verdict, sample: AdaptationSample, enrolled: int) -> None:
-        """An utterance is over: what was concluded of it, and all of it.
+        """Take an utterance that is over.
 
         Args:
-            verdict: the conclusion, which may have come early.
+            verdict: the verdict, perhaps from before the end of the utterance.
             sample: the whole utterance.
             enrolled: number of enrolled drivers.
         """
         if not self._state.trip_open:
             return
         if verdict.driver is not None:
-            taught = self._taught.setdefault(verdict.driver, [])
-            if len(taught) < MOST_OF_DRIVER and self._teaches(verdict.driver, sample, enrolled):
-                taught.append(sample)
+            samples = self._of_drivers.setdefault(verdict.driver, [])
+            if len(samples) < MOST_OF_DRIVER and self._is_eligible(
+                verdict.driver, sample, enrolled
+            ):
+                samples.append(sample)
         elif verdict.outcome is Outcome.UNKNOWN and guests.is_eligible(sample):
-            self._strange = (*self._strange, sample)[:MOST_OF_STRANGERS]
+            self._unknown = (*self._unknown, sample)[:MOST_OF_STRANGERS]
 
     def follow(self, state: DriverState) -> tuple[TripEvent, ...]:
-        """Take what the trip says of itself; at its end, say what it taught."""
+        """Take the state of the trip; at its end return the collected samples."""
         before, self._state = self._state, state
         if state.trip_open:
             self._one_driver &= before.driver in {None, state.driver}
             return ()
         over: list[TripEvent] = []
-        samples = self._taught.get(before.driver or "", [])
+        samples = self._of_drivers.get(before.driver or "", [])
         if self._one_driver and before.driver is not None and samples:
             over.append(TripSamples(state.at_s, before.driver, tuple(samples)))
-        if self._strange:
+        if self._unknown:
             over.append(
-                UnknownSpeech(state.at_s, self._strange, accompanied=before.driver is not None)
+                UnknownSpeech(state.at_s, self._unknown, accompanied=before.driver is not None)
             )
-        self._one_driver, self._taught, self._strange = True, {}, ()
+        self._one_driver, self._of_drivers, self._unknown = True, {}, ()
         return tuple(over)
 
     def household_changed(self) -> None:
-        """What was heard was compared with the old household: it teaches nothing any more."""
-        self._taught, self._strange = {}, ()
+        """Drop all samples: they were compared with the old household."""
+        self._of_drivers, self._unknown = {}, ()
 
-    def _teaches(self, driver: str, sample: AdaptationSample, enrolled: int) -> bool:
-        promise = self._policy.calibration, self._policy.operating_point
+    def _is_eligible(self, driver: str, sample: AdaptationSample, enrolled: int) -> bool:
+        policy = self._policy.calibration, self._policy.operating_point
         return sample.matches[0].driver == driver and following.is_eligible(
-            sample, enrolled, *promise
+            sample, enrolled, *policy
         )

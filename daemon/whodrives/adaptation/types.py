@@ -1,4 +1,8 @@
-"""The values of adaptation: eligible speech, what a trip taught, and offers to unknown speakers."""
+"""The values of adaptation: samples, the samples of a trip, and offers to unknown speakers.
+
+Owns what recognition hands to adaptation. Must not know files or days. Samples hold embeddings and
+must reach neither the bus nor the log; their `repr` leaves the embedding out.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,12 @@ from whodrives.voice.types import Match
 
 @dataclass(frozen=True, slots=True)
 class AdaptationSample:
-    """One utterance that may teach something, as a whole.
+    """A whole utterance that may adapt a profile or belong to a guest.
 
     Attributes:
-        voice: float32, shape (D,), unit length: the mean embedding of its looks.
+        voice: float32, shape (D,), unit length: the mean embedding of its segments.
         speech_s: seconds of speech in it.
-        snr_db: level of the speech over the noise around it, dB; None while no noise was heard.
+        snr_db: SNR, dB; None if no noise was heard.
         matches: how it compares with the household, best first.
     """
 
@@ -27,7 +31,7 @@ class AdaptationSample:
 
 @dataclass(frozen=True, slots=True)
 class TripSamples:
-    """A trip of this driver's is over; `samples` were recognised with a wide margin in it.
+    """A trip of this driver is over; `samples` are its eligible utterances.
 
     For the store alone: neither for the bus nor for the log.
     """
@@ -39,9 +43,9 @@ class TripSamples:
 
 @dataclass(frozen=True, slots=True)
 class UnknownSpeech:
-    """A trip is over, and `samples` were spoken in it by voices that nobody knows.
+    """A trip is over; `samples` are its utterances by unknown speakers.
 
-    For the guest book alone: neither for the bus nor for the log.
+    For the store alone: neither for the bus nor for the log.
     """
 
     at_s: float
@@ -52,7 +56,7 @@ class UnknownSpeech:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A guest who came back often enough to be asked whether to be enrolled.
+    """A guest who came back often enough to be asked to enrol.
 
     Attributes:
         guest: pseudonymous id, safe to publish.
@@ -67,7 +71,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Guests:
-    """All guests who may be offered to be enrolled, anew; none clears the offer."""
+    """All present offers; they replace the previous ones, and none clears them."""
 
     at_s: float
     offers: tuple[Offer, ...] = ()

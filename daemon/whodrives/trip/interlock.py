@@ -1,10 +1,10 @@
-"""What may move in this vehicle state: one rule for each group of signals.
+"""The interlock: which groups may move in the present state of the car.
 
-Owns the conditions and the rules; a vehicle engineer audits them on this screen. Knows nothing of
-speech, drivers, brokers or clocks: the time is a parameter. Total: every state, known or not, and
-every number, NaN and infinity included, has an answer; what is not known, stale or not yet true
-refuses. It is the second line only: the ECU that moves the motor keeps an interlock of its own.
-A hand on the seat's switch is no condition here: it ends what was asked for, see `outbox`.
+Owns the conditions and the rule of each group; a vehicle engineer can audit them on one screen.
+Must not know speech, drivers, brokers or clocks: the time is a parameter. A value that is missing,
+stale, NaN or from the future permits nothing. The ECU that drives the motor must have its own
+interlock; this one is the second line. A pressed seat switch is no condition: it cancels requests
+(`requests`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ T = TypeVar("T")
 
 
 MAX_AGE_S = 2.0
-"""A reading older than this says nothing about now."""
+"""A reading older than this is stale."""
 
 
 def fresh(reading: Reading[T] | None, now_s: float) -> T | None:
-    """What the reading says of now; None when it is missing, too old or from the future.
+    """The reading's value at `now_s`; None if it is missing, stale or from the future.
 
-    A car's clock may be slightly ahead of ours. The decoder dates such a reading to its arrival, so
-    that it is fresh for no longer than one that was dated correctly.
+    A car's clock may be slightly ahead. The decoder dates such a reading to its arrival, so it is
+    fresh for no longer than a correctly dated one.
     """
     if reading is None or not 0.0 <= now_s - reading.at_s <= MAX_AGE_S:
         return None
@@ -37,7 +37,7 @@ def fresh(reading: Reading[T] | None, now_s: float) -> T | None:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Something that must be known to hold now."""
+    """A condition; `met` takes the state and the current time. Unknown is not met."""
 
     name: str
     met: Callable[[VehicleState, float], bool]
@@ -60,18 +60,18 @@ OCCUPIED = Condition("seat_occupied", lambda v, now_s: fresh(v.seat_occupied, no
 
 RULES: Mapping[Group, tuple[Condition, ...]] = MappingProxyType(
     {
-        # The seat and the steering wheel move a body, at the pedals, in a car that must not roll
-        # away; the door is closed so that nobody is half in or half out.
+        # Seat and steering wheel move the driver's body relative to the pedals, so the car must
+        # not roll; the door is closed so that nobody is getting in or out.
         Group.SEAT: (STANDING, HELD, DOOR_CLOSED, OCCUPIED),
-        # A moving mirror takes the rear view away for seconds, and an aborted one keeps it away.
-        # Standing at a red light is therefore not enough: the car must be held. An open door
-        # harms nobody here. Without a person in the seat there is no eye to set a mirror for.
+        # A moving mirror takes the rear view away for seconds, an aborted movement for longer, so
+        # standing at a red light is not enough: the car must be held. An open door is no hazard.
+        # Without a driver in the seat a mirror has no purpose.
         Group.MIRRORS: (STANDING, HELD, OCCUPIED),
     }
 )
-"""All conditions of a group's rule must hold. Ignition is no condition: a seat moves without it."""
+"""All conditions of a group must be met. Ignition is none: a seat moves without it."""
 
 
 def refusals(group: Group, state: VehicleState, now_s: float) -> tuple[str, ...]:
-    """Names of the conditions that are not known to hold at `now_s`; empty means permitted."""
+    """Names of the group's conditions that are not met at `now_s`; empty: it may move."""
     return tuple(rule.name for rule in RULES[group] if not rule.met(state, now_s))

@@ -1,12 +1,9 @@
-"""Whether the car's reports are good enough to work with, and if not, what is wrong with them.
+"""Monitors the car's reports and says what is wrong with them, for `status`.
 
-Owns the reason that `status` gives while the car's clock is wrong, while its reports stop or never
-came, and while a fact that a trip or the interlock needs is missing from them. Decides nothing
-about a trip or a movement: what is not known permits nothing, whatever is said here. Must never
-know of topics or of a broker.
-
-A car that sleeps reports nothing, and that is no fault: once the ignition was reported off, silence
-is expected until it is reported on.
+Owns the reasons: a wrong clock, reports that stopped or never came, and facts that the trip or the
+interlock need but no report has. Must not know topics or a broker, and decides nothing about a trip
+or a movement. A parked car may be silent: after ignition off no reports are expected until it is
+on.
 """
 
 from __future__ import annotations
@@ -22,15 +19,15 @@ from whodrives.trip.types import LinkState, Timed
 from whodrives.vehicle.state import Misdated, Reading, VehicleReport, VehicleState
 
 SILENCE_S = 30.0
-"""A fact that was not known for so long is missing. A gateway that restarts is back before."""
+"""A fact unknown for this long is reported as missing; a restarting gateway is back earlier."""
 
 
 STOPPED_S = 10.0
-"""Reports are due every second. After this much silence they have stopped."""
+"""Reports, due every second, have stopped after this long without one."""
 
 
 WRONG_CLOCK_S = 3.0
-"""Reports with a wrong time for so long come from a wrong clock, and not from a queue."""
+"""Wrong timestamps for this long mean a wrong clock and not a queue."""
 
 
 CLOCK_FIX = "set both clocks by one source"
@@ -54,27 +51,27 @@ _FACTS: Mapping[str, Callable[[VehicleState, float], object]] = MappingProxyType
         "ignition": _known(lambda state: state.ignition_on),
     }
 )
-"""What trip and interlock need to know, and its value if it is known now."""
+"""The facts that trip and interlock need; each function gives the value if it is known now."""
 
 
 def missing(state: VehicleState, now_s: float) -> tuple[str, ...]:
-    """The facts that trip and interlock need and that are not known now."""
+    """Names of the facts that trip and interlock need and that are unknown now."""
     return tuple(name for name, value in _FACTS.items() if value(state, now_s) is None)
 
 
 def asleep(state: VehicleState) -> bool:
-    """Whether the last thing that the car said of its ignition is that it is off."""
+    """Whether the last report of the ignition is off."""
     return state.ignition_on is not None and not state.ignition_on.value
 
 
 def wrong_clock(age_s: float) -> str:
-    """What is wrong with reports that are so old when they arrive; negative: so far ahead."""
+    """The reason for reports that are `age_s` old on arrival; negative: in the future."""
     how = f"{span(age_s)} old" if age_s > 0 else f"{span(-age_s)} in the future"
     return f"the car's reports are {how}; {CLOCK_FIX}"
 
 
 def span(seconds: float) -> str:
-    """So many seconds in words."""
+    """A duration in words."""
     for unit, size in (("days", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
         if seconds >= 3 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -83,13 +80,13 @@ def span(seconds: float) -> str:
 
 @dataclass(slots=True)
 class _WrongClock:
-    """Reports with a wrong time that follow each other.
+    """A run of reports with wrong timestamps.
 
     Attributes:
-        since_s: when the first of them came.
-        last_s: when the last of them came.
-        age_s: how old one of them was; negative: how far ahead.
-        dated_s: when that one came. The number is told and must not change with every report.
+        since_s: arrival of the first.
+        last_s: arrival of the last.
+        age_s: age that `reason` names; negative: in the future.
+        dated_s: when `age_s` was taken; it is updated rarely, so that `reason` is stable.
     """
 
     since_s: float
@@ -99,10 +96,9 @@ class _WrongClock:
 
 
 class CarReports:
-    """Follows the car's reports; `reason` says what is wrong with them now, empty for nothing.
+    """Follows the car's reports; `reason` says what is wrong now, empty if nothing.
 
-    Times must not run backwards; an input that is older than the one before it is taken to be of
-    the same moment.
+    Times must be monotonic; an input older than the previous one counts as simultaneous with it.
     """
 
     def __init__(self) -> None:
@@ -115,11 +111,11 @@ class CarReports:
         self._clock: _WrongClock | None = None
 
     def step(self, received: Timed) -> None:
-        """Take one input; any tells the time."""
+        """Take one input; every input advances the time."""
         self._now_s = max(self._now_s, received.at_s)
         match received:
             case LinkState():
-                # What was missed while the broker was away is nobody's fault.
+                # Reports missed while the broker was away are no fault of the car.
                 self._linked = received.connected
                 self._heard_s = self._clock = None
                 self._known_s = dict.fromkeys(_FACTS, self._now_s)

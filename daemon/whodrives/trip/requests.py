@@ -1,14 +1,12 @@
-"""What is asked of the ECUs in a trip, how often, under which id, and what they answered.
+"""Requests to the ECUs in one trip: ids, repetition, answers, and cancellation.
 
-Owns the requests: their ids, their repetition, what an answer changes, and what a hand on a switch
-ends. Must never know who drives and why, what the car does, or what time it is: that is told.
-
-One request asks for one or more groups (seat, mirrors); no group is in two live requests. *Live* is
-whatever was sent and is not final, so a late copy of it might still move something.
+Owns the life of a request. Must not know why somebody drives, how messages travel, or what time it
+is. One request covers one or more groups (seat, mirrors); no group is in two live requests. A
+request is *live* from its first sending until it is final: a delayed copy may still move something.
 
 | request           | when                                                   | then               |
 |-------------------|--------------------------------------------------------|--------------------|
-| group waits       | it may move, within WANTED_S, not touched              | requested, new id  |
+| group waits       | it may move, within WANTED_S, not overridden           | requested, new id  |
 | group waits       | no longer wanted                                       | -                  |
 | requested         | the ECU accepts                                        | accepted           |
 | requested         | the ECU rejects, for something that passes             | rejected           |
@@ -16,12 +14,12 @@ whatever was sent and is not final, so a late copy of it might still move someth
 | req. or rejected  | REPEAT_S since it was sent, may move, within WANTED_S  | requested, same id |
 | requested         | REPEAT_S since it was sent, no longer wanted           | unanswered         |
 | live              | the ECU completes or aborts                            | so, final          |
-| live              | cancelled, replaced, touched, changed, trip over       | cancels: aborted |
+| live              | cancelled, replaced, overridden, changed, trip over    | cancelled: aborted |
 
-A final request never changes. *No longer wanted*: WANTED_S have passed, or the car has moved. What
-an ECU answers to a request that is unanswered is believed, but nothing more is asked. After an
-answer with the reason `manual`, and after a switch was worked, the group is *touched*: it is not
-asked for again in this trip.
+A final request never changes. *No longer wanted*: WANTED_S have passed, or the car has moved. An
+answer to an unanswered request is recorded, but nothing is sent again. After an answer with the
+reason `manual`, or a pressed switch, the group is *overridden*: it is not requested again in this
+trip (`OutboxSnapshot.touched`).
 """
 
 from __future__ import annotations
@@ -44,23 +42,23 @@ from whodrives.trip.types import (
 from whodrives.vehicle.vss import SIGNALS, Group, group_of
 
 WANTED_S = 60.0
-"""How long preferences wait for the car. Later, a moving seat would be a surprise."""
+"""How long preferences wait for the car. A seat that moves later would surprise the driver."""
 
 
 REPEAT_S = 4.0
-"""A request is repeated so long after it was sent: the 3 s for which it is good, and the second by
-which the ECU's clock and ours may disagree. No two copies are ever good at once."""
+"""Interval of repetition: the 3 s of a request's validity and 1 s of clock difference to the ECU,
+so that no two copies are valid at the same time."""
 
 
 MOST_REQUESTS = 32
-"""So many requests of one trip are remembered; the oldest that are over are forgotten first."""
+"""Maximum requests kept per trip; the oldest final ones are dropped first."""
 
 
 EXPIRED = "expired"
-"""The ECU's reason for a request that came too late: it may come again."""
+"""An ECU's reason for a request that arrived after its expiry; it is sent again."""
 
 
-_ANSWERED = {
+_DELIVERY_OF = {
     ResultStatus.ACCEPTED: Delivery.ACCEPTED,
     ResultStatus.COMPLETED: Delivery.COMPLETED,
     ResultStatus.REJECTED: Delivery.REJECTED,
@@ -68,7 +66,7 @@ _ANSWERED = {
 }
 
 
-_LEAST_FAR = (
+_PROGRESS = (
     Delivery.REQUESTED,
     Delivery.ACCEPTED,
     Delivery.UNANSWERED,
@@ -79,7 +77,7 @@ _LEAST_FAR = (
 
 
 def request_id(session: str, serial: int) -> str:
-    """The `serial`-th id of a session: a UUID of version 8 (RFC 9562), the same every time."""
+    """The id number `serial` of a session: a version 8 UUID (RFC 9562), deterministic."""
     digits = sha256(f"{session}/{serial}".encode()).hexdigest()
     variant = "89ab"[int(digits[16], 16) % 4]
     parts = (digits[:8], digits[8:12], "8" + digits[13:16], variant + digits[17:20], digits[20:32])
@@ -90,10 +88,10 @@ class Outbox:
     """The requests of one trip.
 
     Args:
-        passing: reasons of a rejection that may pass, so that the same request may come again;
-            EXPIRED is one without being named.
-        session: what request ids are made from; unlike every other daemon's.
-        memory: what a daemon before this one had asked for.
+        passing: transient reasons of a rejection, after which a request is sent again; EXPIRED is
+            always one.
+        session: unique per daemon; request ids are derived from it.
+        memory: the requests of a previous daemon in this trip.
     """
 
     def __init__(
@@ -106,7 +104,7 @@ class Outbox:
 
     @property
     def memory(self) -> OutboxSnapshot:
-        """All that there is to remember."""
+        """The state to persist."""
         return self._snapshot
 
     @property
@@ -116,29 +114,29 @@ class Outbox:
 
     @property
     def live(self) -> int:
-        """The number of requests that no final answer came for yet."""
+        """Number of requests without a final answer."""
         return len(self._live())
 
     @property
     def moved(self) -> Mapping[str, float]:
-        """What the ECUs moved, or move, as we asked in this trip: VSS path to the value asked."""
+        """What ECUs accepted or completed in this trip: VSS path to the requested value."""
         acted_on = (Delivery.ACCEPTED, Delivery.COMPLETED)
         done = [r.signals for r in self._snapshot.requests if r.delivery in acted_on]
         return {path: value for signals in done for path, value in signals.items()}
 
     @property
     def under_way(self) -> frozenset[str]:
-        """What may move because of a request: the VSS paths of all that are live."""
+        """The VSS paths of all live requests: what may move because of a request."""
         return frozenset(path for request in self._live() for path in request.signals)
 
     @property
     def asked(self) -> bool:
-        """Whether anything was asked for since the driver was settled, or was told to stop."""
+        """Whether anything was requested or cancelled since the driver was assigned."""
         return self._snapshot.cancelled or any(r.current for r in self._snapshot.requests)
 
     @property
     def shown(self) -> tuple[Delivery, str]:
-        """What became of the preferences, and why: of the request that is least far."""
+        """Delivery of the preferences and its reason, of the least advanced request."""
         if self._snapshot.waiting:
             return Delivery.WAITING, ""
         current = [r for r in self._snapshot.requests if r.current]
@@ -146,15 +144,15 @@ class Outbox:
             return (
                 (Delivery.ABORTED, "cancelled") if self._snapshot.cancelled else (Delivery.NONE, "")
             )
-        least = min(current, key=lambda r: _LEAST_FAR.index(r.delivery))
+        least = min(current, key=lambda r: _PROGRESS.index(r.delivery))
         return least.delivery, least.reason
 
     def clear(self) -> None:
-        """Begin a trip in which nothing was asked for or touched."""
+        """Start a trip with nothing requested and nothing overridden."""
         self._snapshot = OutboxSnapshot()
 
     def assign(self, driver: str | None, now_s: float, reason: str) -> tuple[CancelRequest, ...]:
-        """Serve this driver from now on, or nobody; end what was asked for another."""
+        """Serve this driver, or nobody, from now on; cancel the requests for others."""
         others = [
             r for r in self._live() if r.driver != driver or r.delivery is Delivery.UNANSWERED
         ]
@@ -173,35 +171,35 @@ class Outbox:
         self._snapshot = replace(self._snapshot, waiting=waiting, wanted_until_s=now_s + WANTED_S)
 
     def drop(self) -> None:
-        """Ask for nothing more: the car has moved, and the driver has arranged himself."""
+        """Request nothing more, for example because the car has moved."""
         if self._snapshot.waiting or self._snapshot.wanted_until_s is not None:
             self._snapshot = replace(self._snapshot, waiting=(), wanted_until_s=None)
 
     def cancel(self, now_s: float, reason: str) -> tuple[CancelRequest, ...]:
-        """End what was asked for and what waits, until somebody is settled again."""
+        """Cancel live requests and drop waiting groups until a driver is assigned again."""
         self._snapshot = replace(self._snapshot, cancelled=True)
         self.drop()
         return self._end(self._live(), now_s, reason)
 
     def override(self, groups: Iterable[Group], now_s: float) -> tuple[CancelRequest, ...]:
-        """A person moves these groups: end what was asked of them, and do not ask again.
+        """Cancel requests for groups that a person moves, and do not request them again.
 
-        What a request asked of other groups besides is asked for anew.
+        Other groups of a cancelled request wait again.
         """
-        touched = set(self._snapshot.touched) | set(groups)
-        ended = [r for r in self._live() if touched & _groups(r)]
-        left = {g for r in ended if r.current for g in _groups(r)} - touched
+        overridden = set(self._snapshot.touched) | set(groups)
+        ended = [r for r in self._live() if overridden & _groups(r)]
+        left = {g for r in ended if r.current for g in _groups(r)} - overridden
         cancels = self._end(ended, now_s, MANUAL)
         left = left if self._wanted(now_s) else set()
-        waiting = tuple(g for g in Group if g in left | set(self._snapshot.waiting) - touched)
-        names = tuple(g for g in Group if g in touched)
+        waiting = tuple(g for g in Group if g in left | set(self._snapshot.waiting) - overridden)
+        names = tuple(g for g in Group if g in overridden)
         self._snapshot = replace(self._snapshot, touched=names, waiting=waiting)
         return cancels
 
     def reconcile(
         self, preferences: Mapping[str, float], now_s: float
     ) -> tuple[CancelRequest, ...]:
-        """End what asks for something that the driver no longer prefers; waiting is not changed."""
+        """Cancel requests that differ from changed preferences; drop groups without any."""
         changed = [
             r for r in self._live() if any(preferences.get(p) != v for p, v in r.signals.items())
         ]
@@ -212,22 +210,22 @@ class Outbox:
         return self._end(changed, now_s, "changed")
 
     def knows(self, request: str) -> bool:
-        """Whether this is a request of this trip."""
+        """Whether this id is a request of this trip."""
         return any(r.request == request for r in self._snapshot.requests)
 
     def answered(self, answer: RequestResult, now_s: float) -> tuple[CancelRequest, ...]:
-        """Take an ECU's answer; one to a request that is not known changes nothing."""
+        """Record an ECU's answer; an unknown request changes nothing."""
         found = next((r for r in self._snapshot.requests if r.request == answer.request), None)
         if found is None:
             return ()
         refused = answer.status in (ResultStatus.REJECTED, ResultStatus.ABORTED)
-        # What was accepted is acted on: only a copy of it can be rejected, and that says nothing.
+        # An accepted request is being carried out; a rejection can only concern a repeated copy.
         stale = answer.status is ResultStatus.REJECTED and found.delivery is Delivery.ACCEPTED
         if self._is_live(found) and not stale:
             reason = answer.reason if refused else ""
-            self._put(replace(found, delivery=_ANSWERED[answer.status], reason=reason))
-        touched = refused and answer.reason == MANUAL
-        return self.override(_groups(found), now_s) if touched else ()
+            self._put(replace(found, delivery=_DELIVERY_OF[answer.status], reason=reason))
+        by_hand = refused and answer.reason == MANUAL
+        return self.override(_groups(found), now_s) if by_hand else ()
 
     def deliver(
         self,
@@ -236,13 +234,13 @@ class Outbox:
         preferences: Mapping[str, float],
         may_move: Callable[[Group], bool],
     ) -> tuple[Apply, ...]:
-        """What is to be sent now.
+        """The requests to send now: new ones, and repetitions that are due.
 
         Args:
-            now_s: the present.
-            driver: whom it is for.
+            now_s: current time.
+            driver: the assigned driver.
             preferences: VSS path to value, known paths only.
-            may_move: whether the interlock permits a group now and somebody would hear.
+            may_move: whether the interlock permits a group now.
         """
         if not self._wanted(now_s):
             return ()
@@ -261,7 +259,7 @@ class Outbox:
         return tuple(self._sent(r, now_s) for r in again)
 
     def age(self, now_s: float) -> None:
-        """Let time pass: nothing waits for ever, and silence is called so."""
+        """Advance the time: stop waiting after WANTED_S, and mark requests without an answer."""
         if not self._wanted(now_s):
             self.drop()
             for r in self._live():
@@ -304,7 +302,7 @@ class Outbox:
         return tuple(cancels)
 
     def _put(self, changed: Request) -> None:
-        """Replace a request by what became of it, or add it."""
+        """Update a request, or add it."""
         requests = [changed if r.request == changed.request else r for r in self._snapshot.requests]
         if changed not in requests:
             requests.append(changed)

@@ -1,15 +1,13 @@
-"""Who the driver of this trip is, and when that driver's preferences may be asked for.
+"""Assigns the driver of a trip and requests that driver's preferences.
 
-Owns the trip: its beginning and end, what settles its driver, what may change that, and what the
-head unit may ask of it. `TABLE` is the whole of it; docs/trip.md shows it. What is asked of the
-ECUs and how often is `outbox`'s. Must never know how voices are compared, how messages travel, or
-what time it is: every input brings its time.
+Owns when a trip begins and ends, who its driver is, and the head unit's commands; `TABLE` has every
+transition (docs/trip.md). `requests` owns what the ECUs are asked. Must not know how voices are
+compared, how messages travel, or what time it is: each input has a time.
 
-A stale or missing value of the car neither opens nor closes a trip. A moving car keeps its driver:
-a seat contact that flickers at speed ends nothing. `Listen` counts for one known voice and ends
-with the trip. A trip that is *vacant* is driven by nobody who is enrolled, and no voice takes the
-place unasked. Who has not heard of seat, door and ignition for longer than GONE_S, for whatever
-reason, cannot know who sits there: the driver is doubted, and the trip becomes vacant.
+A stale or missing value of the car neither opens nor closes a trip. A moving car keeps its driver,
+so a flickering seat contact ends nothing. `Listen` counts for one known voice and ends with the
+trip. After ABSENCE_LIMIT_S without a report of seat, door and ignition, for whatever reason,
+somebody else may sit there: the trip becomes unassigned.
 """
 
 from __future__ import annotations
@@ -49,30 +47,30 @@ from whodrives.voice.profile import Household, Profile
 from whodrives.voice.types import Outcome, Verdict
 
 ABSENCE_LIMIT_S = 10.0
-"""If seat, door or ignition were not heard of for longer, somebody else may have taken the seat.
+"""After so long without a report of seat, door or ignition the driver is no longer known.
 
-It makes no difference whether the daemon was dead or asleep, or the broker or the gateway silent.
+It does not matter whether the daemon was down, the machine asleep, or the gateway silent.
 """
 
 
 STEADY_S = 1.5
-"""A position that may be kept has not changed for this long.
+"""A position can be saved once it has not changed for this long.
 
-An ECU reports its position once a second at least (docs/mqtt.md). So within this time a report of
-the ECU itself contradicts what somebody else has published in its name.
+An ECU reports its position at least once a second (docs/mqtt.md), so within this time its own
+report contradicts a position that another client published in its name.
 """
 
 
 STILL = 1.0
-"""Two readings of a position that differ by no more (mm, degrees or percent) are the same."""
+"""Positions that differ by at most this (mm, degrees or percent) are equal."""
 
 
-_SITS = ("seat_occupied", "door_open", "ignition_on")
-"""Of `VehicleState`: what tells whether somebody may have changed seats."""
+_PRESENCE = ("seat_occupied", "door_open", "ignition_on")
+"""The fields of `VehicleState` that tell whether the driver may have changed."""
 
 
 NO_BROKER = "broker"
-"""What preferences wait for when the interlock permits and nobody would hear."""
+"""The entry of `DriverState.waiting_for` while the broker is away."""
 
 
 TripEvent: TypeAlias = (
@@ -89,7 +87,7 @@ TripEvent: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class _Cause:
-    """What a trigger brings with it."""
+    """The data of a trigger."""
 
     driver: str | None = None
     by: SettledBy | None = None
@@ -98,29 +96,28 @@ class _Cause:
 
 
 class Trip:
-    """One car's trips, one after another.
+    """The trips of one car, one after another.
 
-    Times must not run backwards; an input that is older than the one before it is taken to be of
-    the same moment.
+    Times must be monotonic; an input older than the previous one counts as simultaneous with it.
     """
 
     def __init__(self) -> None:
         self._now_s = float("-inf")
         self._vehicle = VehicleState()
-        self._sits_s = dict.fromkeys(_SITS, float("-inf"))
+        self._reported_s = dict.fromkeys(_PRESENCE, float("-inf"))
         self._position: Position | None = None
-        # By path: where it is, and since when.
+        # By path: the position, and since when it is steady.
         self._steady: dict[str, Reading[float]] = {}
         self._linked = False
         self._profiles: Mapping[str, Profile] | None = None
         self._state = State.CLOSED
-        # Of the trip; its outbox has a memory of its own.
+        # State of the trip without its outbox, which has a snapshot of its own.
         self._snapshot = TripSnapshot()
         self._outbox = _outbox("")
         self._kept = TripSnapshot()
         self._shown = DriverState(self._now_s)
         self._events: list[TripEvent] = []
-        self._unsaid: list[CancelRequest] = []
+        self._unsent_cancels: list[CancelRequest] = []
         self._guards: Mapping[Guard, Callable[[_Cause], bool]] = {
             Guard.NOT_MOVING: lambda _: not _moves(fresh(self._vehicle.speed_kmh, self._now_s)),
             Guard.SAME_DRIVER_AGAIN: lambda cause: (
@@ -151,16 +148,16 @@ class Trip:
 
     @property
     def live_requests(self) -> int:
-        """The number of requests that no final answer came for yet."""
+        """Number of requests without a final answer."""
         return self._outbox.live
 
     @property
     def heard_s(self) -> float:
-        """The last time for which seat, door and ignition were all known; -inf: never."""
-        return min(self._sits_s.values())
+        """When seat, door and ignition were last all reported; -inf: never."""
+        return min(self._reported_s.values())
 
     def step(self, received: Timed) -> tuple[TripEvent, ...]:
-        """Take one input; return what follows from it. Sound only tells the time."""
+        """Take one input and return the events it causes. Sound and ticks only advance the time."""
         self._pass_time(received.at_s)
         match received:
             case Begin():
@@ -170,20 +167,20 @@ class Trip:
             case LinkState():
                 self._linked = received.connected
             case Household():
-                self._meet(received)
+                self._set_household(received)
             case Position():
-                self._watch(received)
+                self._track_position(received)
             case RequestResult():
                 self._answered(received)
             case Listen() | Choose() | Cancel() | Save() | Forget():
-                self._turn()
-                self._obey(received)
+                self._apply_vehicle()
+                self._command(received)
         return self._concluded()
 
     def heard(self, verdict: Verdict, at_s: float) -> tuple[TripEvent, ...]:
-        """Take the conclusion about one utterance; return what follows from it."""
+        """Take the verdict on one utterance and return the events it causes."""
         self._pass_time(at_s)
-        self._turn()
+        self._apply_vehicle()
         known = verdict.outcome is Outcome.KNOWN and verdict.driver in (self._profiles or {})
         if known and self._state is not State.CLOSED:
             asked = self._listening()
@@ -196,9 +193,9 @@ class Trip:
         return self._concluded()
 
     def _pass_time(self, at_s: float) -> None:
-        """Before anything else is taken: who was not heard of until now may have left."""
+        """Advance the time, and unassign the driver if the reports have been away too long."""
         self._now_s = max(self._now_s, at_s)
-        # A driver who is settled in a silence was there then.
+        # A driver assigned during an absence of reports was present then.
         known_s = max(self.heard_s, self._snapshot.since_s or self.heard_s)
         if self._now_s - known_s > ABSENCE_LIMIT_S:
             self._transition(Trigger.NO_REPORTS)
@@ -215,10 +212,10 @@ class Trip:
             self._state = State.OPEN
         else:
             self._state = State.UNASSIGNED if memory.driver is None else State.ASSIGNED
-        self._sits_s = dict.fromkeys(_SITS, self._now_s - received.gone_s)
+        self._reported_s = dict.fromkeys(_PRESENCE, self._now_s - received.gone_s)
         self._pass_time(received.at_s)
 
-    def _meet(self, received: Household) -> None:
+    def _set_household(self, received: Household) -> None:
         self._profiles = {profile.id: profile for profile in received.profiles}
         if self._state is State.ASSIGNED and self._snapshot.driver not in self._profiles:
             self._transition(Trigger.FORGOTTEN)
@@ -230,7 +227,7 @@ class Trip:
         else:
             self._events.append(UnmatchedResult(self._now_s, received.request))
 
-    def _obey(self, command: Listen | Choose | Cancel | Save | Forget) -> None:
+    def _command(self, command: Listen | Choose | Cancel | Save | Forget) -> None:
         match command:
             case Listen():
                 self._transition(Trigger.LISTEN, _Cause(command=command.command))
@@ -246,8 +243,8 @@ class Trip:
             case Forget():
                 self._transition(Trigger.FORGET, _Cause(command.driver, command=command.command))
 
-    def _turn(self) -> None:
-        """Open or close the trip, and see who came."""
+    def _apply_vehicle(self) -> None:
+        """Apply the car's state: open or close the trip, seat switches, the key."""
         seat = fresh(self._vehicle.seat_occupied, self._now_s)
         door = fresh(self._vehicle.door_open, self._now_s)
         ignition = fresh(self._vehicle.ignition_on, self._now_s)
@@ -255,15 +252,15 @@ class Trip:
             self._transition(Trigger.LEFT)
         elif seat is True and door is False and ignition is True:
             self._transition(Trigger.READY)
-        for name in _SITS:
+        for name in _PRESENCE:
             reading = getattr(self._vehicle, name)
             if reading is not None:
-                self._sits_s[name] = max(self._sits_s[name], min(reading.at_s, self._now_s))
+                self._reported_s[name] = max(self._reported_s[name], min(reading.at_s, self._now_s))
         switch, opened_s = self._vehicle.seat_switch, self._snapshot.opened_s
         if switch is not None and switch.value and opened_s is not None:
-            # Heard late it still tells of a hand; of a hand in this trip, if its time does.
-            touched = vss.Group.SEAT in self._outbox.memory.touched
-            if switch.at_s >= opened_s and not touched:
+            # A delayed switch report still counts if its timestamp falls within this trip.
+            overridden = vss.Group.SEAT in self._outbox.memory.touched
+            if switch.at_s >= opened_s and not overridden:
                 self._transition(Trigger.SWITCH)
         key = fresh(self._vehicle.key, self._now_s)
         owners = [p.id for p in (self._profiles or {}).values() if key and p.key == key]
@@ -294,18 +291,18 @@ class Trip:
         return until_s is not None and self._now_s <= until_s
 
     def _may_ask_again(self) -> bool:
-        return not self._outbox.asked and not self._hindrances(self._groups())
+        return not self._outbox.asked and not self._blockers(self._groups())
 
     def _known_position(self) -> Position | None:
         told = self._position
         known = told is not None and 0.0 <= self._now_s - told.true_s <= MAX_AGE_S
         return told if known else None
 
-    def _watch(self, told: Position) -> None:
-        """Note since when the position is steady, and which motors a hand moves.
+    def _track_position(self, told: Position) -> None:
+        """Record since when each position is steady, and what is moved by hand.
 
-        Only the ECU can tell of a hand on the mirrors or the steering wheel: VSS has no switches
-        for them. So what moves there while nothing is asked of it is moved by hand.
+        VSS has no switches for mirrors and steering wheel. A change there without a request under
+        way is therefore a movement by hand.
         """
         before, self._position = self._position, told
         known = {p: v for p, v in told.signals.items() if p in vss.SIGNALS}
@@ -334,21 +331,21 @@ class Trip:
         )
 
     def _moved_positions(self) -> dict[str, float]:
-        """Where what was moved in this trip is, by hand or by us: this may be kept.
+        """Positions of what was moved in this trip, by hand or by a request: these can be saved.
 
-        That a hand moved the seat, the car's switch or the ECU's `manual` has told; of mirrors and
-        steering wheel the ECU's `manual` or its report of a movement. What we have moved is where
-        we asked for it. Heating and cooling are never kept: a seat that is warm was not asked to
-        be so in the next trip.
+        A movement of the seat by hand is known from its switch or from the ECU's `manual`; of
+        mirrors and steering wheel, from `manual` or from a reported movement. What was requested
+        counts if it is where it was requested. Heating and cooling are never saved: a warm seat now
+        is no preference for the next trip.
         """
         told = self._position.signals if self._position else {}
-        touched, asked = self._outbox.memory.touched, self._outbox.moved
+        overridden, asked = self._outbox.memory.touched, self._outbox.moved
 
         def moved(path: str, value: float) -> bool:
             group = vss.group_of(path)
-            by_switch = group in touched and (group is vss.Group.MIRRORS or vss.has_switch(path))
-            by_us = path in asked and abs(value - asked[path]) <= STILL
-            return by_switch or path in self._snapshot.moved or by_us
+            by_hand = group in overridden and (group is vss.Group.MIRRORS or vss.has_switch(path))
+            by_request = path in asked and abs(value - asked[path]) <= STILL
+            return by_hand or path in self._snapshot.moved or by_request
 
         return {
             path: value
@@ -363,8 +360,8 @@ class Trip:
     def _true_since_s(self) -> float:
         """The time of the oldest of the readings that open a trip.
 
-        Not the time of their arrival: a press that the car dates to the same moment is of this trip
-        even if it arrived before them.
+        The readings' own time, not their arrival: a switch press with the same timestamp belongs to
+        this trip even if it arrived before them.
         """
         car = self._vehicle
         readings = (car.seat_occupied, car.door_open, car.ignition_on)
@@ -376,7 +373,7 @@ class Trip:
         self._outbox.clear()
 
     def _assign(self, row: Row, cause: _Cause) -> None:
-        """Somebody drives from now on; or nobody whom we know, if the cause names none."""
+        """Assign the cause's driver; None: nobody enrolled drives."""
         self._events += self._outbox.assign(cause.driver, self._now_s, row.reason)
         self._snapshot = replace(
             self._snapshot,
@@ -417,10 +414,10 @@ class Trip:
         if cause.command is not None:
             self._events.append(CommandResult(self._now_s, cause.command, row.reason))
 
-    # --- what is to be asked ---
+    # --- preferences and requests ---
 
     def _groups(self) -> frozenset[vss.Group]:
-        """The groups in which the settled driver prefers anything."""
+        """The groups in which the assigned driver has preferences."""
         return frozenset(vss.group_of(path) for path in self._preferences())
 
     def _preferences(self) -> dict[str, float]:
@@ -429,8 +426,8 @@ class Trip:
         known = profile.preferences.items() if profile else ()
         return {path: value for path, value in known if path in vss.SIGNALS}
 
-    def _hindrances(self, groups: frozenset[vss.Group]) -> tuple[str, ...]:
-        """What keeps these groups from being asked for now: interlock's names, then the broker."""
+    def _blockers(self, groups: frozenset[vss.Group]) -> tuple[str, ...]:
+        """Why these groups cannot be requested now: interlock conditions, then NO_BROKER."""
         names = [n for g in vss.Group if g in groups for n in self._refusals(g)]
         if groups and not self._linked:
             names.append(NO_BROKER)
@@ -440,10 +437,10 @@ class Trip:
         return refusals(group, self._vehicle, self._now_s)
 
     def _concluded(self) -> tuple[TripEvent, ...]:
-        """Bring the trip up to this moment, ask for what may be asked for, and say what changed."""
-        self._turn()
+        """Apply the car's state, send due requests, and return the events so far."""
+        self._apply_vehicle()
         if self._vehicle.speed_kmh is not None and _moves(self._vehicle.speed_kmh.value):
-            # The driver has arranged himself.
+            # Once the car moves, the driver has adjusted the seat by hand.
             self._outbox.drop()
         self._outbox.age(self._now_s)
         self._deliver()
@@ -459,18 +456,21 @@ class Trip:
         return tuple(events)
 
     def _told(self) -> list[TripEvent]:
-        """What is to be said now, withdrawals first.
+        """The events to send now, cancels first.
 
-        They wait for the broker, as nothing else does: to stop is right however late it is heard.
+        Only cancels wait for the broker: a late stop is still right, a late request is not.
         """
         events, self._events = self._events, []
-        stops = [*self._unsaid, *(event for event in events if isinstance(event, CancelRequest))]
-        self._unsaid = [] if self._linked else stops[-MOST_REQUESTS:]
-        now = [replace(stop, at_s=self._now_s) for stop in stops] if self._linked else []
+        cancels = [
+            *self._unsent_cancels,
+            *(event for event in events if isinstance(event, CancelRequest)),
+        ]
+        self._unsent_cancels = [] if self._linked else cancels[-MOST_REQUESTS:]
+        now = [replace(cancel, at_s=self._now_s) for cancel in cancels] if self._linked else []
         return [*now, *(event for event in events if not isinstance(event, CancelRequest))]
 
     def _deliver(self) -> None:
-        """Ask for what may move now, once it is known who is enrolled."""
+        """Request what may move now, once the household is known."""
         driver = self._snapshot.driver
         if driver is not None and self._linked and self._profiles is not None:
             self._events += self._outbox.deliver(
@@ -478,31 +478,31 @@ class Trip:
             )
 
     def _driver_state(self, at_s: float) -> DriverState:
-        held = self._snapshot
-        if held.driver is None:
+        trip = self._snapshot
+        if trip.driver is None:
             return DriverState(
-                at_s, settled_by=held.settled_by, trip_open=held.opened_s is not None
+                at_s, settled_by=trip.settled_by, trip_open=trip.opened_s is not None
             )
         delivery, reason = self._outbox.shown
         return DriverState(
             at_s=at_s,
-            driver=held.driver,
-            since_s=held.since_s,
-            probability=held.probability,
-            settled_by=held.settled_by,
+            driver=trip.driver,
+            since_s=trip.since_s,
+            probability=trip.probability,
+            settled_by=trip.settled_by,
             delivery=delivery,
             reason=reason,
-            waiting_for=self._hindrances(frozenset(self._outbox.waiting)),
+            waiting_for=self._blockers(frozenset(self._outbox.waiting)),
             trip_open=True,
         )
 
 
 def _outbox(session: str, memory: TripSnapshot | None = None) -> Outbox:
-    """An outbox that repeats what was rejected for one of the interlock's conditions."""
+    """An outbox that retries what an ECU rejected for one of the interlock's conditions."""
     passing = (condition.name for rule in RULES.values() for condition in rule)
     return Outbox(passing, session, memory.outbox if memory else None)
 
 
 def _moves(speed_kmh: float | None) -> bool:
-    """Whether this is the speed of a car that moves; NaN is not known to be one."""
+    """Whether this speed means that the car moves; False for None and NaN."""
     return speed_kmh is not None and abs(speed_kmh) > 0

@@ -1,4 +1,9 @@
-"""The values of a trip: commands, results, requests, and what outlives a daemon that dies."""
+"""The values of a trip: commands, results, requests, and the persisted state.
+
+Owns what goes into and comes out of `trip.Trip`. Must not know topics or JSON. All values are
+frozen; `at_s` is seconds on the boot-time clock. Field names of the snapshots are keys of the
+journal file.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from typing import Protocol
 
 
 class Timed(Protocol):
-    """Any input: it has the time at which it was received."""
+    """An input with its time of arrival."""
 
     @property
     def at_s(self) -> float:
@@ -22,9 +27,9 @@ class LinkState:
 
     Attributes:
         at_s: when.
-        connected: whether it is there.
-        reason: why not.
-        rival: what is known of another client under our identity, for `status`; empty if nothing.
+        connected: whether it is up.
+        reason: why it is down.
+        rival: another client that uses our identity, for `status`; empty if there is none.
     """
 
     at_s: float
@@ -35,9 +40,9 @@ class LinkState:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """The head unit asks who is speaking now: the next known voice may become the driver.
+    """The head unit asks who is speaking: the next known voice may replace the driver.
 
-    `command` names this command alone; its `CommandResult` carries it. None: no answer is asked.
+    `command` is the unique id of this command; None: no `CommandResult` is wanted.
     """
 
     at_s: float
@@ -46,9 +51,9 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Choose:
-    """Somebody chose the driver by hand on the head unit; None: none of the enrolled drives.
+    """A driver was chosen on the head unit; None: nobody enrolled drives.
 
-    `command` names this command alone; its `CommandResult` carries it.
+    `command` is the unique id of this command, repeated in its `CommandResult`.
     """
 
     at_s: float
@@ -58,9 +63,9 @@ class Choose:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """The head unit says stop: whatever was asked for, and whatever still waits.
+    """The head unit cancels all requests and waiting preferences.
 
-    `command` names this command alone; its `CommandResult` carries it.
+    `command` is the unique id of this command, repeated in its `CommandResult`.
     """
 
     at_s: float
@@ -69,9 +74,9 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """The head unit says that the present position is what the driver prefers.
+    """The head unit saves the present position as the driver's preferences.
 
-    `command` names this command alone; its `CommandResult` carries it.
+    `command` is the unique id of this command, repeated in its `CommandResult`.
     """
 
     at_s: float
@@ -80,7 +85,7 @@ class Save:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """The head unit says that an enrolled driver be erased."""
+    """The head unit erases an enrolled driver."""
 
     at_s: float
     command: str
@@ -89,13 +94,13 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where the ECU says that seat, wheel and mirrors are.
+    """The position of seat, wheel and mirrors, as an ECU reports it.
 
     Attributes:
         at_s: when it reached us.
         true_s: when it was true; as `Reading.at_s`.
         moving: whether any of them moves.
-        signals: VSS path to value, in the path's unit, in the newest VSS that we know.
+        signals: VSS path to value, in the path's unit, in the newest supported VSS.
     """
 
     at_s: float
@@ -105,7 +110,7 @@ class Position:
 
 
 class ResultStatus(StrEnum):
-    """What an ECU says of a request; the last three are final for what was accepted."""
+    """An ECU's answer to a request; the last three are final once it was accepted."""
 
     ACCEPTED = "accepted"
     COMPLETED = "completed"
@@ -114,17 +119,17 @@ class ResultStatus(StrEnum):
 
 
 MANUAL = "manual"
-"""The reason of an answer that says: a person used a switch."""
+"""An ECU's reason: a person used a switch."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestResult:
-    """An ECU says what became of a request.
+    """An ECU's answer to a request.
 
     Attributes:
         at_s: when it reached us.
-        request: the `Apply.request` it speaks of.
-        status: what became of it.
+        request: the `Apply.request` that is answered.
+        status: the answer.
         reason: why, for REJECTED and ABORTED: a code such as MANUAL or a condition's name; else
             empty.
     """
@@ -137,13 +142,12 @@ class RequestResult:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """The first input of a daemon's life.
+    """The first input after the start of the daemon.
 
     Attributes:
         at_s: when it began.
-        session: unlike every other daemon's; request ids are made from it.
-        remembered: what the daemon before this one remembered of its trip, if it died in this
-            start of the machine.
+        session: unique per daemon; request ids are derived from it.
+        remembered: the persisted trip of a previous daemon in the same boot, if any.
         gone_s: seconds since that daemon last knew seat, door and ignition.
     """
 
@@ -155,15 +159,15 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passed and nothing else happened."""
+    """Only time has passed."""
 
     at_s: float
 
 
 class Delivery(StrEnum):
-    """What became of the driver's preferences in this trip.
+    """How far the driver's preferences are delivered in this trip.
 
-    With two requests (seat, mirrors) the one that is least far is shown.
+    With two requests (seat, mirrors) the least advanced one is shown.
     """
 
     NONE = "none"
@@ -177,7 +181,7 @@ class Delivery(StrEnum):
 
 
 class SettledBy(StrEnum):
-    """What settled the driver of a trip."""
+    """What assigned the driver of a trip."""
 
     VOICE = "voice"
     KEY = "key"
@@ -190,15 +194,15 @@ class DriverState:
 
     Attributes:
         at_s: when this became so.
-        driver: the settled driver's id, or None for unknown.
-        since_s: when the driver was settled; None while unknown.
-        probability: of the recognition that settled it; None while unknown, or not by voice.
-        settled_by: what settled it; None while nothing did. HAND without a driver: somebody said
-            that nobody enrolled drives.
-        delivery: what became of the preferences.
-        reason: why, for REJECTED and ABORTED: the ECU's words; else empty.
-        waiting_for: the conditions that hold them back (names of the interlock's rules).
-        trip_open: whether a trip is under way; when it is not, the retained topic is cleared.
+        driver: the assigned driver's id, or None for unknown.
+        since_s: when the driver was assigned; None while unknown.
+        probability: of the recognition that assigned the driver; None if it was not a voice.
+        settled_by: what assigned the driver; None if nothing did. HAND without a driver: nobody
+            enrolled drives, by a choice on the head unit.
+        delivery: how far the preferences are delivered.
+        reason: the ECU's reason for REJECTED and ABORTED; else empty.
+        waiting_for: unmet conditions (names of the interlock, or "broker").
+        trip_open: whether a trip is under way; if not, the retained topic is cleared.
     """
 
     at_s: float
@@ -216,8 +220,8 @@ class DriverState:
 class Apply:
     """Ask the ECUs to move to this driver's preferences, now or not at all.
 
-    `request` is a UUID in its text form: the idempotency key. A request that nobody answered is
-    made again under the same one, with a new `at_s`; whoever acted on it does not act again.
+    `request` is the idempotency key, a UUID as text. An unanswered request is repeated under the
+    same id with a new `at_s`; an ECU that has acted on it must not act again.
     """
 
     at_s: float
@@ -228,7 +232,7 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequest:
-    """Tell the ECUs to stop what a request started, and to refuse it if it still arrives."""
+    """Tell the ECUs to stop a request, and to refuse it if it arrives later."""
 
     at_s: float
     request: str
@@ -256,7 +260,7 @@ class Erase:
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """What became of a head unit's command; `reason` says why it was not done (empty: done)."""
+    """The result of a head unit's command; `reason` is a code, empty for success."""
 
     at_s: float
     command: str
@@ -265,7 +269,7 @@ class CommandResult:
 
 @dataclass(frozen=True, slots=True)
 class UnmatchedResult:
-    """An answer came to a request that was not made in this trip; it changed nothing."""
+    """An answer to a request that is not of this trip; it changed nothing."""
 
     at_s: float
     request: str
@@ -273,16 +277,16 @@ class UnmatchedResult:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked of the ECUs in this trip.
+    """A request to the ECUs in this trip.
 
     Attributes:
         request: its id, as in `Apply`.
-        driver: for whom.
-        signals: what it asks, the same each time it is sent.
-        delivery: how far it is: REQUESTED, or what was answered, or UNANSWERED.
-        reason: why, for REJECTED and ABORTED; else empty.
-        asked_at_s: when it was sent last.
-        current: whether it belongs to the present settling; earlier ones are kept for their
+        driver: whose preferences.
+        signals: VSS path to value, the same in each repetition.
+        delivery: REQUESTED, UNANSWERED, or the last answer.
+        reason: for REJECTED and ABORTED; else empty.
+        asked_at_s: when it was last sent.
+        current: whether it belongs to the present assignment; earlier ones are kept for their
             answers.
     """
 
@@ -297,14 +301,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class OutboxSnapshot:
-    """What is asked for, and what waits to be.
+    """The requests of a trip and the groups that wait.
 
     Attributes:
         waiting: groups that wait for the car.
-        wanted_until_s: until when they wait, and requests are repeated; None: not any more.
-        cancelled: somebody said stop; only an act by hand asks for anything again.
+        wanted_until_s: until when they wait and requests are repeated; None: no longer.
+        cancelled: nothing is requested until a driver is assigned again.
         requests: of this trip, the oldest first.
-        touched: groups that a person has moved by hand in this trip.
+        touched: groups that are overridden, moved by hand in this trip.
     """
 
     waiting: tuple[str, ...] = ()
@@ -316,19 +320,19 @@ class OutboxSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class TripSnapshot:
-    """All of a trip that must outlive a daemon that dies; plain values, fit for JSON.
+    """The persisted state of a trip; plain values, fit for JSON.
 
     Attributes:
-        opened_s: when the trip under way began; None: there is none.
-        settled: whether it is decided who drives; `driver` None then means nobody enrolled.
-        driver: as in `DriverState`, and so the next three.
-        since_s: when the driver was settled.
-        probability: of the recognition that settled it.
-        settled_by: what settled it.
+        opened_s: when the open trip began; None: there is none.
+        settled: whether the driver is decided; with `driver` None nobody enrolled drives.
+        driver: this and the next three as in `DriverState`.
+        since_s: when the driver was assigned.
+        probability: of the recognition that assigned the driver.
+        settled_by: what assigned the driver.
         listen_until_s: until when a known voice may replace the driver; None: it may not.
-        other_voice: whether another driver's voice was known since this one was settled.
-        moved: VSS paths of what the ECU has told to be moved without a request in this trip.
-        outbox: what is asked for.
+        other_voice: whether another driver's voice was known since this one was assigned.
+        moved: VSS paths that an ECU reported as moved without a request in this trip.
+        outbox: the requests.
     """
 
     opened_s: float | None = None
@@ -345,9 +349,9 @@ class TripSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class PersistTrip:
-    """Keep this of the trip, so that a daemon that dies asks for nothing twice.
+    """Persist this state, so that a restarted daemon requests nothing twice.
 
-    It comes before the events that it makes safe to send.
+    It precedes the events that depend on it.
     """
 
     at_s: float
