@@ -22,7 +22,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from tools.schemas import checked
 from whodrives import clock
 from whodrives.config.schema import Mqtt, Tls, Vehicle
-from whodrives.core.events import Health, Input
+from whodrives.core.events import Health, Input, RefusedCommand
 from whodrives.errors import BusError
 from whodrives.mqtt.bus import Bus
 from whodrives.mqtt.encode import Vitals
@@ -33,8 +33,8 @@ from whodrives.trip.types import (
     Cancel,
     CancelRequest,
     Choose,
+    CommandResult,
     DriverState,
-    Erase,
     Forget,
     LinkState,
     Listen,
@@ -116,6 +116,8 @@ class Bench:
             self.bus.poll(clock.now_s())
             while not self.inbox.empty():
                 self.inputs.append(self.inbox.get())
+                if isinstance(refused := self.inputs[-1], RefusedCommand) and self.bus.room:
+                    self.bus.publish(CommandResult(refused.at_s, refused.command, refused.reason))
             time.sleep(0.01)
 
     def connect(self) -> None:
@@ -267,7 +269,7 @@ def test_what_is_not_fit_to_be_said_is_not_said(
 def test_what_the_service_carries_out_is_not_said(bench: Bench) -> None:
     """Events that are not the bus's are neither sent nor counted as lost."""
     bench.connect()
-    for event in (SavePreferences(0.0, "c", "d-1", {}), Erase(0.0, "c", "d-1")):
+    for event in (SavePreferences(0.0, "c", "d-1", {}), Forget(0.0, "c", "d-1")):
         assert not bench.bus.publish(event)
     assert bench.bus.counters.dropped == 0
 

@@ -11,9 +11,11 @@ from whodrives.config.location import load_config
 from whodrives.core.events import Event, Input
 from whodrives.enrolment.prompts import CONSENT_VERSION
 from whodrives.enrolment.types import Enrol, EnrolmentStage, EnrolmentState
-from whodrives.service.daemon import Daemon
-from whodrives.service.signals import Orders
-from whodrives.service.wiring import household, open_store
+from whodrives.service.claim import Claim
+from whodrives.service.household import household
+from whodrives.service.log import LogFilter
+from whodrives.service.signals import SignalFlags
+from whodrives.service.wiring import build_daemon, open_store
 from whodrives.store.journal import Journal
 from whodrives.store.profiles import ProfileStore
 from whodrives.trip.trip import STEADY_S
@@ -47,11 +49,11 @@ class Stage:
 
     def __init__(self, installed: Installation, driver: str) -> None:
         settings = load_config(installed.config)
-        self.daemon = Daemon(settings, lambda: settings, Orders())
+        self.daemon = build_daemon(settings, lambda: settings, SignalFlags(), Claim(), LogFilter())
         self.store: ProfileStore = open_store(settings)
         self.driver = driver
         self.told: list[Event] = []
-        self.daemon._bus.publish = self._hear  # type: ignore[method-assign]
+        self.daemon._bus.publish = self._hear  # type: ignore[attr-defined]
         now_s = clock.now_s()
         self.take(Begin(now_s, "test"))
         self.take(household(self.store, now_s))
@@ -70,7 +72,7 @@ class Stage:
 
     def take(self, news: Input) -> None:
         """One input, in the daemon's own way."""
-        self.daemon._take(news)
+        self.daemon.handle(news)
 
     def save(self, **signals: float) -> None:
         """The seat stands there, and it is good so."""
@@ -184,7 +186,7 @@ def test_the_journal_knows_before_the_bus_does(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When a request is sent, a daemon that starts now would know its id."""
-    path = stage.daemon._journal._path
+    path = stage.daemon._journal._path  # type: ignore[attr-defined]
     known: list[bool] = []
 
     def look(event: Event) -> bool:

@@ -33,7 +33,6 @@ from whodrives.trip.types import (
     CommandResult,
     Delivery,
     DriverState,
-    Erase,
     Forget,
     Listen,
     Position,
@@ -445,7 +444,7 @@ def test_events_that_are_not_the_bus_s_say_nothing() -> None:
     """What the service carries out is no message."""
     for event in (
         SavePreferences(AT_S, COMMAND, "d-1", {}),
-        Erase(AT_S, COMMAND, "d-1"),
+        Forget(AT_S, COMMAND, "d-1"),
         UnmatchedResult(AT_S, "x"),
     ):
         assert encode(event, CAR, EPOCH_S) is None

@@ -23,7 +23,6 @@ from whodrives.trip.types import (
     CommandResult,
     Delivery,
     DriverState,
-    Erase,
     Forget,
     LinkState,
     Listen,
@@ -84,7 +83,7 @@ class Drive:
         applied: every `Apply` so far.
         withdrawn: every `CancelRequest` so far.
         results: the reason of every `CommandResult` so far; empty for what was done.
-        orders: every `SavePreferences` and `Erase` so far.
+        orders: every `SavePreferences` and `Forget` so far.
         strays: every `UnmatchedResult` so far.
         memory: what was to be remembered last.
         state: the last `DriverState`.
@@ -95,7 +94,7 @@ class Drive:
         self.trip = Trip()
         self.withdrawn: list[CancelRequest] = []
         self.results: list[str] = []
-        self.orders: list[SavePreferences | Erase] = []
+        self.orders: list[SavePreferences | Forget] = []
         self.strays: list[UnmatchedResult] = []
         self.memory = TripSnapshot()
         self.daemons = 0
@@ -199,7 +198,7 @@ class Drive:
                     self.withdrawn.append(event)
                 case CommandResult():
                     self.results.append(event.reason)
-                case SavePreferences() | Erase():
+                case SavePreferences() | Forget():
                     self.orders.append(event)
                 case UnmatchedResult():
                     self.strays.append(event)
@@ -1320,7 +1319,7 @@ def test_forget_is_passed_on() -> None:
     """To erase somebody needs no trip; who there is to erase the store knows."""
     drive = Drive()
     drive.tell(Forget(drive.now_s, "c1", ANN))
-    assert drive.orders == [Erase(drive.now_s, "c1", ANN)]
+    assert drive.orders == [Forget(drive.now_s, "c1", ANN)]
     assert drive.results == []
 
 

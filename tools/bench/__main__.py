@@ -58,8 +58,9 @@ from whodrives.errors import WhodrivesError
 from whodrives.models.calibration import load_calibration
 from whodrives.models.encoder import load_encoder
 from whodrives.models.vad import load_vad
+from whodrives.service.household import household
 from whodrives.service.learning import Learning, today
-from whodrives.service.wiring import household, open_store
+from whodrives.service.wiring import open_store
 from whodrives.voice.decision import Policy
 
 HERE = Path(__file__).parent

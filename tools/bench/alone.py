@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from whodrives.audio.blocks import BLOCK_S, AudioBlock, Floats, SourceHealth, SourceState
 from whodrives.core.engine import Recognizer
-from whodrives.service.daemon import QUIET_REST_S
+from whodrives.service.daemon import QUIET_DELAY_S
 from whodrives.trip.types import LinkState
 from whodrives.voice.decision import Policy
 from whodrives.voice.profile import Household
 from whodrives.voice.segments import Segmenter
 from whodrives.voice.types import Encoder, Recognition, UtteranceEnd, VoiceActivity
 
-AT_A_TIME = int(QUIET_REST_S / BLOCK_S)
+AT_A_TIME = int(QUIET_DELAY_S / BLOCK_S)
 
 
 class TimedActivity:

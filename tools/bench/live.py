@@ -249,9 +249,9 @@ from pathlib import Path
 config = location.load_config(Path(sys.argv[1])); models = Path(config.models.directory)
 step("configuration")
 encoder = load_encoder(models); step("the encoder's model")
-from whodrives.service import daemon, wiring; step("the other modules")
+from whodrives.service import daemon, household, wiring; step("the other modules")
 vad = load_vad(models); step("the VAD's model")
-wiring.household(wiring.open_store(config), 0.0); step("the profiles")
+household.household(wiring.open_store(config), 0.0); step("the profiles")
 print(json.dumps(said))
 """
 

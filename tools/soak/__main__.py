@@ -63,11 +63,8 @@ from whodrives.config.schema import Config
 from whodrives.core.engine import Recognizer
 from whodrives.models.encoder import load_encoder
 from whodrives.models.vad import load_vad
-from whodrives.service.wiring import (
-    household,
-    load_policy,
-    open_store,
-)
+from whodrives.service.household import household
+from whodrives.service.wiring import load_policy, open_store
 from whodrives.voice.types import Recognition
 
 ROOT = Path(__file__).parents[2]

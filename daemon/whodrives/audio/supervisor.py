@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from typing import TypeAlias
 
 from whodrives import clock
@@ -14,10 +13,6 @@ from whodrives.audio.microphone import Microphone
 from whodrives.errors import SourceError
 
 log = logging.getLogger(__name__)
-
-
-LATE_S = 2.0
-"""Sound of a microphone that waited for longer is not heard any more."""
 
 
 PROGRESS_S = 5.0
@@ -38,29 +33,7 @@ RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 FromMicrophone: TypeAlias = AudioBlock | SourceState
 
 
-def shed(items: Sequence[FromMicrophone], now_s: float) -> tuple[Sequence[FromMicrophone], int]:
-    """The items as they are while we keep up; when we do not, without the sound that waited.
-
-    Who is behind by more than LATE_S at monotonic `now_s` would stay so, and decide ever later. So
-    the utterance under way is given up for the next one: of the blocks only the last is kept, with
-    `gap` set.
-
-    Returns:
-        The items to take, and how many blocks were dropped.
-    """
-    places = [n for n, item in enumerate(items) if isinstance(item, AudioBlock)]
-    if not places or now_s - items[places[0]].at_s <= LATE_S:
-        return items, 0
-    last = places[-1]
-    kept = [
-        replace(item, gap=True) if isinstance(item, AudioBlock) else item
-        for n, item in enumerate(items)
-        if n == last or not isinstance(item, AudioBlock)
-    ]
-    return kept, len(places) - 1
-
-
-class _Errand:
+class _BackgroundCall:
     """A call on a thread of its own, because it may never come back.
 
     Attributes:
@@ -86,7 +59,7 @@ class _Errand:
             self.error = error
 
 
-class Watched:
+class SupervisedMicrophone:
     """A microphone that is opened, watched and opened again for ever.
 
     A pure schedule around the device: `tend` is called with the time, often. It never waits for the
@@ -97,16 +70,16 @@ class Watched:
         self._microphone = microphone
         self._put = put
         self._open = False
-        self._errand: _Errand | None = None
+        self._call: _BackgroundCall | None = None
         self._failures = 0
         self._retry_at_s = 0.0
         self._reason = ""
 
     def tend(self, now_s: float) -> None:
         """Open it when it is time; give it up when it is stuck."""
-        if self._errand is not None:
-            if self._errand.over():
-                error, self._errand = self._errand.error, None
+        if self._call is not None:
+            if self._call.over():
+                error, self._call = self._call.error, None
                 self._came_back(error, now_s)
             elif self.hangs(now_s) and self._reason != HANGS:
                 self._put(SourceState(now_s, SourceHealth.LOST, HANGS))
@@ -118,33 +91,31 @@ class Watched:
                 self._lose(now_s, "the device gives no sound")
         elif now_s >= self._retry_at_s:
             self._open = True
-            self._errand = _Errand(self._microphone.open)
+            self._call = _BackgroundCall(self._microphone.open)
 
-    def taken(self, item: object) -> None:
-        """Hear what was taken out of the inbox: the device's blocks and its fate concern us."""
-        if isinstance(item, AudioBlock):
-            self._microphone.taken()
-        elif isinstance(item, SourceState) and item.health is SourceHealth.OPEN:
+    def taken(self, state: SourceState) -> None:
+        """Take note of a state of the device that was taken out of the inbox."""
+        if state.health is SourceHealth.OPEN:
             log.info("event=sound_open")
             self._failures, self._reason = 0, ""
-        elif isinstance(item, SourceState) and self._open and self._errand is None:
-            self._lose(item.at_s, item.reason)
+        elif self._open and self._call is None:
+            self._lose(state.at_s, state.reason)
 
     def hangs(self, now_s: float) -> bool:
         """Whether the device does not come back from being opened or closed."""
-        return self._errand is not None and now_s - self._errand.began_s > PROGRESS_S
+        return self._call is not None and now_s - self._call.began_s > PROGRESS_S
 
     def close(self) -> None:
         """Let go of the device; of one that hangs, at once."""
         deadline_s = clock.now_s() + FAREWELL_S
-        while self._errand is not None or self._open:
-            if self._errand is None:
-                self._open, self._errand = False, _Errand(self._microphone.close)
-            if not self._errand.over(max(0.0, deadline_s - clock.now_s())):
+        while self._call is not None or self._open:
+            if self._call is None:
+                self._open, self._call = False, _BackgroundCall(self._microphone.close)
+            if not self._call.over(max(0.0, deadline_s - clock.now_s())):
                 log.warning("event=sound_stuck")
                 self._microphone.abandon()
                 return
-            self._errand = None
+            self._call = None
 
     def _came_back(self, error: Exception | None, now_s: float) -> None:
         """The device was opened or closed, or `error` says why not."""
@@ -160,7 +131,7 @@ class Watched:
 
     def _lose(self, now_s: float, reason: str) -> None:
         self._note_loss(now_s, reason)
-        self._open, self._errand = False, _Errand(self._microphone.close)
+        self._open, self._call = False, _BackgroundCall(self._microphone.close)
 
     def _note_loss(self, now_s: float, reason: str) -> None:
         level = logging.DEBUG if self._reason == reason else logging.WARNING

@@ -34,8 +34,9 @@ from whodrives.models.calibration import load_calibration
 from whodrives.mqtt import decode, encode, topics
 from whodrives.service import replay
 from whodrives.service.channels import taken_channel
+from whodrives.service.household import household
 from whodrives.service.learning import forget
-from whodrives.service.wiring import household, load_recognizer, open_store
+from whodrives.service.wiring import load_recognizer, open_store
 from whodrives.store.calendar import believed
 from whodrives.store.names import checked
 from whodrives.store.profiles import ProfileStore, unused

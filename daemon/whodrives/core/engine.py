@@ -16,10 +16,10 @@ from whodrives.adaptation.samples import SampleCollector
 from whodrives.adaptation.types import AdaptationSample
 from whodrives.audio.blocks import BLOCK_S, AudioBlock, Floats, SourceHealth, SourceState
 from whodrives.audio.offset import SILENCE, SILENT_SPAN
-from whodrives.core.events import Event, Health, Input
+from whodrives.core.events import EnrolReady, Event, Executed, Health, Input, RefusedCommand
 from whodrives.trip.reports import CarReports
 from whodrives.trip.trip import Trip
-from whodrives.trip.types import DriverState, LinkState, Tick
+from whodrives.trip.types import CommandResult, DriverState, LinkState, Tick
 from whodrives.voice.acoustics import Quality
 from whodrives.voice.decision import Policy, judge
 from whodrives.voice.profile import Household
@@ -146,6 +146,12 @@ class Recognizer:
         if isinstance(news, AudioBlock):
             (events,) = self.hear([news])
             return events
+        if isinstance(news, RefusedCommand):
+            return [CommandResult(news.at_s, news.command, news.reason)]
+        if isinstance(news, Executed):
+            return list(news.events)
+        if isinstance(news, EnrolReady):
+            return []
         events = self._told(news)
         if not isinstance(news, Tick):
             self._reports.step(news)

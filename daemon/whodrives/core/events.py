@@ -7,7 +7,8 @@ from typing import TypeAlias
 
 from whodrives.adaptation.types import Guests, TripSamples, UnknownSpeech
 from whodrives.audio.blocks import AudioBlock, SourceState
-from whodrives.enrolment.types import Enrol, EnrolmentState
+from whodrives.enrolment.recording import Enrolled
+from whodrives.enrolment.types import Enrol, EnrolmentState, StoreVoice
 from whodrives.trip.types import (
     Apply,
     Begin,
@@ -16,7 +17,6 @@ from whodrives.trip.types import (
     Choose,
     CommandResult,
     DriverState,
-    Erase,
     Forget,
     LinkState,
     Listen,
@@ -31,6 +31,51 @@ from whodrives.trip.types import (
 from whodrives.vehicle.state import Misdated, VehicleReport
 from whodrives.voice.profile import Household
 from whodrives.voice.types import Recognition
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedCommand:
+    """A head unit's command that is not obeyed; the engine answers it with a `CommandResult`.
+
+    Attributes:
+        at_s: when it was refused.
+        command: the command's id.
+        reason: why, as a code or a sentence.
+    """
+
+    at_s: float
+    command: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """The store has done what an event asked for; a changed `Household` came before this.
+
+    Attributes:
+        at_s: when it was done.
+        events: what is to be told now; the engine gives them back unchanged.
+    """
+
+    at_s: float
+    events: tuple[CommandResult | EnrolmentState | Guests, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolReady:
+    """The store can keep the voice that a head unit asks to enrol.
+
+    Attributes:
+        at_s: when that was checked.
+        command: what the head unit asks for.
+        guest: the voice of the guest that the command names; None: it names none, or an unknown
+            one.
+    """
+
+    at_s: float
+    command: Enrol
+    guest: Enrolled | None = None
+
 
 Input: TypeAlias = (
     AudioBlock
@@ -48,6 +93,9 @@ Input: TypeAlias = (
     | RequestResult
     | Begin
     | Household
+    | RefusedCommand
+    | Executed
+    | EnrolReady
     | Tick
 )
 
@@ -66,9 +114,10 @@ Event: TypeAlias = (
     | Apply
     | CancelRequest
     | SavePreferences
-    | Erase
+    | Forget
     | CommandResult
     | EnrolmentState
+    | StoreVoice
     | UnmatchedResult
     | PersistTrip
     | TripSamples

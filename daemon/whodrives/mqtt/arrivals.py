@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +13,7 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.reasoncodes import ReasonCode
 
 from whodrives import clock
-from whodrives.core.events import Input
+from whodrives.core.events import Input, RefusedCommand
 from whodrives.errors import PayloadError
 from whodrives.loglimit import LogLimit
 from whodrives.mqtt.decode import CarClockError, CommandError, Decoder, Incoming
@@ -23,13 +21,10 @@ from whodrives.mqtt.ecosystems import SeatAdjuster
 from whodrives.mqtt.encode import Message
 from whodrives.mqtt.payloads import Counters
 from whodrives.mqtt.rates import RESULT_RATE, Bucket
-from whodrives.trip.types import Apply, CommandResult, RequestResult, Tick
+from whodrives.trip.types import Apply, RequestResult, Tick
 from whodrives.vehicle.state import Misdated
 
 log = logging.getLogger(__name__)
-
-
-MAX_UNACKNOWLEDGED = 20
 
 
 _ANSWERS = ("/preferences/result", *SeatAdjuster.topics)
@@ -46,10 +41,10 @@ class CommandMemory(Protocol):
         """Replace them."""
 
 
-class Inbox:
+class Arrivals:
     """What the connections bring in, one after another; used by paho's threads.
 
-    It outlives them, because what was heard once must not be obeyed again after a reconnect.
+    It outlives them, because a command that was obeyed must not be obeyed again after a reconnect.
 
     Args:
         decoder: reads the messages.
@@ -57,9 +52,6 @@ class Inbox:
         counters: where messages are counted.
         adjuster: Velocitas' seat adjuster, if one is to be asked.
         memory: keeps the ids of obeyed commands for the next daemon.
-
-    Attributes:
-        refusals: what to tell the givers of commands that were refused; bounded.
     """
 
     def __init__(
@@ -72,7 +64,6 @@ class Inbox:
     ) -> None:
         self._decoder = decoder
         self._adjuster = adjuster
-        self.refusals: queue.Queue[CommandResult] = queue.Queue(MAX_UNACKNOWLEDGED)
         self._put = put
         self._counters = counters
         self._log_limit = LogLimit(burst=1)
@@ -104,7 +95,7 @@ class Inbox:
         now_s, wall_s = clock.now_s(), time.time()
         obeyed, merged = self._decoder.obeyed, self._decoder.merged
         try:
-            news = self._decoded(topic, payload, now_s, wall_s)
+            item = self._decoded(topic, payload, now_s, wall_s)
         except PayloadError as error:
             self._refuse(topic, error, now_s)
             return
@@ -116,8 +107,8 @@ class Inbox:
         if self._memory is not None and self._decoder.obeyed.keys() - obeyed.keys():
             # Before it is obeyed: a daemon that dies then obeys nothing twice.
             self._memory.keep(self._decoder.obeyed)
-        if news is not None:
-            self._put(news)
+        if item is not None:
+            self._put(item)
 
     def _decoded(
         self, topic: str, payload: bytes, now_s: float, wall_s: float
@@ -133,8 +124,7 @@ class Inbox:
         if isinstance(error, CarClockError):
             self._put(Misdated(now_s, error.ahead_s))
         if isinstance(error, CommandError):
-            with contextlib.suppress(queue.Full):
-                self.refusals.put_nowait(CommandResult(now_s, error.command, error.reason))
+            self._put(RefusedCommand(now_s, error.command, error.reason))
         if self._log_limit.admits(f"{topic} ({error.cause})", now_s):
             log.warning("event=payload_refused error=%r", str(error))
 

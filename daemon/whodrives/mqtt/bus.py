@@ -16,11 +16,11 @@ from whodrives.config.schema import Mqtt, Vehicle
 from whodrives.core.events import Event, Health, Input
 from whodrives.errors import BusError, PayloadError
 from whodrives.mqtt.access import broker_access
-from whodrives.mqtt.arrivals import MAX_UNACKNOWLEDGED, CommandMemory, Inbox
+from whodrives.mqtt.arrivals import Arrivals, CommandMemory
 from whodrives.mqtt.decode import Decoder
 from whodrives.mqtt.ecosystems import SeatAdjuster, home_assistant
 from whodrives.mqtt.encode import Message, Vitals, encode, encode_metrics, encode_offline
-from whodrives.mqtt.link import ECHO_LIMIT_S, Link
+from whodrives.mqtt.link import ECHO_LIMIT_S, MAX_UNACKNOWLEDGED, Link
 from whodrives.mqtt.payloads import Counters
 from whodrives.mqtt.takeover import PROBATION_S, RIVAL_S, STANDS_BY, TAKEN_FOR_A_MOMENT, Place
 from whodrives.trip.types import Apply, DriverState, LinkState, UnmatchedResult
@@ -34,10 +34,6 @@ MAX_LAG_S = 1.0
 
 
 CONNECT_LIMIT_S = 15.0
-
-
-REFUSALS_A_TURN = 4
-"""So many refused commands are answered at a turn: a flood of them must not fill the line."""
 
 
 METRICS_S = 10.0
@@ -82,7 +78,7 @@ class Bus:
         # Only TLS lets the broker know, by its access list, who may write what.
         decoder = Decoder(vehicle.id, secure=settings.tls is not None)
         adjuster = _adjuster(settings, vehicle)
-        self._inbox = Inbox(decoder, put, self.counters, adjuster, memory)
+        self._arrivals = Arrivals(decoder, put, self.counters, adjuster, memory)
         self._measured_s = -math.inf
         self._link: Link | None = None
         self._connected = False
@@ -102,15 +98,22 @@ class Bus:
         if self._settings.tls is None:
             log.warning("event=plain_mqtt host=%s port=%d", *self._settings.address)
         # Not before: the daemon that this one follows may have obeyed one a moment ago.
-        self._inbox.recall(clock.now_s())
+        self._arrivals.recall(clock.now_s())
         self._open()
+
+    @property
+    def room(self) -> int:
+        """How many messages may be sent before the broker has acknowledged one; 0: it is away."""
+        if self._link is None or not self._connected or not self._link.up:
+            return 0
+        return max(0, MAX_UNACKNOWLEDGED - self._link.unacknowledged)
 
     def poll(self, now_s: float) -> None:
         """Notice what became of the connection, and try again when it is time.
 
         To be called about twice a second, and after each input: a connection that changes puts one.
         """
-        self._inbox.tend(now_s)
+        self._arrivals.tend(now_s)
         link = self._link
         if link is None:
             if now_s >= self._retry_at_s:
@@ -126,7 +129,6 @@ class Bus:
                 link.end("the broker does not answer")
         elif self._connected:
             self._go_to_work(link, now_s)
-            self._refuse(link)
             self._measure(now_s)
             if self._rival and now_s - self._rival_s > RIVAL_S:
                 self._rival = ""
@@ -153,7 +155,7 @@ class Bus:
         elif isinstance(event, Guests):
             self._guests = event
         elif isinstance(event, UnmatchedResult):
-            self._inbox.stray()
+            self._arrivals.stray()
         try:
             evidence = self._settings.evidence
             message = encode(event, self._vehicle, _epoch_s(), evidence=evidence)
@@ -162,7 +164,7 @@ class Bus:
             log.error("event=message_unfit error=%r", str(error))  # noqa: TRY400 (no traceback)
             return False
         sent = message is not None and self._send(message)
-        if sent and isinstance(event, Apply) and (asked := self._inbox.asked(event)):
+        if sent and isinstance(event, Apply) and (asked := self._arrivals.asked(event)):
             self._send(asked)
         return sent
 
@@ -170,7 +172,7 @@ class Bus:
         """Say that we are offline and let go; takes less than a second."""
         self._leave()
         # Now nothing comes in any more.
-        self._inbox.log_suppressed()
+        self._arrivals.log_suppressed()
 
     def _leave(self) -> None:
         link = self._link
@@ -196,7 +198,7 @@ class Bus:
         except BusError as error:
             self._gone(str(error), clock.now_s())
         else:
-            self._link = Link(self._settings, self._vehicle.id, access, self._inbox)
+            self._link = Link(self._settings, self._vehicle.id, access, self._arrivals)
 
     def _arrived(self, now_s: float) -> None:
         self._connected, self._retry_s = True, RETRY_FIRST_S
@@ -267,13 +269,6 @@ class Bus:
         self._retry_at_s = now_s + pause_s
         if not pause_s:
             self._open()
-
-    def _refuse(self, link: Link) -> None:
-        """Tell what became of commands that were refused, while the broker keeps up."""
-        refusals = self._inbox.refusals
-        room = MAX_UNACKNOWLEDGED - link.unacknowledged
-        for _ in range(min(REFUSALS_A_TURN, refusals.qsize(), room)):
-            self.publish(refusals.get_nowait())
 
     def _measure(self, now_s: float) -> None:
         """Say how we do, when it is time."""

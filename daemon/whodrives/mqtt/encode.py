@@ -14,7 +14,7 @@ from msgspec import Struct
 from whodrives.adaptation.types import Guests, TripSamples, UnknownSpeech
 from whodrives.config.schema import Vehicle
 from whodrives.core.events import Event, Health
-from whodrives.enrolment.types import EnrolmentState
+from whodrives.enrolment.types import EnrolmentState, StoreVoice
 from whodrives.errors import PayloadError
 from whodrives.mqtt.payloads import (
     CONFIDENCE_STEPS,
@@ -42,7 +42,7 @@ from whodrives.trip.types import (
     CancelRequest,
     CommandResult,
     DriverState,
-    Erase,
+    Forget,
     PersistTrip,
     SavePreferences,
     UnmatchedResult,
@@ -127,7 +127,8 @@ def encode(
             name, body = "guest", _guests(event, when) if event.offers else None
         case (
             SavePreferences()
-            | Erase()
+            | Forget()
+            | StoreVoice()
             | UnmatchedResult()
             | PersistTrip()
             | TripSamples()

@@ -29,7 +29,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from whodrives import clock
 from whodrives.config.schema import Mqtt
 from whodrives.mqtt.access import Access
-from whodrives.mqtt.arrivals import MAX_UNACKNOWLEDGED, Inbox
+from whodrives.mqtt.arrivals import Arrivals
 from whodrives.mqtt.encode import Message, encode_offline
 from whodrives.mqtt.payloads import SCHEMA
 from whodrives.mqtt.takeover import RETURN_S
@@ -46,6 +46,10 @@ UNACKNOWLEDGED_S = 3
 
 ECHO = "echo"
 """The topic below the car's root that only the daemon writes and reads."""
+
+
+MAX_UNACKNOWLEDGED = 20
+"""Messages that may be sent and not acknowledged; the shipped broker remembers as many."""
 
 
 ECHO_EVERY_S = 2.0
@@ -84,7 +88,7 @@ class Link:
         ended: why the connection is over, once it is.
     """
 
-    def __init__(self, settings: Mqtt, vehicle: str, access: Access, inbox: Inbox) -> None:
+    def __init__(self, settings: Mqtt, vehicle: str, access: Access, arrivals: Arrivals) -> None:
         self.subscribed = self.silenced = False
         self.ended: str | None = None
         self.over = threading.Event()
@@ -95,7 +99,7 @@ class Link:
         # Each has one writer, so that no lock is needed.
         self._sent = 0
         self._acknowledged = 0
-        self._inbox = inbox
+        self._arrivals = arrivals
         self._address = settings.address
         self._advice = access.advice
         self.echo_topic = f"{root(vehicle)}/{ECHO}"
@@ -174,19 +178,19 @@ class Link:
     ) -> None:
         if code.is_failure:
             self.ended = self.ended or refusal_reason(code, self._advice)
-            self._inbox.wake()
+            self._arrivals.wake()
         else:
-            client.subscribe([(topic, 1) for topic in (*self._inbox.topics, self.echo_topic)])
+            client.subscribe([(topic, 1) for topic in (*self._arrivals.topics, self.echo_topic)])
 
     def _on_connect_fail(self, _client: Client, _data: Any) -> None:
         self.ended = self.ended or connect_failure()
         self.over.set()
-        self._inbox.wake()
+        self._arrivals.wake()
 
     def _on_subscribe(
         self, _client: Client, _data: Any, _mid: int, codes: list[ReasonCode], _p: Any
     ) -> None:
-        topics = (*self._inbox.topics, self.echo_topic)
+        topics = (*self._arrivals.topics, self.echo_topic)
         denied = [topic for topic, code in zip(topics, codes, strict=False) if code.is_failure]
         if denied:
             mend = f"let our user read {', '.join(denied)}"
@@ -194,11 +198,11 @@ class Link:
         self.silenced = self.echo_topic in denied
         self.up_s = clock.now_s()
         self.subscribed = True
-        self._inbox.wake()
+        self._arrivals.wake()
 
     def _on_message(self, client: Client, data: Any, message: MQTTMessage) -> None:
         if message.topic != self.echo_topic:
-            self._inbox.take(client, data, message)
+            self._arrivals.take(client, data, message)
             return
         with contextlib.suppress(msgspec.DecodeError, TypeError, KeyError):
             heard = msgspec.json.decode(message.payload, type=_Echo)
@@ -206,7 +210,7 @@ class Link:
                 first = self._returned_s == -math.inf
                 self._returned_s = max(self._returned_s, heard.sent_s)
                 if first:
-                    self._inbox.wake()
+                    self._arrivals.wake()
 
     def _on_publish(
         self, _client: Client, _data: Any, _mid: int, code: ReasonCode, _p: Any
@@ -216,9 +220,9 @@ class Link:
             # Before the first echo has returned, nothing else is sent.
             log.warning("event=echo_denied fix='let our user write and read %s'", self.echo_topic)
             self.silenced = True
-            self._inbox.wake()
+            self._arrivals.wake()
         else:
-            self._inbox.acknowledged(code)
+            self._arrivals.acknowledged(code)
 
     def _on_disconnect(
         self, _client: Client, _data: Any, _flags: DisconnectFlags, code: ReasonCode, _p: Any
@@ -230,7 +234,7 @@ class Link:
             self.thrown_out_s = clock.now_s()
         self.ended = self.ended or disconnect_reason(code, greeted=self.subscribed)
         self.over.set()
-        self._inbox.wake()
+        self._arrivals.wake()
 
 
 def _answers(address: tuple[str, int]) -> bool:

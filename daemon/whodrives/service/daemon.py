@@ -1,10 +1,8 @@
-"""The daemon: wires the adapters to the recognizer, runs the one loop, and keeps itself healthy.
+"""The daemon's one loop: takes inputs, lets the engine decide, has its events carried out.
 
-Owns the inbox, the order of turns, signals, systemd's notifications, and what is retried when.
-Decides nothing about voices or cars. This thread does all the work; PortAudio's and paho's put into
-the inbox and nothing else, and a device is opened and closed on a thread of its own, because that
-may never come back. Wherever this thread waits, for the inbox, for a pipe or for a file's time to
-come, it keeps taking turns: nothing that is slow outside stops it.
+Owns the order of an iteration, the watchdog, and what a signal does. Decides nothing about voices
+or cars, and constructs nothing: see `wiring`. All sources put into the inbox from threads of their
+own; this thread does all the work, and waits nowhere but for the inbox.
 """
 
 from __future__ import annotations
@@ -12,94 +10,129 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 from whodrives import clock
-from whodrives.adaptation.types import TripSamples, UnknownSpeech
 from whodrives.audio.blocks import AudioBlock, SourceHealth, SourceState
-from whodrives.audio.files import read_file
-from whodrives.audio.framing import paced
-from whodrives.audio.microphone import Microphone
-from whodrives.audio.pipe import read_pipe
-from whodrives.audio.supervisor import PROGRESS_S, FromMicrophone, Watched, shed
-from whodrives.config.schema import MICROPHONE, PIPE, Config
-from whodrives.core.events import Event, Health, Input
-from whodrives.enrolment.session import Outcome
-from whodrives.enrolment.types import Enrol, EnrolmentStage, EnrolmentState, Problem, StoreVoice
-from whodrives.errors import ConfigError, ProfileError, WhodrivesError
-from whodrives.mqtt.bus import Bus
-from whodrives.mqtt.encode import Vitals
-from whodrives.service.channels import taken_channel
+from whodrives.audio.supervisor import PROGRESS_S
+from whodrives.config.schema import Config
+from whodrives.core.events import EnrolReady, Event, Input
+from whodrives.enrolment.session import EnrolmentSession
+from whodrives.enrolment.types import Enrol
+from whodrives.errors import WhodrivesError
 from whodrives.service.claim import Claim
-from whodrives.service.inbox import Inbox
-from whodrives.service.learning import Learning, forget
-from whodrives.service.log import LogFilter, bounded_log, report
-from whodrives.service.pipe import TICK_S, Pipe
-from whodrives.service.signals import Orders
+from whodrives.service.inbox import Batch, Inbox
+from whodrives.service.log import LogFilter, bounded_log
+from whodrives.service.signals import SignalFlags
 from whodrives.service.systemd import notify
-from whodrives.service.wiring import (
-    household,
-    load_hearing,
-    load_policy,
-    open_journal,
-    open_store,
-    runtime_folder,
-)
-from whodrives.store.calendar import now
-from whodrives.store.journal import Commands
-from whodrives.store.record import Consent
-from whodrives.trip.types import (
-    Begin,
-    Cancel,
-    CommandResult,
-    DriverState,
-    Erase,
-    PersistTrip,
-    SavePreferences,
-    SettledBy,
-)
-from whodrives.voice.profile import Household, Profile
+from whodrives.service.wiring import build_daemon
+from whodrives.trip.types import Begin, TripSnapshot
+from whodrives.voice.profile import Household
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+
+QUIET_DELAY_S = 0.6
 
 
-QUIET_REST_S = 0.6
-
-
-SPEECH_REST_S = 0.04
-"""So long sound gathers before it is heard at one go: while no verdict is near, and while one is.
+SPEECH_DELAY_S = 0.04
+"""How long sound is batched before it is heard: while no decision is near, and while one is.
 
 Waking costs more than hearing: 30 ms leave the caches cold (docs/performance.md). The price is that
-a decision may come so much later; the longer rest delays none, as an utterance is a second old
-before anything is decided. News of the car ends either, and so does what becomes of microphone and
-broker.
+a decision may come so much later; the longer delay costs none, as an utterance is a second old
+before anything is decided. Any other input ends it, and so does a change of microphone or broker.
 """
 
 
-GATHERED_BLOCKS = 24
-"""Where so many blocks have come, they are heard without a rest."""
-
-
 WATCHDOG_S = 1.0
-"""systemd is told this often that sound is heard."""
+"""How often systemd is told that sound is heard."""
+
+
+class Engine(Protocol):
+    """What decides: `core.engine.Recognizer`."""
+
+    @property
+    def heard_s(self) -> float:
+        """The last time for which seat, door and ignition were all known."""
+
+    @property
+    def awaits_verdict(self) -> bool:
+        """Whether any block may decide an utterance."""
+
+    def step(self, news: Input, /) -> list[Event]:
+        """Take one input; return what follows from it."""
+
+    def hear(self, blocks: Sequence[AudioBlock], /) -> Iterator[list[Event]]:
+        """Take blocks that follow each other; yield what follows from each."""
+
+
+class Source(Protocol):
+    """Where sound comes from; it puts blocks and states into the inbox from its own thread."""
+
+    def tend(self, now_s: float) -> None:
+        """Keep it going; called once per iteration.
+
+        Raises:
+            SourceError: it is over for ever.
+        """
+
+    def taken(self, state: SourceState) -> None:
+        """A state that it put was taken out of the inbox."""
+
+    def hangs(self, now_s: float) -> bool:
+        """Whether the sound system does not answer."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class Connection(Protocol):
+    """The connection to the car: `mqtt.bus.Bus`."""
+
+    @property
+    def room(self) -> int:
+        """How many messages may be sent before the broker has acknowledged one."""
+
+    def start(self) -> None:
+        """Begin to connect."""
+
+    def poll(self, now_s: float) -> None:
+        """Keep it up."""
+
+    def stop(self) -> None:
+        """Say that we are offline, and let go."""
+
+
+class TripJournal(Protocol):
+    """What outlives a daemon that dies: `store.journal.Journal`."""
+
+    def recall(self) -> tuple[TripSnapshot | None, float]:
+        """The trip of the daemon before this one, and seconds since that knew of the car."""
+
+    def beat(self, heard_s: float) -> None:
+        """Note that this daemon lives."""
+
+
+class Executor(Protocol):
+    """What carries events out: `effects.Effects`."""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why whodrives is degraded."""
+
+    def carry_out(self, events: Iterable[Event], heard_s: float) -> None:
+        """Carry out what follows from one input."""
+
+    def load_household(self) -> Household:
+        """Put the household as it is now into the inbox."""
+
+    def prepare_enrolment(self, command: Enrol) -> None:
+        """Check that a voice can be kept; put the outcome into the inbox."""
 
 
 class _StopError(Exception):
     """To stop; the text says by what."""
-
-
-def _drained(queue: SimpleQueue[T]) -> list[T]:
-    """All that is in a queue."""
-    items: list[T] = []
-    with contextlib.suppress(Empty):
-        while True:
-            items.append(queue.get_nowait())
-    return items
 
 
 def serve(read: Callable[[], Config]) -> None:
@@ -116,64 +149,64 @@ def serve(read: Callable[[], Config]) -> None:
         BusyError: another daemon serves this car, or uses its profiles.
         SourceError: the recording is damaged, or the pipe carries no raw sound.
     """
-    orders = Orders()
+    flags = SignalFlags()
     config = read()
-    with contextlib.closing(Claim()) as claim, orders.taken(), bounded_log() as log_limit:
+    with contextlib.closing(Claim()) as claim, flags.taken(), bounded_log() as log_limit:
         claim.take(config)
-        daemon: Daemon | None = Daemon(config, read, orders, claim, log_limit)
+        daemon: Daemon | None = build_daemon(config, read, flags, claim, log_limit)
         while daemon is not None:
             daemon = daemon.run()
 
 
 class Daemon:
-    """The one loop: takes what comes in, lets the recognizer decide, says what follows.
+    """The one loop.
 
     Args:
-        config: everything that can be set; its paths are ready to use.
-        read: gives the configuration as it is now, when it is to be read again.
-        orders: what the process is told by signals.
-        claim: what keeps another daemon from serving this car; the car is claimed already.
+        inbox: where all inputs come from.
+        source: where sound comes from; it puts into the inbox.
+        engine: decides.
+        enrolment: enrolments that the head unit asks for.
+        effects: carries out what was decided; puts consequences into the inbox.
+        bus: the connection to the car.
+        journal: what the daemon before this one knew.
+        flags: what the process is told by signals.
         log_limit: bounds the log.
-
-    Raises:
-        ModelError, BusError, SourceError: what it needs cannot work as configured.
+        keep_claim: called at the start: nothing but this car and its profiles is claimed any more.
+        tend_claim: called about once a second with the reasons for being degraded.
+        follower: builds the daemon for the configuration as it is now; None: it has not changed.
     """
 
     def __init__(
         self,
-        config: Config,
-        read: Callable[[], Config],
-        orders: Orders,
-        claim: Claim | None = None,
-        log_limit: LogFilter | None = None,
+        *,
+        inbox: Inbox,
+        source: Source,
+        engine: Engine,
+        enrolment: EnrolmentSession,
+        effects: Executor,
+        bus: Connection,
+        journal: TripJournal,
+        flags: SignalFlags,
+        log_limit: LogFilter,
+        keep_claim: Callable[[], None] = lambda: None,
+        tend_claim: Callable[[tuple[str, ...]], None] = lambda _: None,
+        follower: Callable[[], Daemon | None] = lambda: None,
+        quiet_delay_s: float = QUIET_DELAY_S,
     ) -> None:
-        # Apart, so that news ends the rest in which sound gathers, and is taken before it.
-        self._inbox = Inbox()
-        self._from_microphone: SimpleQueue[FromMicrophone] = SimpleQueue()
-        self._gathered: list[AudioBlock] = []
-        self._config = config
-        self._read = read
-        self._orders = orders
-        self._claim = claim or Claim()
-        self._reasons: tuple[str, ...] = ()
-        self._log_limit = log_limit or LogFilter()
+        self._inbox = inbox
+        self._source = source
+        self._engine = engine
+        self._enrolment = enrolment
+        self._effects = effects
+        self._bus = bus
+        self._journal = journal
+        self._flags = flags
+        self._log_limit = log_limit
+        self._keep_claim = keep_claim
+        self._tend_claim = tend_claim
+        self._follower = follower
+        self._quiet_delay_s = quiet_delay_s
         self._next: Daemon | None = None
-        self._sound = config.sound
-        self._recording = None if config.sound.source == MICROPHONE else self._recorded()
-        self._microphone = Watched(Microphone(self._sound.device, self._put_sound), self._put_sound)
-        policy = load_policy(config)
-        self._recognizer, self._enrolling = load_hearing(config, policy)
-        self._store = open_store(config)
-        self._proved: tuple[str | None, float | None] = (None, None)
-        self._drivers: tuple[Profile, ...] = ()
-        self._calibration = policy.calibration
-        self._learning = Learning(
-            self._store, self._calibration, remember_guests=config.guests.remember
-        )
-        self._signals_of_car = frozenset(config.vehicle.signals)
-        self._journal = open_journal(config, self._store)
-        memory = Commands(runtime_folder(config) / f"commands-{config.vehicle.id}.json")
-        self._bus = Bus(config.mqtt, config.vehicle, self._inbox.put, self._vitals, memory)
         self._fed_s = self._heard_s = float("-inf")
         self._away = True
 
@@ -190,294 +223,97 @@ class Daemon:
         """
         reason = "an error"
         try:
-            reason = self._work()
+            self._begin()
+            while True:
+                self._iterate()
+        except _StopError as stop:
+            reason = str(stop)
         finally:
             if self._next is None:
                 notify("STOPPING=1")
             log.info("event=stopping reason=%r", reason)
             self._bus.stop()
-            self._microphone.close()
+            self._source.close()
         return self._next
 
-    def _work(self) -> str:
-        """Start, and go on until something ends it; returns what that was."""
-        self._orders.wake = self._inbox.wake
-        self._claim.keep_only(self._config)
+    def handle(self, item: Input) -> None:
+        """Take one input, carry out what follows, then handle the consequences of that."""
+        following: Input | None = item
+        while following is not None:
+            self._carry_out(following, self._engine.step(following))
+            following = self._inbox.consequence()
+
+    def _begin(self) -> None:
+        self._flags.wake = self._inbox.wake
+        self._keep_claim()
         self._bus.start()
         remembered, gone_s = self._journal.recall()
         if remembered is not None:
             log.info("event=resumed gone_s=%.1f", gone_s)
-        self._take(Begin(clock.now_s(), uuid.uuid4().hex, remembered, gone_s))
-        self._take(self._household())
+        self.handle(Begin(clock.now_s(), uuid.uuid4().hex, remembered, gone_s))
+        self._renew_household()
         notify("READY=1")
-        try:
-            if self._recording is None:
-                self._listen()
-            else:
-                self._play(self._recording)
-        except _StopError as stop:
-            return str(stop)
-        return "the recording has ended"
 
-    def _put_sound(self, item: FromMicrophone) -> None:
-        """Take in what comes from the microphone, on whichever thread; its fate ends a rest."""
-        self._from_microphone.put(item)
-        if isinstance(item, SourceState):
-            self._inbox.wake()
-
-    def _listen(self) -> None:
-        """The microphone's loop."""
-        while True:
-            self._microphone.tend(clock.now_s())
-            behind = self._from_microphone.qsize() >= GATHERED_BLOCKS
-            self._turn(0.0 if behind else self._rest_s())
-            self._take_all()
-
-    def _take_all(self) -> None:
-        """Take all that has come: the news first, so that nothing is decided on an older state."""
-        # What comes meanwhile waits: a flood must not keep sound from being heard.
-        for _ in range(self._inbox.qsize()):
-            if (news := self._inbox.pop()) is not None:
-                self._take(news)
-        sound = _drained(self._from_microphone)
-        now_s = clock.now_s()
-        items, dropped = shed(sound, now_s)
-        if dropped:
-            log.warning("event=behind late_s=%.1f dropped=%d", now_s - sound[0].at_s, dropped)
-        for item in items:
-            if isinstance(item, AudioBlock):
-                self._gathered.append(item)
-            else:
-                self._hear()
-                self._take(item)
-        self._hear()
-        for item in sound:
-            self._microphone.taken(item)
-
-    def _play(self, blocks: Iterable[AudioBlock]) -> None:
-        """The loop over a file or a pipe; turns are taken while its next block is waited for."""
-        self._take(SourceState(clock.now_s(), SourceHealth.OPEN))
-        for block in blocks:
-            self._gathered.append(block)
-            if len(self._gathered) >= GATHERED_BLOCKS:
-                self._hear()
-                self._care()
-        self._hear()
-        ended = SourceState(clock.now_s(), SourceHealth.ENDED, "the recording has ended")
-        self._take(ended)
-
-    def _recorded(self) -> Iterator[AudioBlock]:
-        """The configured file in real time, or the configured pipe as it comes."""
-        sound = self._sound
-        if sound.source != PIPE:
-            path = Path(sound.source)
-            taken = taken_channel(path, self._config)
-            if taken.of > 1:
-                log.info("event=source file=%r reason=%r", sound.source, str(taken))
-            return paced(read_file(path, channel=taken.channel), sleep=self._idle)
-        pipe = Pipe(lambda: self._idle(0.0), self._rest, self._take)
-        # A live pipe keeps time itself; by our clock it would fall behind little by little.
-        return paced(
-            read_pipe(pipe, sound.rate_hz, sound.channels), sleep=lambda _: self._take_news()
-        )
-
-    def _rest(self) -> None:
-        """Hear a pipe's sound, and let it gather again; news of the car ends it."""
-        self._hear()
-        self._turn(self._rest_s())
-
-    def _rest_s(self) -> float:
-        return SPEECH_REST_S if self._recognizer.awaits_verdict else QUIET_REST_S
-
-    def _take_news(self) -> None:
-        """Before a block of the pipe, which tells the time itself: take what came meanwhile."""
-        if self._inbox.qsize():
-            self._take_all()
-
-    def _idle(self, seconds: float) -> None:
-        """Take turns for so long, and until all is taken that waited then."""
-        until_s = clock.now_s() + seconds
-        while (left_s := until_s - clock.now_s()) > 0.0:
-            self._turn(min(left_s, TICK_S))
-        for _ in range(max(1, self._inbox.qsize())):
-            self._turn(0.0)
-
-    def _turn(self, wait_s: float) -> None:
-        """Hear what sound has gathered, and take one input, or the passing of `wait_s`.
-
-        Then care for bus and watchdog.
-        """
-        self._hear()
-        self._take(self._inbox.get(wait_s))
-        self._care()
-
-    def _care(self) -> None:
-        """Keep bus and watchdog going, and do what the process is told."""
+    def _iterate(self) -> None:
+        """One iteration of the loop."""
+        self._source.tend(clock.now_s())
+        self._take(SPEECH_DELAY_S if self._engine.awaits_verdict else self._quiet_delay_s)
         now_s = clock.now_s()
         self._bus.poll(now_s)
         self._log_limit.tend(now_s)
         self._feed_watchdog(now_s)
-        if self._orders.stop:
-            raise _StopError(self._orders.stop)
-        if self._orders.reload:
-            self._orders.reload = False
+        if self._flags.stop:
+            raise _StopError(self._flags.stop)
+        if self._flags.reload:
+            self._flags.reload = False
             self._reload()
 
-    def _take(self, news: Input) -> None:
-        """One input in, its events out."""
-        for void in self._inbox.cancelled(news) if isinstance(news, Cancel) else ():
-            if void.command is not None:
-                self._say(CommandResult(news.at_s, void.command, "cancelled"))
-        self._follow(news, self._recognizer.step(news))
+    def _take(self, batch_delay_s: float) -> None:
+        """Handle what the inbox gives, after at most one batching delay."""
+        for item in self._inbox.take(batch_delay_s, self._bus.room):
+            if isinstance(item, Batch):
+                self._hear(item.blocks)
+                continue
+            self.handle(item)
+            if isinstance(item, SourceState):
+                self._source.taken(item)
+                if item.health is SourceHealth.ENDED:
+                    raise _StopError(item.reason)
 
-    def _hear(self) -> None:
-        """The blocks that have gathered in, their events out."""
-        blocks, self._gathered = self._gathered, []
-        for block, events in zip(blocks, self._recognizer.hear(blocks), strict=True):
-            self._follow(block, events)
+    def _hear(self, blocks: Sequence[AudioBlock]) -> None:
+        """Handle blocks, each with the consequences of the one before in effect."""
+        for block, events in zip(blocks, self._engine.hear(blocks), strict=True):
+            self._carry_out(block, events)
+            if (consequence := self._inbox.consequence()) is not None:
+                self.handle(consequence)
 
-    def _follow(self, news: Input, events: Iterable[Event]) -> None:
-        """Do what follows from an input."""
-        orders: list[SavePreferences | Erase | StoreVoice | TripSamples | UnknownSpeech] = []
-        for event in events:
-            if isinstance(event, PersistTrip):
-                # Before what follows it is sent: a daemon that dies then asks for nothing twice.
-                self._journal.keep(event.memory, self._recognizer.heard_s)
-            elif isinstance(event, SavePreferences | Erase | TripSamples | UnknownSpeech):
-                orders.append(event)
-            else:
-                self._say(event)
-        if isinstance(news, SourceState):
-            self._away = news.health is not SourceHealth.OPEN
-        if isinstance(news, AudioBlock | SourceState):
+    def _carry_out(self, item: Input, events: list[Event]) -> None:
+        """Let the enrolment take the input too, and have all that follows carried out."""
+        if isinstance(item, AudioBlock | SourceState):
             self._heard_s = clock.now_s()
-        for outcome in self._enrolled(news):
-            if isinstance(outcome, StoreVoice):
-                orders.append(outcome)
-            else:
-                self._say(outcome)
-        if isinstance(news, Household):
-            self._drivers = news.profiles
-            self._say(self._learning.tidy(news.profiles, news.at_s))
-        for order in orders:
-            self._execute(order)
+        if isinstance(item, SourceState):
+            self._away = item.health is not SourceHealth.OPEN
+        if isinstance(item, EnrolReady):
+            command = item.command
+            outcomes = (
+                self._enrolment.step(command)
+                if command.guest is None
+                else self._enrolment.enrol_guest(command, item.guest)
+            )
+        elif isinstance(item, Enrol):
+            outcomes = []
+        else:
+            outcomes = self._enrolment.step(item)
+        self._effects.carry_out([*events, *outcomes], self._engine.heard_s)
+        if isinstance(item, Enrol):
+            self._effects.prepare_enrolment(item)
 
-    def _enrolled(self, news: Input) -> list[Outcome]:
-        """What follows for the enrolment that the head unit asks for."""
-        if isinstance(news, Enrol):
-            try:
-                # Nobody is to speak for a voice that cannot be kept.
-                self._store.rehearse()
-            except ProfileError as error:
-                log.warning("event=not_enrolled reason=%r", str(error))
-                return [CommandResult(news.at_s, news.command, "not_stored")]
-        if isinstance(news, Enrol) and news.guest is not None:
-            return self._enrolling.enrol_guest(news, self._learning.guest(news.guest))
-        return self._enrolling.step(news)
-
-    def _say(self, event: Event) -> None:
-        if isinstance(event, Health):
-            self._reasons = event.reasons
-        self._bus.publish(event)
-        if isinstance(event, DriverState) and event.settled_by is SettledBy.VOICE:
-            self._prove(event)
-        report(event, clock.now_s())
-
-    def _prove(self, event: DriverState) -> None:
-        """Note that a driver's voice settled a trip: once for each settling."""
-        settling = event.driver, event.since_s
-        if event.driver is None or settling == self._proved:
-            return
-        self._proved = settling
-        try:
-            self._store.recognised(event.driver)
-        except ProfileError as error:
-            log.warning("event=not_noted reason=%r", str(error))
-
-    def _execute(
-        self, order: SavePreferences | Erase | StoreVoice | TripSamples | UnknownSpeech
-    ) -> None:
-        """Change the store, let the recognizer know, and answer."""
-        if isinstance(order, StoreVoice):
-            self._adopt(order)
-            return
-        if isinstance(order, TripSamples | UnknownSpeech):
-            self._learn(order)
-            return
-        reason = (
-            self._preferred(order) if isinstance(order, SavePreferences) else self._erased(order)
-        )
-        if not reason:
-            self._take(self._household())
-        self._say(CommandResult(clock.now_s(), order.command, reason))
-
-    def _learn(self, event: TripSamples | UnknownSpeech) -> None:
-        """Put what a trip taught into the store; a profile that learned is heard with at once."""
-        if isinstance(event, TripSamples):
-            if self._learning.learn(event, self._drivers):
-                self._take(self._household())
-        elif (offered := self._learning.meet(event, self._drivers)) is not None:
-            self._say(offered)
-
-    def _adopt(self, order: StoreVoice) -> None:
-        """Keep a voice that the head unit had enrolled, and tell it."""
-        consent = Consent(order.by, now(), order.text)
-        reason, driver = "", order.driver
-        try:
-            stored = self._store.adopt(driver, order.embeddings, order.speech_s, consent)
-            driver = stored.profile.id
-        except ProfileError as error:
-            log.warning("event=not_enrolled reason=%r", str(error))
-            reason = "not_stored"
-        now_s = clock.now_s()
-        if not reason:
-            log.info("event=enrolled driver=%s speech_s=%.1f", driver, order.speech_s)
-            self._take(self._household())
-        stage = EnrolmentStage.REFUSED if reason else EnrolmentStage.DONE
-        problems = (Problem(reason, "the voice could not be stored"),) if reason else ()
-        self._say(EnrolmentState(now_s, order.command, stage, order.speech_s, problems, driver))
-        self._say(CommandResult(now_s, order.command, reason))
-
-    def _household(self) -> Household:
-        """Everybody who is enrolled, once a guest book that cannot be used is set aside."""
-        try:
-            self._store.set_aside()
-        except ProfileError as error:
-            log.warning("event=not_set_aside reason=%r", str(error))
-        return household(self._store, clock.now_s())
-
-    def _preferred(self, order: SavePreferences) -> str:
-        """Keep the position of what this car's drivers may set; why not, if it cannot be."""
-        wanted = {p: v for p, v in order.signals.items() if p in self._signals_of_car}
-        if not wanted:
-            return "no_position"
-        try:
-            self._store.adjust_preferences(order.driver, wanted)
-        except ProfileError as error:
-            log.warning("event=not_stored reason=%r", str(error))
-            return "not_stored"
-        return ""
-
-    def _erased(self, order: Erase) -> str:
-        """Erase who is named by id; why not, if that cannot be."""
-        try:
-            # What came over the bus may be anything, a name too: it is not repeated.
-            if not self._store.holds(order.driver):
-                return "unknown_driver"
-            forget(self._store, order.driver, self._calibration)
-        except ProfileError as error:
-            log.warning("event=not_erased reason=%r", str(error))
-            return "not_erased"
-        return ""
-
-    def _vitals(self) -> Vitals:
-        """How the loop does; the bus adds what it counts itself."""
-        return Vitals(
-            requests=self._recognizer.live_requests,
-            backlog=self._inbox.qsize() + self._from_microphone.qsize(),
-            encoder=self._recognizer.fingerprint,
-            silent_s=self._recognizer.silent_s,
-        )
+    def _renew_household(self) -> Household:
+        """Let the engine know the household as the store has it now."""
+        house = self._effects.load_household()
+        if (consequence := self._inbox.consequence()) is not None:
+            self.handle(consequence)
+        return house
 
     def _reload(self) -> None:
         """Read configuration and profiles again.
@@ -491,24 +327,11 @@ class Daemon:
             log.warning("event=not_configured reason=%r", str(error))
         if self._next is not None:
             # What has come and was not taken would be lost with it.
-            self._take_all()
+            self._take(0.0)
             raise _StopError("another configuration")
-        house = self._household()
-        self._take(house)
+        house = self._renew_household()
         enrolled, problems = len(house.profiles), len(house.problems)
         log.info("event=reloaded enrolled=%d problems=%d", enrolled, problems)
-
-    def _follower(self) -> Daemon | None:
-        """The daemon for the configuration as it is now, if that was changed."""
-        config = self._read()
-        if config == self._config:
-            return None
-        if self._recording is not None or config.sound.source != MICROPHONE:
-            raise ConfigError(
-                "a file or a pipe is heard from its start: restart whodrives to change settings"
-            )
-        self._claim.take(config)
-        return Daemon(config, self._read, self._orders, self._claim, self._log_limit)
 
     def _feed_watchdog(self, now_s: float) -> None:
         """Tell systemd that we do what we are for.
@@ -519,9 +342,9 @@ class Daemon:
         if now_s - self._fed_s < WATCHDOG_S:
             return
         self._fed_s = now_s
-        self._claim.tend(self._reasons)
-        self._journal.beat(self._recognizer.heard_s)
-        trying = self._away and not self._microphone.hangs(now_s)
+        self._tend_claim(self._effects.reasons)
+        self._journal.beat(self._engine.heard_s)
+        trying = self._away and not self._source.hangs(now_s)
         hearing = not self._away and now_s - self._heard_s < PROGRESS_S
         if trying or hearing:
             notify("WATCHDOG=1")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 
-class Orders:
+class SignalFlags:
     """What the process was told by signals, for whichever daemon runs.
 
     Attributes:

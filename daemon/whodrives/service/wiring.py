@@ -1,22 +1,159 @@
-"""Builds the parts of the daemon from a configuration."""
+"""Builds the daemon and its parts from a configuration; the only place that constructs adapters.
+
+What only the daemon needs (MQTT, sound) is imported when it is built: other commands start faster.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from whodrives.config.schema import Config
+from whodrives.audio.blocks import AudioBlock, SourceState
+from whodrives.config.schema import MICROPHONE, PIPE, Config
 from whodrives.core.engine import Recognizer
 from whodrives.enrolment.session import EnrolmentSession
-from whodrives.errors import ProfileError
+from whodrives.errors import ConfigError, ProfileError
 from whodrives.models.calibration import load_calibration
 from whodrives.models.encoder import load_encoder
 from whodrives.models.vad import load_vad
-from whodrives.store.journal import Journal
+from whodrives.store.journal import Commands, Journal
 from whodrives.store.profiles import ProfileStore
 from whodrives.voice.decision import Policy
-from whodrives.voice.profile import Household
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from whodrives.service.claim import Claim
+    from whodrives.service.daemon import Daemon, Source
+    from whodrives.service.inbox import Inbox
+    from whodrives.service.log import LogFilter
+    from whodrives.service.signals import SignalFlags
+
+log = logging.getLogger(__name__)
+
+
+def build_daemon(
+    config: Config,
+    read: Callable[[], Config],
+    flags: SignalFlags,
+    claim: Claim,
+    log_limit: LogFilter,
+) -> Daemon:
+    """The daemon for a configuration.
+
+    Args:
+        config: everything that can be set; its paths are ready to use.
+        read: gives the configuration as it is now, when it is to be read again.
+        flags: what the process is told by signals.
+        claim: what keeps another daemon from serving this car; the car is claimed already.
+        log_limit: bounds the log.
+
+    Raises:
+        ModelError, BusError, SourceError: what it needs cannot work as configured.
+    """
+    from whodrives.mqtt.bus import Bus  # noqa: PLC0415
+    from whodrives.mqtt.encode import Vitals  # noqa: PLC0415
+    from whodrives.service.daemon import Daemon  # noqa: PLC0415
+    from whodrives.service.effects import Effects  # noqa: PLC0415
+    from whodrives.service.inbox import Inbox  # noqa: PLC0415
+    from whodrives.service.learning import Learning  # noqa: PLC0415
+
+    inbox = Inbox()
+    source = build_source(config, inbox)
+    policy = load_policy(config)
+    engine, enrolment = load_hearing(config, policy)
+    store = open_store(config)
+    journal = open_journal(config, store)
+    bus = Bus(
+        config.mqtt,
+        config.vehicle,
+        inbox.put,
+        lambda: Vitals(
+            requests=engine.live_requests,
+            backlog=inbox.qsize(),
+            encoder=engine.fingerprint,
+            silent_s=engine.silent_s,
+        ),
+        Commands(runtime_folder(config) / f"commands-{config.vehicle.id}.json"),
+    )
+    learning = Learning(store, policy.calibration, remember_guests=config.guests.remember)
+    effects = Effects(
+        bus=bus,
+        store=store,
+        journal=journal,
+        learning=learning,
+        calibration=policy.calibration,
+        signals=config.vehicle.signals,
+        put=inbox.put_consequence,
+    )
+
+    def follower() -> Daemon | None:
+        changed = read()
+        if changed == config:
+            return None
+        if {config.sound.source, changed.sound.source} != {MICROPHONE}:
+            raise ConfigError(
+                "a file or a pipe is heard from its start: restart whodrives to change settings"
+            )
+        claim.take(changed)
+        return build_daemon(changed, read, flags, claim, log_limit)
+
+    return Daemon(
+        inbox=inbox,
+        source=source,
+        engine=engine,
+        enrolment=enrolment,
+        effects=effects,
+        bus=bus,
+        journal=journal,
+        flags=flags,
+        log_limit=log_limit,
+        keep_claim=lambda: claim.keep_only(config),
+        tend_claim=claim.tend,
+        follower=follower,
+    )
+
+
+def build_source(config: Config, inbox: Inbox) -> Source:
+    """The configured microphone, file or pipe, as a producer into the inbox.
+
+    Raises:
+        SourceError: the recording cannot be read, or nothing is piped in.
+    """
+    from whodrives.audio.files import read_file  # noqa: PLC0415
+    from whodrives.audio.framing import paced  # noqa: PLC0415
+    from whodrives.audio.microphone import Microphone  # noqa: PLC0415
+    from whodrives.audio.pipe import read_pipe  # noqa: PLC0415
+    from whodrives.audio.supervisor import SupervisedMicrophone  # noqa: PLC0415
+    from whodrives.service.channels import taken_channel  # noqa: PLC0415
+    from whodrives.service.recording import Pipe, Recording  # noqa: PLC0415
+
+    sound = config.sound
+    if sound.source == MICROPHONE:
+
+        def put_block(item: AudioBlock | SourceState) -> None:
+            inbox.put_sound(item)
+            if isinstance(item, AudioBlock):
+                microphone.taken()  # the inbox bounds what waits
+
+        microphone = Microphone(sound.device, put_block)
+        return SupervisedMicrophone(microphone, inbox.put_sound)
+    put = partial(inbox.put_sound, lossless=True)
+    if sound.source == PIPE:
+        pipe = Pipe(inbox.rest, put)
+        # A live pipe keeps time itself; by our clock it would fall behind little by little.
+        blocks = paced(read_pipe(pipe, sound.rate_hz, sound.channels), sleep=lambda _: None)
+    else:
+        path = Path(sound.source)
+        channel = taken_channel(path, config)
+        if channel.of > 1:
+            log.info("event=source file=%r reason=%r", sound.source, str(channel))
+        blocks = paced(read_file(path, channel=channel.channel))
+    return Recording(blocks, put, inbox.wake)
 
 
 def load_policy(config: Config) -> Policy:
@@ -60,18 +197,6 @@ def open_store(config: Config) -> ProfileStore:
         vehicle=config.vehicle.id,
         dimension=calibration.mean.size,
     )
-
-
-def household(store: ProfileStore, at_s: float) -> Household:
-    """Everybody who is enrolled, and what is wrong with the profiles that cannot be used.
-
-    A store that cannot be read at all is a household of nobody, with the reason.
-    """
-    try:
-        loaded = store.load()
-    except ProfileError as error:
-        return Household(at_s, (), (str(error),))
-    return Household(at_s, tuple(stored.profile for stored in loaded.profiles), loaded.problems)
 
 
 def open_journal(config: Config, store: ProfileStore) -> Journal:

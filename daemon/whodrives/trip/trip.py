@@ -27,7 +27,6 @@ from whodrives.trip.types import (
     Choose,
     CommandResult,
     DriverState,
-    Erase,
     Forget,
     LinkState,
     Listen,
@@ -79,7 +78,7 @@ TripEvent: TypeAlias = (
     | Apply
     | CommandResult
     | SavePreferences
-    | Erase
+    | Forget
     | UnmatchedResult
     | DriverState
 )
@@ -408,7 +407,7 @@ class Trip:
 
     def _erase(self, _row: Row, cause: _Cause) -> None:
         if cause.driver is not None and cause.command is not None:
-            self._events.append(Erase(self._now_s, cause.command, cause.driver))
+            self._events.append(Forget(self._now_s, cause.command, cause.driver))
 
     def _refuse(self, row: Row, cause: _Cause) -> None:
         if cause.command is not None:

@@ -85,7 +85,10 @@ class Save:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """The head unit erases an enrolled driver."""
+    """The head unit asks that an enrolled driver be erased.
+
+    The trip gives it back as an event when the driver is to be erased from the store.
+    """
 
     at_s: float
     command: str
@@ -247,15 +250,6 @@ class SavePreferences:
     command: str
     driver: str
     signals: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Erase:
-    """Erase a driver from the store, for the command `command`."""
-
-    at_s: float
-    command: str
-    driver: str
 
 
 @dataclass(frozen=True, slots=True)
