@@ -317,7 +317,7 @@ def test_the_noise_of_the_road_is_welcome_on_the_road(voices: Path, encoder: Onn
     road = scene.mix(sound, scene.road_noise(len(sound) / 16_000 + 1, 80.0, 3), 7.0)
     parked, _, _ = heard(road, encoder)
     enrolment = Enrolment(load_vad(MODELS), encoder)
-    enrolment.take_to_the_road()
+    enrolment.allow_road_noise()
     for number, samples in enumerate(road[: len(road) // 480 * 480].reshape(-1, 480), 1):
         enrolment.step(AudioBlock(number * BLOCK_S, samples))
     assert {p.code for p in parked.problems()} & {"noise", "engine_or_music"}

@@ -250,7 +250,7 @@ def _enrol_live(
     at_s = _heard(enrolment, device, console, 0.0, ENOUGH_S)
     if road:
         enrolment.pause(at_s)
-        enrolment.take_to_the_road()
+        enrolment.allow_road_noise()
         console.print(Text(ON_THE_ROAD))
         console.print("Press Enter when the car drives. ", end="")
         if sys.stdin:

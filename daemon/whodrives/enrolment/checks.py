@@ -1,4 +1,8 @@
-"""The last checks before a voice is kept: is it recognised, is it too similar to another one."""
+"""The final checks before a profile is kept.
+
+Owns three questions: are held-out parts recognised, is the speaker too similar to another driver,
+and is a replacement the same person. Must not know names or the store. A problem names its fix.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +20,12 @@ _NOBODY = "d-00000000"
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What the last questions found.
+    """The result of the final checks.
 
     Attributes:
-        check: what became of held-out seconds.
-        alike: how like the rest of the household it is, the most alike first.
-        problems: everything that stands against keeping it.
+        check: recognition of held-out windows.
+        similar: similarity to the other drivers, most similar first.
+        problems: every reason not to keep the profile.
     """
 
     check: Check
@@ -32,13 +36,13 @@ class Findings:
 def examined(
     enrolled: Enrolled, driver: str | None, household: Sequence[Profile], policy: Policy
 ) -> Findings:
-    """Ask the last questions about a voice.
+    """Run the final checks on a new enrolment.
 
     Args:
-        enrolled: the voice.
-        driver: whom it is to replace; None for somebody new.
-        household: everybody who is enrolled now, `driver` included.
-        policy: what recognition will use.
+        enrolled: the enrolment.
+        driver: the driver whose profile it replaces; None for a new driver.
+        household: all enrolled drivers, `driver` included.
+        policy: the policy of recognition.
     """
     others = [profile for profile in household if profile.id != driver]
     profile = Profile(
@@ -74,14 +78,14 @@ def _against(check: Check, near: Sequence[Similarity]) -> Iterator[Problem]:
 
 
 def similar_is_the_reason(near: Sequence[Similarity]) -> bool:
-    """Whether a voice is not recognised because it is too like somebody's."""
+    """Whether too similar a driver explains that held-out windows are not recognised."""
     return any(other.is_too_similar for other in near)
 
 
 def _another_person(
     profile: Profile, before: Sequence[Profile], policy: Policy
 ) -> Iterator[Problem]:
-    """Say so if a voice that is to replace a driver's is nothing like it."""
+    """A problem if a replacement is not similar to the profile that it replaces."""
     for old in before:
         (found,) = similarities(profile, [old], policy)
         if found.passes_share < _LEAST_PASSING:
@@ -93,3 +97,4 @@ def _another_person(
 
 
 _LEAST_PASSING = 0.2
+"""Minimum share of a replacement's speech that passes for the replaced driver's."""

@@ -1,7 +1,7 @@
-"""What people are told and asked when they enrol: what they agree to, and what they might say.
+"""Texts of an enrolment: the consent, suggested sentences, instructions.
 
-Owns the words alone. A consent text is never changed: a new one gets a new version, and the old
-stays, so that a recorded consent always says to what.
+Owns the texts only. A consent text is never changed: a new text gets a new version, and the old one
+stays, so that each recorded consent refers to its text.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 CONSENT_VERSION = "2026-11"
-"""The version that is asked for today."""
+"""Version of the current consent text."""
 
 
 CONSENT: Mapping[str, str] = MappingProxyType(
@@ -50,7 +50,7 @@ SENTENCES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
-"""Offered to those who do not know what to say; never required, and never checked."""
+"""Suggestions of what to say, by language; neither required nor checked."""
 
 
 PARKED = (

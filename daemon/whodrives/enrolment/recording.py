@@ -1,15 +1,15 @@
-"""From a recording of one person to a voice that can be recognised, or the reason why not.
+"""Turns a recording of one person into the embeddings of a profile.
 
-Owns what a good enough recording is, and says what is wrong while it is wrong. Knows nothing of
-where the sound comes from or where the result is kept.
+Owns the requirements on a recording, and reports each violation while it lasts. Must not know where
+the sound comes from or where the result is stored.
 
-Speech is taken in windows of two seconds. A window counts as *useful* if nothing was wrong while it
-was spoken and it is of the voice that began; only useful windows make the profile. So a door that
-slams, or a passenger who says something, costs seconds and no second attempt.
+Speech is processed in windows of two seconds. A window is *useful* if it has no problem and is of
+the speaker who began; only useful windows enter the profile. A slammed door or a passenger's remark
+thus costs seconds, but no second attempt.
 
-The limits were tried on real people (tools/measure_enrolment.py); docs/enrolment.md has the
-figures, reason by reason. `played_back` is advice, for it is uncertain: most loudspeakers pass, and
-a poor microphone does not.
+The limits were measured on real people (tools/measure_enrolment.py); docs/enrolment.md has the
+figures. `played_back` is only advice, because it is uncertain: most loudspeakers pass, and a poor
+microphone does not.
 """
 
 from __future__ import annotations
@@ -30,111 +30,115 @@ from whodrives.voice.segments import Segmenter, SegmenterSettings
 from whodrives.voice.types import Encoder, Segment, Sound, UtteranceEnd, VoiceActivity
 
 WINDOW_S = 2.0
-"""Enrolment speech is embedded in windows of this length: a little better than one long pass."""
+"""Length of a window; slightly better than one embedding of all speech."""
 
 
 LEAST_S = 6.0
-"""Useful speech below which a profile is refused."""
+"""Minimum useful speech of a profile."""
 
 
 ENOUGH_S = 20.0
-"""Useful speech from which more brings little."""
+"""Useful speech after which an enrolment ends; more improves little."""
 
 
 QUIETEST_DBFS = -50.0
+"""Minimum level of a window."""
 
 
 CLIPPED_SHARE = 0.002
+"""Maximum share of clipped samples of a window."""
 
 
 LEAST_SNR_DB = 10.0
+"""Minimum SNR of a window in a parked car."""
 
 
 LEAST_ROAD_SNR_DB = 3.0
-"""On the road, where its noise is meant to be in the profile."""
+"""Minimum SNR on the road, whose noise is wanted in the profile."""
 
 
 UPPER_BAND_DB = -55.0
-"""Speech has more than this above the telephone's band, relative to what is within it."""
+"""Minimum of `Sound.upper_band_db`; telephone speech is below it."""
 
 
 SLOWEST_DECAY_DB_S = 170.0
-"""Speech in a car, or in a furnished room, falls faster; in a hall it cannot."""
+"""Minimum decay (`acoustics.decay_db_s`); a car or a furnished room is above it, a hall below."""
 
 
 MELODY_DB = 11.0
+"""Limit of `acoustics.melody_db` in pauses: above it, music or an engine is heard."""
 
 
 HUM_DB = 5.0
+"""Limit of `acoustics.hum_db` in pauses: above it, an engine is heard."""
 
 
 TONES_SNR_DB = 20.0
-"""Tones or an engine's lines this far out of the sound of the pauses, and no further than that
-below the speech, are wrong."""
+"""Below this SNR, tones in the pauses are a problem, and decay is not measured."""
 
 
 LEAST_LOW_DB = -12.0
-"""Speech with less than this where its pitch is came from a small loudspeaker, or through a
-microphone that is no better."""
+"""Below this `acoustics.low_db`, speech comes from a small loudspeaker or a poor microphone."""
 
 
 ONE_PITCH_SEMITONES = 1.0
+"""Below this standard deviation of the pitch, speech is monotonous."""
 
 
 ONE_WAY_COSINE = 0.72
-"""Speech whose pitch stays within the one, or whose windows are on average as alike as the other,
-was all spoken in one way."""
+"""Above this mean cosine between windows, speech has too little variation."""
 
 
 ONE_WAY_S = 12.0
-"""So much useful speech is heard before that is said."""
+"""Minimum useful speech before variation is judged."""
 
 
 OTHER_COSINE = 0.35
-"""A window that is less like the voice that began is somebody else's."""
+"""A window below this cosine to the speaker who began is of another speaker."""
 
 
 TWO_VOICES_COSINE = 0.4
-"""Two groups of windows that are less alike than this are two people."""
+"""Two groups of windows below this cosine are two people."""
 
 
 LEAST_WINDOWS = 2
-"""So many windows make a group: a single one may be a laugh, or a word half heard."""
+"""Minimum windows of a group; a single one may be a laugh or half a word."""
 
 
 OTHERS_SHARE = 0.15
-"""With more of somebody else's windows than this it is not clear whose recording it is."""
+"""Maximum share of windows of other speakers."""
 
 
 FIRST_S = 60.0
+"""Maximum sound per channel to find the channel of the speaker."""
 
 
 FIRST_WINDOWS = 3
-"""So much of each channel is heard to find the one that the person speaks in."""
+"""Maximum windows per channel to find the channel of the speaker."""
 
 
 MOST_OF_ARRAY = 3
-"""From so many channels of one voice on they are a microphone array."""
+"""Minimum channels of one speaker that count as a microphone array."""
 
 
-SPOILT_SHARE = 0.25
-"""What spoils so many of the windows is a reason to refuse; less costs its seconds only."""
+PROBLEM_SHARE = 0.25
+"""A problem of more than this share of the windows refuses the recording."""
 
 
 AUGMENTATION_SNR_DB = 5.0
-"""Each window is embedded in noise too, this far under the speech: the profile then is also like
-the driver's voice on the road (docs/decisions/0007-household-as-cohort.md)."""
+"""SNR of the noise augmentation, which makes the profile match speech on the road
+(docs/decisions/0007-household-as-cohort.md)."""
 
 
 _ROAD_CORNER_HZ = 100.0
 
 
 _ROAD_DB_PER_DECADE = -24.0
-"""Noise in a moving car falls so above the corner: between tyres, which fall faster, and wind."""
+"""Slope of the road noise above the corner: between tyre noise (steeper) and wind noise."""
 
 
 _SLOPES_DB = (_ROAD_DB_PER_DECADE, 0.0)
-"""How the power of the copies' noise falls per decade: like a road's, and not at all."""
+"""Slopes of the augmentation noise, dB per decade: road noise and white noise."""
 
 
 _SEED = 20261125
@@ -167,7 +171,7 @@ _NO_SPEECH = 0.3
 _ROUNDS = 10
 
 
-_LOOK_BLOCKS = 16
+_TONES_EVERY_BLOCKS = 16
 
 
 _LOUD_DBFS = -50.0
@@ -175,14 +179,14 @@ _LOUD_DBFS = -50.0
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an enrolment is.
+    """Progress of a recording.
 
     Attributes:
         speech_s: useful seconds of speech so far.
         level_dbfs: RMS level of the latest block, dBFS.
         speaking: whether the latest block is part of speech.
-        problems: what is wrong just now.
-        enough: whether there is enough, and nothing stands against a profile.
+        problems: present problems.
+        enough: whether there is enough speech and no blocking problem.
     """
 
     speech_s: float
@@ -194,9 +198,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """A usable voice, from `speech_s` of speech.
+    """The result of a good recording, from `speech_s` seconds of speech.
 
-    `embeddings` are float32 (3 k, D), unit length each, in the order of `domain.Profile`.
+    `embeddings` are float32 (AUGMENTATIONS k, D), unit length each, in the order of `Profile`.
     """
 
     embeddings: Floats
@@ -205,7 +209,7 @@ class Enrolled:
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Two seconds of speech: the voice, what was measured, and what was wrong meanwhile."""
+    """The embedding and the measurements of one window."""
 
     embedding: Floats
     seconds: float
@@ -218,11 +222,11 @@ class _Window:
 
 
 class Enrolment:
-    """Collects one person's speech block by block; keeps the embeddings and drops the sound.
+    """Collects one person's speech block by block; keeps embeddings, drops the sound.
 
     Args:
-        activity: a voice-activity detector of its own.
-        encoder: the encoder that recognition will use.
+        activity: a voice-activity detector for this recording alone.
+        encoder: the encoder of recognition.
     """
 
     def __init__(self, activity: VoiceActivity, encoder: Encoder) -> None:
@@ -233,20 +237,20 @@ class Enrolment:
         self._useful: list[_Window] = []
         self._in_noise: list[list[Floats]] = [[] for _ in _SLOPES_DB]
         self._recent: deque[_Window] = deque(maxlen=_RECENT)
-        self._strange: deque[bool] = deque(maxlen=_RECENT)
+        self._of_other: deque[bool] = deque(maxlen=_RECENT)
         self._others = 0
         self._heard = 0
-        self._spoilt: dict[str, int] = {}
+        self._problem_counts: dict[str, int] = {}
         self._wrong: tuple[Problem, ...] = ()
         self._last: dict[str, Problem] = {}
         self._road = False
         self._silent_blocks = 0
         self._sounded = False
         self._judged = 0
-        self._standing: tuple[Problem, ...] = ()
+        self._cached: tuple[Problem, ...] = ()
 
-    def take_to_the_road(self) -> None:
-        """From here on the car drives: the noise of the road is no fault any more."""
+    def allow_road_noise(self) -> None:
+        """Accept road noise from now on: the car drives."""
         self._road = True
 
     @property
@@ -255,7 +259,7 @@ class Enrolment:
         return sum(window.seconds for window in self._useful)
 
     def step(self, block: AudioBlock) -> Progress:
-        """Take 30 ms of sound and say how far we are, and what is wrong."""
+        """Take one block; return progress and present problems."""
         if block.gap:
             self._activity.reset()
         (probability,) = self._activity.probabilities([block.samples])
@@ -263,11 +267,11 @@ class Enrolment:
         self._pauses.hear(block.samples, self._segmenter.speaking, probability)
         level = acoustics.level_dbfs(block.samples)
         wrong = (*self._now(block), *self._wrong)
-        enough = self.speech_s >= ENOUGH_S and not any(p.blocking for p in self._against())
+        enough = self.speech_s >= ENOUGH_S and not any(p.blocking for p in self._standing())
         return Progress(self.speech_s, level, self._segmenter.speaking, wrong, enough)
 
     def pause(self, at_s: float) -> None:
-        """The recording stops at `at_s`; what comes next does not follow what came before."""
+        """End a part of the recording at `at_s`; the next block does not follow it."""
         self._collect(self._segmenter.flush(at_s))
         self._segmenter.reset()
         self._activity.reset()
@@ -278,7 +282,7 @@ class Enrolment:
         """End the recording at `at_s`.
 
         Raises:
-            EnrolmentError: the recording is not good enough; every reason is in the text.
+            EnrolmentError: the recording has blocking problems; the text lists all.
         """
         self._collect(self._segmenter.flush(at_s))
         problems = [problem for problem in self.problems() if problem.blocking]
@@ -288,23 +292,23 @@ class Enrolment:
         return Enrolled(in_noise_too, self.speech_s)
 
     def problems(self) -> tuple[Problem, ...]:
-        """Everything that now stands against a profile from this recording, and advice."""
+        """All problems of the recording so far, blocking ones and advice."""
         short = () if self.speech_s >= LEAST_S else (_too_short(self.speech_s),)
-        return (*self._against(), *short)
+        return (*self._standing(), *short)
 
-    def _against(self) -> tuple[Problem, ...]:
-        """`problems` but for the length; worked out anew when a window has come."""
+    def _standing(self) -> tuple[Problem, ...]:
+        """`problems` without the length; cached until the next window."""
         if self._judged != self._heard:
             self._judged = self._heard
-            self._standing = tuple(self._standing_problems())
-        return self._standing
+            self._cached = tuple(self._standing_problems())
+        return self._cached
 
     def _standing_problems(self) -> Iterator[Problem]:
-        for code, count in self._spoilt.items():
-            if count > SPOILT_SHARE * self._heard:
+        for code, count in self._problem_counts.items():
+            if count > PROBLEM_SHARE * self._heard:
                 yield self._last[code]
         if self._others >= LEAST_WINDOWS and self._others > OTHERS_SHARE * self._heard:
-            yield _NOT_WHO_BEGAN if all(self._strange) else _SOMEONE_ELSE
+            yield _NOT_WHO_BEGAN if all(self._of_other) else _SOMEONE_ELSE
         elif len(self._useful) > LEAST_WINDOWS and _are_two_voices(self.windows()):
             yield _SOMEONE_ELSE
         if len(self._useful) >= _RECENT and _is_played_back(self._useful):
@@ -317,7 +321,7 @@ class Enrolment:
         return np.stack([window.embedding for window in self._useful])
 
     def _now(self, block: AudioBlock) -> Iterator[Problem]:
-        """What is wrong with the sound of this moment, before a window is full."""
+        """Problems of the present block, before a window is complete."""
         clipped = acoustics.clipped_share(block.samples)
         if clipped > CLIPPED_SHARE and all(p.code != "clipped" for p in self._wrong):
             yield _clipping(clipped)
@@ -334,16 +338,16 @@ class Enrolment:
             if isinstance(piece, Segment):
                 self._take(self._measured(piece), piece.samples)
 
-    def _measured(self, look: Segment) -> _Window:
-        sound = look.samples
+    def _measured(self, segment: Segment) -> _Window:
+        sound = segment.samples
         pitch = acoustics.pitch_semitones(sound)
         quality = acoustics.Quality()
         quality.add(sound)
         return _Window(
             embedding=self._encoder.embed(sound),
-            seconds=look.new_s,
+            seconds=segment.new_s,
             sound=quality.sound(),
-            snr_db=look.snr_db,
+            snr_db=segment.snr_db,
             low_db=acoustics.low_db(sound),
             decay_db_s=acoustics.decay_db_s(sound),
             pitch_spread=float(np.std(pitch)) if pitch.size else 0.0,
@@ -353,49 +357,49 @@ class Enrolment:
     def _take(self, window: _Window, sound: Floats) -> None:
         self._heard += 1
         self._recent.append(window)
-        problems = list(_spoiling(window, tuple(self._recent), road=self._road))
+        problems = list(_window_problems(window, tuple(self._recent), road=self._road))
         if not problems:
-            strange = self._is_strange(window)
-            self._strange.append(strange)
-            if strange:
+            is_other = self._is_other_speaker(window)
+            self._of_other.append(is_other)
+            if is_other:
                 self._others += 1
                 problems = [_NOT_WHO_BEGAN if self._is_another_now() else _SOMEONE_ELSE]
             else:
-                copies = in_noise(sound, len(self._useful))
-                for rows, copy in zip(self._in_noise, copies, strict=True):
-                    rows.append(self._encoder.embed(copy))
+                augmented = in_noise(sound, len(self._useful))
+                for rows, noisy in zip(self._in_noise, augmented, strict=True):
+                    rows.append(self._encoder.embed(noisy))
                 self._useful.append(window)
         else:
             for problem in problems:
-                self._spoilt[problem.code] = self._spoilt.get(problem.code, 0) + 1
+                self._problem_counts[problem.code] = self._problem_counts.get(problem.code, 0) + 1
                 self._last[problem.code] = problem
-        advice = [problem for problem in self._against() if not problem.blocking]
+        advice = [problem for problem in self._standing() if not problem.blocking]
         self._wrong = (*problems, *advice)
 
-    def _is_strange(self, window: _Window) -> bool:
-        """Whether it is not the voice that began."""
+    def _is_other_speaker(self, window: _Window) -> bool:
+        """Whether the window is of another speaker than the one who began."""
         if len(self._useful) < LEAST_WINDOWS:
             return False
         began = unit(self.windows().sum(axis=0))
         return float(began @ window.embedding) < OTHER_COSINE
 
     def _is_another_now(self) -> bool:
-        """Whether nothing but another voice is heard of late."""
-        return len(self._strange) == _RECENT and all(self._strange)
+        """Whether all recent windows are of another speaker."""
+        return len(self._of_other) == _RECENT and all(self._of_other)
 
 
 class _Pauses:
-    """The last second and a half of sound that is surely not speech."""
+    """The last 1.5 s of sound that is not speech."""
 
     def __init__(self) -> None:
         self._blocks: deque[Floats] = deque(maxlen=_PAUSE_BLOCKS)
         self._young: deque[Floats] = deque()
         self._since = _GUARD_BLOCKS
         self._loud = False
-        self._looked = 0
+        self._blocks_seen = 0
 
     def hear(self, samples: Floats, speaking: bool, probability: float) -> None:  # noqa: FBT001
-        """Take 30 ms; what is next to speech is left out."""
+        """Take one block; blocks close to speech are left out."""
         if speaking or probability > _NO_SPEECH:
             self._young.clear()
             self._since = 0
@@ -405,17 +409,17 @@ class _Pauses:
             self._young.append(samples)
             if len(self._young) > _GUARD_BLOCKS:
                 self._blocks.append(self._young.popleft())
-        self._look()
+        self._detect_tones()
 
-    def _look(self) -> None:
-        """Look for loud tones twice a second: more would cost much and tell little."""
-        self._looked += 1
-        if self._looked % _LOOK_BLOCKS == 0 and len(self._blocks) == _PAUSE_BLOCKS:
+    def _detect_tones(self) -> None:
+        """Detect loud tones every 16 blocks, about twice a second, to save processor time."""
+        self._blocks_seen += 1
+        if self._blocks_seen % _TONES_EVERY_BLOCKS == 0 and len(self._blocks) == _PAUSE_BLOCKS:
             level = acoustics.level_dbfs(np.concatenate(self._blocks))
             self._loud = level > _LOUD_DBFS and self.have_tones()
 
     def have_tones(self) -> bool:
-        """Whether music or an engine is heard; False while too little was heard."""
+        """Whether music or an engine is heard; False until there is enough sound."""
         if len(self._blocks) < _LEAST_PAUSE_BLOCKS:
             return False
         sound = np.concatenate(self._blocks)
@@ -423,12 +427,14 @@ class _Pauses:
 
     @property
     def loud_tones(self) -> bool:
-        """Whether they are loud enough to be told before anybody speaks."""
+        """Whether tones are loud enough to be reported before anybody speaks."""
         return self._loud
 
 
-def _spoiling(window: _Window, recent: Sequence[_Window], *, road: bool) -> Iterator[Problem]:
-    """What was wrong while the window was spoken; slow measures rest on the recent ones too."""
+def _window_problems(
+    window: _Window, recent: Sequence[_Window], *, road: bool
+) -> Iterator[Problem]:
+    """Problems of a window; the decay is measured over the recent ones, too."""
     sound = window.sound
     if sound.level_dbfs < QUIETEST_DBFS:
         yield _too_quiet(sound.level_dbfs)
@@ -446,7 +452,7 @@ def _spoiling(window: _Window, recent: Sequence[_Window], *, road: bool) -> Iter
 
 
 def _echoes(windows: Sequence[_Window]) -> bool:
-    """Noise hides how the sound dies: nothing is said of it then."""
+    """Whether the decay is too slow; False in noise, which hides it."""
     if any(w.snr_db is not None and w.snr_db < TONES_SNR_DB for w in windows):
         return False
     return float(np.median([window.decay_db_s for window in windows])) < SLOWEST_DECAY_DB_S
@@ -457,43 +463,42 @@ def _is_played_back(windows: Sequence[_Window]) -> bool:
 
 
 def _is_one_way(windows: Sequence[_Window]) -> bool:
-    """Whether all that was said was said in one way: on one note, or the same words again."""
+    """Whether speech has too little variation: monotonous, or the same words again."""
     voices = np.stack([window.embedding for window in windows])
-    likeness = voices @ voices.T
-    pairs = likeness[np.triu_indices(len(voices), 1)]
+    cosines = voices @ voices.T
+    pairs = cosines[np.triu_indices(len(voices), 1)]
     spread = float(np.median([window.pitch_spread for window in windows]))
     return float(pairs.mean()) > ONE_WAY_COSINE or spread < ONE_PITCH_SEMITONES
 
 
 def _are_two_voices(windows: Floats) -> bool:
-    """Whether the windows (k, D) fall into two groups that do not sound like one person.
+    """Whether the windows (k, D) form two clusters of different speakers.
 
     Spherical k-means with two groups (Dhillon and Modha, "Concept Decompositions for Large Sparse
-    Text Data Using Clustering", 2001), begun at the two sides of the first principal component.
-    Comparing each window with the mean of the others instead misses people with equal shares: the
-    mean is then like both.
+    Text Data Using Clustering", 2001), initialised by the sign of the first principal component.
+    Comparing each window with the mean of the others would miss two people with equal shares.
     """
     spread = windows - windows.mean(axis=0)
     group = spread @ np.linalg.svd(spread, full_matrices=False)[2][0] > 0.0
-    likeness = 1.0
+    cosine = 1.0
     for _ in range(_ROUNDS):
         if min(np.count_nonzero(group), np.count_nonzero(~group)) < LEAST_WINDOWS:
             return False
         one, other = unit(windows[group].sum(axis=0)), unit(windows[~group].sum(axis=0))
-        likeness = float(one @ other)
+        cosine = float(one @ other)
         group = windows @ one > windows @ other
-    return likeness < TWO_VOICES_COSINE
+    return cosine < TWO_VOICES_COSINE
 
 
 def first_voice(
     blocks: Iterable[AudioBlock], activity: VoiceActivity, encoder: Encoder
 ) -> Floats | None:
-    """The voice that speaks first in a recording, (D,), unit length; None when nobody does.
+    """Embedding of the first speaker of a recording, (D,), unit length; None without speech.
 
     Args:
-        blocks: the recording, of which FIRST_S are heard, or less if FIRST_WINDOWS are full before.
-        activity: a voice-activity detector of its own.
-        encoder: the encoder that recognition will use.
+        blocks: the recording; at most FIRST_S or FIRST_WINDOWS of it are used.
+        activity: a voice-activity detector for this recording alone.
+        encoder: the encoder of recognition.
     """
     segmenter = Segmenter(SegmenterSettings(segment_s=WINDOW_S))
     voices: list[Floats] = []
@@ -507,21 +512,21 @@ def first_voice(
 
 
 def channel_of_person(voices: Mapping[int, Floats]) -> int:
-    """The channel to enrol from, where each that somebody speaks in has a voice, (D,).
+    """The channel to enrol from, given the speaker of each channel.
 
-    Several channels of one voice are microphones of one room. One of another voice beside at least
-    three of them, and at least twice as many, is what the device itself plays.
+    Several channels of one speaker are microphones of one room. A different speaker beside at least
+    MOST_OF_ARRAY of them, and at most half as many, is what the device itself plays.
 
     Args:
-        voices: by channel, the loudest first; one at least.
+        voices: embedding (D,) of the speaker by channel, the loudest first; at least one.
 
     Raises:
-        EnrolmentError: two channels hold different voices; the text says which, counted from 1.
+        EnrolmentError: two channels have different speakers; the text names them, from 1.
     """
     groups: list[list[int]] = []
     for channel, voice in voices.items():
-        alike = (g for g in groups if float(voices[g[0]] @ voice) >= TWO_VOICES_COSINE)
-        same = next(alike, None)
+        similar = (g for g in groups if float(voices[g[0]] @ voice) >= TWO_VOICES_COSINE)
+        same = next(similar, None)
         if same is None:
             groups.append([channel])
         else:
@@ -536,10 +541,10 @@ def channel_of_person(voices: Mapping[int, Floats]) -> int:
 
 
 def in_noise(speech: Floats, number: int) -> list[Floats]:
-    """`speech` (n,) in road noise and in broadband noise, NOISY_COPIES_DB under it.
+    """Noise augmentation: `speech` (n,) with road noise, and with white noise.
 
-    Never beyond full scale. The noise is the same for the same `number`: enrolling from one
-    recording twice gives one profile.
+    The SNR is AUGMENTATION_SNR_DB; samples are clipped to full scale. The noise depends only on
+    `number`, so that the same recording always gives the same profile.
     """
     level = float(np.sqrt(np.mean(np.square(speech, dtype=np.float64))))
     return [

@@ -1,8 +1,8 @@
-"""An enrolment from its beginning to a profile that may be kept, or the reason why not.
+"""The enrolment session that a head unit controls.
 
-Owns the last questions before a voice is kept: is it recognised again, is it too like somebody
-else's, is it the driver's whom it is to replace; and the enrolment that a head unit asks for. Knows
-nothing of names, of the store, or of who may ask.
+Owns one enrolment at a time from the command to its result: progress, time-outs, the final checks.
+Must not know names, the store, or who may send commands. A session ends with a `StoreVoice`, or
+with a refused `EnrolmentState` and a `CommandResult`.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from whodrives.voice.profile import Household, Profile
 from whodrives.voice.types import Encoder, VoiceActivity
 
 LONGEST_S = 180.0
-"""An enrolment from the head unit that has not come to an end by then is given up."""
+"""Time-out of an enrolment."""
 
 
 _GRACE_S = 5.0
-"""Without any sound it is given up so much later."""
+"""Additional time before an enrolment without any sound is given up."""
 
 
-SAY_S = 1.0
-"""A head unit is told this often how far it is, and at once when something else is wrong."""
+PROGRESS_S = 1.0
+"""Interval of progress events; a change of the problems is reported at once."""
 
 
 Outcome = EnrolmentState | CommandResult | StoreVoice
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a head unit asked for, and how far it is."""
+class _Current:
+    """The enrolment under way."""
 
     command: Enrol
     enrolment: Enrolment
@@ -46,12 +46,12 @@ class _Asked:
 
 
 class EnrolmentSession:
-    """Enrolments that a head unit asks for, one at a time.
+    """Enrolments by a head unit, one at a time.
 
     Args:
-        activity: makes a voice-activity detector of its own.
-        encoder: the encoder that recognition uses.
-        policy: what recognition uses.
+        activity: makes a new voice-activity detector for each enrolment.
+        encoder: the encoder of recognition.
+        policy: the policy of recognition.
     """
 
     def __init__(
@@ -61,41 +61,41 @@ class EnrolmentSession:
         self._encoder = encoder
         self._policy = policy
         self._household: tuple[Profile, ...] = ()
-        self._asked: _Asked | None = None
-        self._deaf = False
-        self._told_s = float("-inf")
-        self._told: tuple[str, ...] = ()
+        self._current: _Current | None = None
+        self._source_lost = False
+        self._reported_s = float("-inf")
+        self._reported: tuple[str, ...] = ()
 
     def step(self, received: Timed) -> list[Outcome]:
-        """Take one input; what is to be told, and at the end a voice that is to be kept.
+        """Take one input and return progress, and at the end the profile to store.
 
-        Whoever keeps it says so: `EnrolmentStage.DONE` and the command's result are not ours.
+        The store reports success: `EnrolmentStage.DONE` and that `CommandResult` are not sent here.
         """
         if isinstance(received, SourceState):
-            self._deaf = received.health is not SourceHealth.OPEN
+            self._source_lost = received.health is not SourceHealth.OPEN
         if isinstance(received, Household):
             self._household = received.profiles
         if isinstance(received, Enrol):
             return self._begin(received)
-        return [] if self._asked is None else self._go_on(self._asked, received)
+        return [] if self._current is None else self._continue(self._current, received)
 
-    def _go_on(self, asked: _Asked, received: Timed) -> list[Outcome]:
+    def _continue(self, current: _Current, received: Timed) -> list[Outcome]:
         """Take one input during an enrolment."""
         match received:
             case AudioBlock():
-                return self._hear(asked, received)
+                return self._hear(current, received)
             case Cancel():
-                return self._give_up(asked, received.at_s, (_CANCELLED,))
-            case SourceState() if self._deaf:
-                return self._give_up(asked, received.at_s, (_NO_SOUND,))
-            case Tick() if received.at_s - asked.since_s > LONGEST_S + _GRACE_S:
-                return self._give_up(asked, received.at_s, (_TOO_LONG,))
+                return self._give_up(current, received.at_s, (_CANCELLED,))
+            case SourceState() if self._source_lost:
+                return self._give_up(current, received.at_s, (_NO_SOUND,))
+            case Tick() if received.at_s - current.since_s > LONGEST_S + _GRACE_S:
+                return self._give_up(current, received.at_s, (_TOO_LONG,))
         return []
 
     def enrol_guest(self, command: Enrol, voice: Enrolled | None) -> list[Outcome]:
-        """Enrol the guest of a command from what was heard in earlier trips; None: no such guest.
+        """Enrol a guest from the speech of earlier trips; `voice` None: there is no such guest.
 
-        The last questions are asked as of any voice.
+        The final checks apply.
         """
         reason = self._refusal(command) or ("" if voice else "unknown_guest")
         if reason or voice is None:
@@ -103,52 +103,52 @@ class EnrolmentSession:
         return self._examined(command, voice, command.at_s)
 
     def _refusal(self, command: Enrol) -> str:
-        """Why a command is not begun with, as a code; empty if it is."""
+        """Why the command is refused, as a code; empty if it is accepted."""
         known = {profile.id for profile in self._household}
-        if self._asked:
+        if self._current:
             return "busy"
         if command.text not in CONSENT:
             return "unknown_consent_text"
         return "unknown_driver" if command.driver not in {None, *known} else ""
 
     def _begin(self, command: Enrol) -> list[Outcome]:
-        if reason := self._refusal(command) or ("no_sound" if self._deaf else ""):
+        if reason := self._refusal(command) or ("no_sound" if self._source_lost else ""):
             return [CommandResult(command.at_s, command.command, reason)]
         enrolment = Enrolment(self._activity(), self._encoder)
-        self._asked = _Asked(command, enrolment, command.at_s)
-        self._told_s, self._told = command.at_s, ()
+        self._current = _Current(command, enrolment, command.at_s)
+        self._reported_s, self._reported = command.at_s, ()
         return [_state(command, command.at_s, EnrolmentStage.LISTENING, 0.0)]
 
-    def _hear(self, asked: _Asked, block: AudioBlock) -> list[Outcome]:
-        progress = asked.enrolment.step(block)
+    def _hear(self, current: _Current, block: AudioBlock) -> list[Outcome]:
+        progress = current.enrolment.step(block)
         if progress.enough:
-            return self._conclude(asked, block.at_s)
-        if block.at_s - asked.since_s > LONGEST_S:
-            blocking = [problem for problem in asked.enrolment.problems() if problem.blocking]
-            return self._give_up(asked, block.at_s, blocking or [_TOO_LONG])
+            return self._conclude(current, block.at_s)
+        if block.at_s - current.since_s > LONGEST_S:
+            blocking = [problem for problem in current.enrolment.problems() if problem.blocking]
+            return self._give_up(current, block.at_s, blocking or [_TOO_LONG])
         codes = tuple(problem.code for problem in progress.problems)
-        if block.at_s - self._told_s < SAY_S and codes == self._told:
+        if block.at_s - self._reported_s < PROGRESS_S and codes == self._reported:
             return []
-        self._told_s, self._told = block.at_s, codes
+        self._reported_s, self._reported = block.at_s, codes
         stage = EnrolmentStage.LISTENING
-        return [_state(asked.command, block.at_s, stage, progress.speech_s, progress.problems)]
+        return [_state(current.command, block.at_s, stage, progress.speech_s, progress.problems)]
 
-    def _conclude(self, asked: _Asked, at_s: float) -> list[Outcome]:
+    def _conclude(self, current: _Current, at_s: float) -> list[Outcome]:
         try:
-            enrolled = asked.enrolment.finish(at_s)
+            enrolled = current.enrolment.finish(at_s)
         except EnrolmentError:
-            # What was under way when there was enough has spoilt it.
-            return self._give_up(asked, at_s, asked.enrolment.problems())
-        self._asked = None
-        return self._examined(asked.command, enrolled, at_s)
+            # The last window made the recording unusable.
+            return self._give_up(current, at_s, current.enrolment.problems())
+        self._current = None
+        return self._examined(current.command, enrolled, at_s)
 
     def _examined(self, command: Enrol, enrolled: Enrolled, at_s: float) -> list[Outcome]:
-        """Ask the last questions, and have the voice kept or refused."""
+        """Run the final checks, and have the profile stored or refused."""
         found = examined(enrolled, command.driver, self._household, self._policy)
         enough = _state(command, at_s, EnrolmentStage.ENOUGH, enrolled.speech_s)
         if found.problems:
             return [enough, *_refused(command, at_s, enrolled.speech_s, found.problems)]
-        adopt = StoreVoice(
+        store = StoreVoice(
             at_s,
             command.command,
             command.driver,
@@ -157,11 +157,13 @@ class EnrolmentSession:
             command.by,
             command.text,
         )
-        return [enough, adopt]
+        return [enough, store]
 
-    def _give_up(self, asked: _Asked, at_s: float, problems: Sequence[Problem]) -> list[Outcome]:
-        self._asked = None
-        return _refused(asked.command, at_s, asked.enrolment.speech_s, problems)
+    def _give_up(
+        self, current: _Current, at_s: float, problems: Sequence[Problem]
+    ) -> list[Outcome]:
+        self._current = None
+        return _refused(current.command, at_s, current.enrolment.speech_s, problems)
 
 
 def _refused(

@@ -1,7 +1,8 @@
-"""How well an enrolled voice is recognised, and how alike the voices of a household are.
+"""How well a profile is recognised, and how similar the drivers of a household are.
 
-Owns what is concluded from comparing profiles with each other, before anybody drives. Knows nothing
-of names or files.
+Owns the comparison of profiles with each other, before anybody drives. Must not know names or
+files. It uses enrolment templates and the decision rule of recognition; all cosines are
+mean-subtracted.
 """
 
 from __future__ import annotations
@@ -19,25 +20,25 @@ from whodrives.voice.scoring import compare, mean_subtracted
 from whodrives.voice.types import Calibration, Evidence, Outcome
 
 SAME_PERSON_COSINE = 0.65
-"""Two profiles that are at least so alike, relative to the mean voice, are one person's."""
+"""Two profiles with at least this cosine are of one person."""
 
 
 TAKEN_SHARE = 0.1
-"""Two profiles are too alike to keep when more of one's speech than this passes for the other's."""
+"""Two drivers are too similar if more than this share of their speech passes for the other."""
 
 
 LEAST_KNOWN_SHARE = 0.5
-"""A profile of whose own speech less is recognised is no use."""
+"""Minimum share of a driver's own held-out speech that must be recognised."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What became of held-out seconds of an enrolment, each judged by all the others.
+    """Cross-validation of an enrolment: each window is judged with the others as the profile.
 
     Attributes:
-        of_s: seconds that were judged.
-        known_s: of them, recognised as this driver.
-        taken_s: of them, taken for somebody else of the household.
+        of_s: seconds judged.
+        known_s: seconds recognised as this driver.
+        taken_s: seconds recognised as another driver.
     """
 
     of_s: float
@@ -46,22 +47,21 @@ class Check:
 
     @property
     def is_weak(self) -> bool:
-        """Whether too little of it is recognised."""
+        """Whether too little is recognised."""
         return self.known_s < LEAST_KNOWN_SHARE * self.of_s
 
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """How alike two drivers are.
+    """The similarity of a driver to another one.
 
     Attributes:
         driver: the id of the other one.
-        cosine: between the two voices, relative to the mean voice, in [-1, 1].
-        passes_share: of the speech of both, the share that would pass for the other one's if only
-            that one were enrolled, in [0, 1]: the chance, an utterance, that this driver gets the
-            other's seat before both are compared.
-        unclear_share: of the speech of both, the share that is not recognised as its speaker's once
-            both are enrolled.
+        cosine: between the two templates, in [-1, 1].
+        passes_share: share of the speech of both, in [0, 1], that would be accepted as the other
+            driver if only that one were enrolled.
+        unclear_share: share of the speech of both that is not recognised as its speaker's with both
+            enrolled.
     """
 
     driver: str
@@ -71,31 +71,31 @@ class Similarity:
 
     @property
     def is_same_person(self) -> bool:
-        """Whether this is one person under two names."""
+        """Whether both profiles are of one person."""
         return self.cosine >= SAME_PERSON_COSINE
 
     @property
     def is_too_similar(self) -> bool:
-        """Whether the promise cannot be kept between the two."""
+        """Whether the target FPIR cannot be kept between the two."""
         return self.is_same_person or self.passes_share > TAKEN_SHARE
 
 
 def self_check(profile: Profile, others: Sequence[Profile], policy: Policy) -> Check:
-    """Judge each window of a profile by the profile without it and its neighbours.
+    """Judge each window of a profile against the profile without it and its neighbours.
 
     Args:
-        profile: its windows in the order in which they were spoken.
+        profile: with its windows in spoken order.
         others: the rest of the household.
-        policy: what recognition will use.
+        policy: the policy of recognition.
     """
-    windows, seconds = _spoken(profile)
-    household = _voices(others, policy.calibration)
+    windows, seconds = _clean_windows(profile)
+    household = _templates(others, policy.calibration)
     known = taken = judged = 0
     for place, window in enumerate(windows):
         rest = _without(profile, place)
         if not len(rest.embeddings):
             continue
-        own = _voices([rest], policy.calibration)
+        own = _templates([rest], policy.calibration)
         found = _recognised(window, seconds, [*own, *household], policy)
         judged += 1
         known += found == profile.id
@@ -104,17 +104,17 @@ def self_check(profile: Profile, others: Sequence[Profile], policy: Policy) -> C
 
 
 def matrix(profiles: Sequence[Profile], calibration: Calibration) -> Floats:
-    """How alike each two of the profiles are: cosines (n, n), relative to the mean voice."""
+    """Cosines between the templates of n profiles, mean-subtracted, float32 (n, n)."""
     if not profiles:
         return np.zeros((0, 0), np.float32)
-    voices = np.stack([voice for _, voice in _voices(profiles, calibration)])
+    voices = np.stack([voice for _, voice in _templates(profiles, calibration)])
     return np.asarray(voices @ voices.T, np.float32)
 
 
 def similarities(
     profile: Profile, others: Sequence[Profile], policy: Policy
 ) -> tuple[Similarity, ...]:
-    """How alike a profile and each of the others are, the most alike first."""
+    """The similarity of a profile to each of the others, most similar first."""
     found = [_pair(profile, other, policy) for other in others]
     return tuple(sorted(found, key=lambda each: (-each.cosine, each.driver)))
 
@@ -123,40 +123,40 @@ def _pair(one: Profile, other: Profile, policy: Policy) -> Similarity:
     cosine = float(matrix([one, other], policy.calibration)[0, 1])
     passes = unclear = count = 0
     for speaker, neighbour in ((one, other), (other, one)):
-        windows, seconds = _spoken(speaker)
-        near = _voices([neighbour], policy.calibration)
+        windows, seconds = _clean_windows(speaker)
+        near = _templates([neighbour], policy.calibration)
         for place, window in enumerate(windows):
             rest = _without(speaker, place)
             alone = _recognised(window, seconds, near, policy)
-            both = [*_voices([rest], policy.calibration), *near] if len(rest.embeddings) else []
+            both = [*_templates([rest], policy.calibration), *near] if len(rest.embeddings) else []
             count += 1
             passes += alone is not None
             unclear += _recognised(window, seconds, both, policy) != speaker.id
     return Similarity(other.id, cosine, passes / count, unclear / count)
 
 
-def _voices(profiles: Sequence[Profile], calibration: Calibration) -> list[tuple[str, Floats]]:
-    """What is compared with: each profile's voice as enrolled."""
+def _templates(profiles: Sequence[Profile], calibration: Calibration) -> list[tuple[str, Floats]]:
+    """Id and enrolment template of each profile."""
     return [(profile.id, enrolment_template(profile, calibration)) for profile in profiles]
 
 
-def _spoken(profile: Profile) -> tuple[Floats, float]:
-    """The windows as they were spoken, (k, D), and the seconds of each on average."""
+def _clean_windows(profile: Profile) -> tuple[Floats, float]:
+    """The embeddings without added noise, (k, D), and their mean duration in seconds."""
     windows = profile.embeddings[: len(profile.embeddings) // AUGMENTATIONS]
     return windows, profile.speech_s / len(windows)
 
 
 def _without(profile: Profile, place: int) -> Profile:
-    """The profile less one window and its neighbours: they may share a breath, or a word."""
-    renditions = profile.embeddings.reshape(AUGMENTATIONS, -1, profile.embeddings.shape[-1])
-    near = [n for n in (place - 1, place, place + 1) if 0 <= n < renditions.shape[1]]
-    return replace(profile, embeddings=np.concatenate(np.delete(renditions, near, axis=1)))
+    """The profile without one window and its neighbours, which may share a word with it."""
+    augmented = profile.embeddings.reshape(AUGMENTATIONS, -1, profile.embeddings.shape[-1])
+    near = [n for n in (place - 1, place, place + 1) if 0 <= n < augmented.shape[1]]
+    return replace(profile, embeddings=np.concatenate(np.delete(augmented, near, axis=1)))
 
 
 def _recognised(
     window: Floats, seconds: float, voices: Sequence[tuple[str, Floats]], policy: Policy
 ) -> str | None:
-    """Whose voice a window is called, as if it were an utterance."""
+    """The driver that a window is recognised as, judged as an utterance; None for nobody."""
     calibration = policy.calibration
     matches = compare(mean_subtracted(window, calibration), seconds, voices, calibration)
     evidence = Evidence(matches, seconds, None, 0.0)

@@ -1,4 +1,8 @@
-"""The values of an enrolment that a head unit asks for."""
+"""The values of an enrolment by a head unit.
+
+Owns the command, its progress and its result. Must not know topics or the store. Codes of a
+`Problem` are on the wire; texts are for people.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +14,15 @@ from whodrives.audio.blocks import Floats
 
 @dataclass(frozen=True, slots=True)
 class Enrol:
-    """The head unit says that whoever speaks now be enrolled, or a guest who agreed.
+    """The head unit enrols the person who speaks now, or a guest who agreed.
 
     Attributes:
         at_s: when it reached us.
-        command: names this command alone; its `CommandResult` carries it.
-        driver: whom the voice is to replace; None for a new driver.
-        by: a pseudonym of who agreed, for the record of consent.
-        text: version of the text they agreed to.
-        guest: whose voice it is, if it was heard already (`Offer.guest`); else None.
+        command: unique id of this command, repeated in its `CommandResult`.
+        driver: whose profile is replaced; None for a new driver.
+        by: pseudonym of the person who agreed, for the record of consent.
+        text: version of the consent text.
+        guest: the guest to enrol (`Offer.guest`); None: whoever speaks now.
     """
 
     at_s: float
@@ -35,8 +39,8 @@ class Problem:
 
     Attributes:
         code: for machines.
-        text: for people, with the fix; without a name.
-        blocking: whether it stands against a profile; else it is advice.
+        text: for people, with the fix; contains no name.
+        blocking: whether it prevents a profile; else it is advice.
     """
 
     code: str
@@ -45,7 +49,7 @@ class Problem:
 
 
 class EnrolmentStage(StrEnum):
-    """How far an enrolment is; the last two end it."""
+    """The stage of an enrolment; the last two end it."""
 
     LISTENING = "listening"
     ENOUGH = "enough"
@@ -55,15 +59,15 @@ class EnrolmentStage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EnrolmentState:
-    """How the enrolment goes that the head unit asked for.
+    """Progress of an enrolment by the head unit.
 
     Attributes:
         at_s: when this was so.
-        command: the `Enrol.command` it speaks of.
-        stage: how far it is.
+        command: its `Enrol.command`.
+        stage: see `EnrolmentStage`.
         speech_s: useful seconds of speech so far.
-        problems: what is wrong just now; for REFUSED, why.
-        driver: whose voice it is; None until a new driver is enrolled.
+        problems: present problems; for REFUSED, the reasons.
+        driver: the driver; None until a new driver is enrolled.
     """
 
     at_s: float
@@ -76,7 +80,7 @@ class EnrolmentState:
 
 @dataclass(frozen=True, slots=True)
 class StoreVoice:
-    """Keep this voice as `driver`'s, or a new driver's, for the command `command`.
+    """Store this enrolment for `driver`, or for a new driver, on the command `command`.
 
     For the store alone: neither for the bus nor for the log. `by` and `text` as in `Enrol`.
     """

@@ -1,4 +1,8 @@
-"""What the car reported, each value with the time at which it was true."""
+"""The state of the car as it reports it: each value with its timestamp.
+
+Owns the facts that trip and interlock need, by VSS path. Must not know messages or how old a
+reading may be. None means unknown, which permits nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Reading(Generic[T]):
-    """A value the car reported, and when it was true (`at_s`, same clock as everything)."""
+    """A reported value and when it was true (`at_s`, seconds on the boot-time clock)."""
 
     value: T
     at_s: float
@@ -18,10 +22,10 @@ class Reading(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class VehicleState:
-    """What is known of the car; None means *not known*, also where two signals disagree.
+    """The known state of the car; None is unknown, also if two signals disagree.
 
     Attributes:
-        speed_kmh: Vehicle.Speed, km/h; its magnitude, so backing up is moving.
+        speed_kmh: Vehicle.Speed, km/h, as magnitude, so that reversing counts as moving.
         in_park: SelectedGear is Park (126) or the park lock is engaged.
         parking_brake: Vehicle.Chassis.ParkingBrake.IsEngaged.
         door_open: Vehicle.Cabin.Door.Row1.DriverSide.IsOpen.
@@ -44,13 +48,12 @@ class VehicleState:
 
 @dataclass(frozen=True, slots=True)
 class VehicleReport:
-    """The car spoke.
+    """A report of the car.
 
     Attributes:
-        at_s: when that reached us.
-        state: everything that is known of the car now. It replaces the state before it: what is
-            None here is not known any more.
-        age_s: how old the newest of its readings was on arrival, from 0; None if it has none.
+        at_s: when it reached us.
+        state: the whole state; it replaces the previous one, so None means no longer known.
+        age_s: age of its newest reading on arrival, from 0; None if it has none.
     """
 
     at_s: float
@@ -60,7 +63,7 @@ class VehicleReport:
 
 @dataclass(frozen=True, slots=True)
 class Misdated:
-    """A report of the car was refused, because it is dated `ahead_s` seconds in the future."""
+    """A report was refused because its timestamp is `ahead_s` seconds in the future."""
 
     at_s: float
     ahead_s: float

@@ -1,10 +1,9 @@
-"""The signals that a driver's preferences may hold, in the words of COVESA's VSS.
+"""The VSS signals that preferences can contain, with their ranges and former names.
 
-Owns the catalogue: the settable comfort signals of the driver's seat, the outside mirrors and the
-steering wheel, named as in the Vehicle Signal Specification 6.0
-(https://github.com/COVESA/vehicle_signal_specification), and what older versions call them.
-Hides how a value is checked and translated. Must never know of MQTT, files, or what is safe to move
-when: that is the interlock's.
+Owns the catalogue: the settable comfort signals of driver's seat, outside mirrors and steering
+wheel, named as in the Vehicle Signal Specification 6.0
+(https://github.com/COVESA/vehicle_signal_specification), and the names of older versions. Must not
+know MQTT, files, or when a movement is safe: that is `trip.interlock`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Literal, TypeAlias, TypeGuard, get_args
 
 
 class Group(StrEnum):
-    """What moves when a signal is set; the interlock has one rule for each."""
+    """A group of signals that move together; the interlock has one rule for each."""
 
     SEAT = "seat"
     MIRRORS = "mirrors"
@@ -65,7 +64,7 @@ class Signal:
 
     @property
     def range(self) -> Range:
-        """The values that any car may accept."""
+        """The values that VSS allows, or a physical bound where it gives none."""
         return Range(self.minimum, self.maximum)
 
 
@@ -94,9 +93,9 @@ SEAT_POSITION = f"{_SEAT}.Position"
 HEATING_COOLING = f"{_SEAT}.HeatingCooling"
 
 
-# VSS gives millimetres and degrees no range but the datatype's. These bounds are ours, and wider
-# than any driver's seat that is built: a value beyond them is a mistake (another unit, a sign, a
-# typing error), whatever the ECU would do with it. One car's own range is `vehicle.signals`.
+# VSS limits millimetres and degrees only by datatype. These bounds are ours and wider than any real
+# driver's seat: a value beyond them is an error (a unit, a sign, a typing error). The range of one
+# car is in its configuration, `vehicle.signals`.
 _SEAT_ROWS: tuple[_Row, ...] = (
     (SEAT_POSITION, "uint16", "mm", (0.0, 1000.0)),
     (f"{_SEAT}.Height", "uint16", "mm", (0.0, 500.0)),
@@ -109,7 +108,7 @@ _SEAT_ROWS: tuple[_Row, ...] = (
     (f"{_SEAT}.Headrest.Height", "uint8", "mm", (0.0, 255.0)),
     (f"{_SEAT}.Headrest.Angle", "float", "degrees", (-90.0, 90.0)),
     (HEATING_COOLING, "int8", "percent", _EITHER_WAY),
-    # The wheel moves towards the driver's body as the seat does: the seat's rule holds for it.
+    # The wheel moves towards the driver's body, so the interlock rule of the seat applies.
     ("Vehicle.Chassis.SteeringWheel.Tilt", "uint8", "percent", _PERCENT),
     ("Vehicle.Chassis.SteeringWheel.Extension", "uint8", "percent", _PERCENT),
 )
@@ -132,11 +131,11 @@ def _signals(rows: Iterable[_Row], group: Group) -> dict[str, Signal]:
 SIGNALS: Mapping[str, Signal] = MappingProxyType(
     _signals(_SEAT_ROWS, Group.SEAT) | _signals(_MIRROR_ROWS, Group.MIRRORS)
 )
-"""Every signal that a preference may hold, by VSS path."""
+"""All signals that preferences can contain, by VSS path."""
 
 
 Version: TypeAlias = Literal["4.0", "4.1", "4.2", "5.0", "5.1", "6.0"]
-"""The releases whose names are known; 4.0 is the first that has the driver's side."""
+"""The supported VSS releases; 4.0 is the first with `DriverSide`."""
 
 
 VERSIONS: tuple[Version, ...] = get_args(Version)
@@ -144,7 +143,7 @@ VERSIONS: tuple[Version, ...] = get_args(Version)
 
 @dataclass(frozen=True, slots=True)
 class _Former:
-    """What a signal was called up to a version, and how its value was meant then."""
+    """A signal's name up to and including a version, and the sign of its value there."""
 
     path: str
     until: Version
@@ -177,12 +176,12 @@ _NEWEST: Mapping[str, tuple[str, int]] = MappingProxyType(
 
 
 def spoken(path: str, value: float, version: Version) -> tuple[str, float]:
-    """A signal of the catalogue and its value, in the words of a version.
+    """Translate a signal and its value to a VSS version.
 
     Args:
         path: one of `SIGNALS`; every version has each of them.
         value: in the path's unit.
-        version: the one that the car speaks.
+        version: the VSS version of the car.
     """
     former = _FORMER.get(path)
     if former is None or VERSIONS.index(version) > VERSIONS.index(former.until):
@@ -191,9 +190,9 @@ def spoken(path: str, value: float, version: Version) -> tuple[str, float]:
 
 
 def newest(path: str, value: float) -> tuple[str, float] | None:
-    """The signal of the catalogue that any version's words speak of; None if it is none of ours.
+    """Translate a signal of any version to the catalogue; None if it is not in it.
 
-    No name means two things, so the version need not be known.
+    Names are unambiguous across versions, so the version is not needed.
     """
     if path not in _NEWEST:
         return None
@@ -202,7 +201,7 @@ def newest(path: str, value: float) -> tuple[str, float] | None:
 
 
 def paths_of(version: Version) -> Mapping[str, Signal]:
-    """The catalogue's signals by the paths that a version has for them."""
+    """The catalogue by the paths of a VSS version."""
     return {spoken(path, 0.0, version)[0]: signal for path, signal in SIGNALS.items()}
 
 
@@ -211,7 +210,7 @@ def _signed(sign: int, value: float) -> float:
 
 
 _SWITCH_ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    # Branch, and the switches in it; what they move stands in the catalogue above.
+    # Branch, and the switches in it, for the signals of the catalogue.
     ("", ("Forward", "Backward", "Up", "Down", "TiltForward", "TiltBackward", "Warmer", "Cooler")),
     ("Backrest.", ("ReclineForward", "ReclineBackward")),
     ("Seating.", ("Forward", "Backward")),
@@ -231,7 +230,7 @@ _BOLSTER = {"MoreSupport": "MoreSideBolsterSupport", "LessSupport": "LessSideBol
 
 
 def _switches() -> tuple[str, ...]:
-    """The switches' paths: since 5.0 beside what they move, up to 5.1 in a branch of their own."""
+    """Paths of the switches: from 5.0 beside their signals, up to 5.1 in a branch of their own."""
     new = [f"{branch}Is{name}SwitchEngaged" for branch, names in _SWITCH_ROWS for name in names]
     new += [f"Backrest.Is{name}SwitchEngaged" for name in (*_LUMBAR.values(), *_BOLSTER.values())]
     old = [f"Switch.{branch}Is{name}Engaged" for branch, names in _SWITCH_ROWS for name in names]
@@ -241,32 +240,32 @@ def _switches() -> tuple[str, ...]:
 
 
 SEAT_SWITCHES = _switches()
-"""The switches of the driver's seat that change what a preference may hold, of every version."""
+"""Switches of the driver's seat that move signals of the catalogue, of all versions."""
 
 
 def group_of(path: str) -> Group:
-    """What moves when this signal is set; KeyError for a path that is not in `SIGNALS`."""
+    """The group of a signal; KeyError for a path that is not in `SIGNALS`."""
     return SIGNALS[path].group
 
 
 def has_switch(path: str) -> bool:
-    """Whether it is the seat's: a hand moves it by one of `SEAT_SWITCHES`."""
+    """Whether one of `SEAT_SWITCHES` moves this signal by hand."""
     return path.startswith(f"{_SEAT}.")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A phrase ` (did you mean X?)` that names the nearest known word; empty if none is near."""
+    """` (did you mean X?)` with the nearest known word; empty if none is near."""
     near = get_close_matches(word, list(known), n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether this is a finite number that a float can hold; booleans are none."""
+    """Whether this is a finite number; booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value in _FINITE
 
 
 def check_path(path: str) -> str | None:
-    """The sentence that says why no preference may hold this path, or None if one may."""
+    """Why preferences cannot contain this path, as a sentence; None if they can."""
     if path in SIGNALS:
         return None
     fix = did_you_mean(path, SIGNALS) or "; the reference configuration lists them"
@@ -274,12 +273,12 @@ def check_path(path: str) -> str | None:
 
 
 def check(path: str, value: object, limits: Limits) -> str | None:
-    """The sentence that says why the value cannot be a preference in this car, or None if it can.
+    """Why this value cannot be a preference in this car, as a sentence; None if it can.
 
     Args:
         path: a full VSS path.
-        value: in the path's unit. Whole numbers may come as floats; booleans are no numbers.
-        limits: what this car's ECUs accept; a path that is not in it is not accepted.
+        value: in the path's unit; integers may be floats.
+        limits: the ranges of this car; a path without one is not accepted.
     """
     if mistake := check_path(path):
         return mistake
