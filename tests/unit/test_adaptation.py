@@ -141,7 +141,7 @@ def test_what_is_unlike_the_anchor_is_never_held() -> None:
 
 
 def test_trips_that_disagree_make_no_step() -> None:
-    """Each is like the anchor and none like another: that is not one way of speaking."""
+    """Trips similar to the template but not to each other make no revision."""
     profile = enrolled()
     anchor = centroid(profile)
     for day in range(4):
@@ -220,7 +220,7 @@ def stories(draw: st.DrawFn) -> list[tuple[int, Floats]]:
 def test_the_profile_stays_with_its_anchor_and_in_bounds_whatever_comes(
     story: list[tuple[int, Floats]],
 ) -> None:
-    """Anchor, drift, weight and memory hold for every sequence of trips, the driver's or not."""
+    """The bounds on template, drift, weight and memory hold for every sequence of trips."""
     profile = enrolled()
     anchor = mean_subtracted(centroid(profile), CALIBRATION)
     rows = profile.embeddings.copy()
@@ -281,7 +281,7 @@ def test_undoing_brings_the_voice_before_the_step_back_exactly(days: int) -> Non
 
 
 def test_undoing_everything_leaves_the_enrolled_voice() -> None:
-    """The anchor was never touched."""
+    """The enrolment template never changes."""
     profile = enrolled()
     for day in range(12):
         profile, _ = after(profile, near(changed(direction(1)), day), day)
@@ -296,7 +296,7 @@ def test_undoing_everything_leaves_the_enrolled_voice() -> None:
 
 
 def test_a_step_says_where_it_comes_from() -> None:
-    """Days, seconds, noise, and how like the anchor: enough to decide whether to undo it."""
+    """Days, seconds, noise and the cosine to the template: enough to decide on a roll-back."""
     profile = enrolled()
     for day in (10, 11, 12):
         said = [AdaptationSample(near(direction(1), day), 3.0, snr, ()) for snr in (25.0, 12.0)]

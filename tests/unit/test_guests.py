@@ -104,7 +104,7 @@ def test_two_guests_of_one_trip_are_two() -> None:
 
 @given(st.permutations(range(6)))
 def test_the_order_of_what_was_said_in_a_trip_does_not_matter(order: list[int]) -> None:
-    """Groups are made of the most alike first, not of whoever spoke first."""
+    """Clustering joins the most similar utterances first, whatever their order."""
     said = [says(n % 3, n) for n in range(6)]
     books = [trip((), 0, *(said[n] for n in numbers)) for numbers in (range(6), order)]
     one, other = ([sorted(map(bytes, g.voices)) for g in book] for book in books)

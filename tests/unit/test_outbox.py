@@ -89,7 +89,7 @@ def test_a_rejected_copy_of_what_was_accepted_says_nothing() -> None:
 
 
 def test_a_late_word_of_a_hand_ends_the_request_that_came_after() -> None:
-    """The answer to a request that was replaced says `manual`: the new one is withdrawn too."""
+    """The answer to a request that was replaced says `manual`: the new one is cancelled, too."""
     box, apply = _asked()
     box.assign("d-ben", 101.0, "replaced")
     box.request(Group, 101.0)

@@ -165,7 +165,7 @@ scores = st.lists(st.floats(-1, 1), min_size=1, max_size=6)
 
 
 def _usual(cosines: list[float], likeness: np.ndarray | None = None) -> np.ndarray:
-    """What is usual of these cosines among drivers who are not alike, or as alike as said."""
+    """The cohort mean of these cosines, with dissimilar drivers or the given similarity."""
     alike = np.eye(len(cosines)) if likeness is None else likeness
     return np.asarray(cohort_mean(np.array(cosines), alike, 0.1, 0.5))
 
@@ -181,7 +181,7 @@ def test_what_the_others_score_is_usual() -> None:
 
 
 def test_twins_do_not_push_each_other_down() -> None:
-    """Two profiles that are alike say nothing of each other's strangers."""
+    """Two similar profiles are left out of each other's cohort."""
     likeness = np.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 1.0]])
     np.testing.assert_allclose(_usual([0.9, 0.8, 0.3], likeness)[:2], [0.2, 0.2])
 

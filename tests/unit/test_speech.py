@@ -1,4 +1,4 @@
-"""The gate: onset, offset, looks, ends of utterances, gaps, and the noise floor."""
+"""The segmenter: onset, offset, segments, ends of utterances, gaps, and the noise floor."""
 
 import math
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from whodrives.voice.types import Segment, UtteranceEnd
 
 SETTINGS = SegmenterSettings()
 SPEECH, NOISE = 0.9, 0.01
-LOOK = math.ceil(SETTINGS.segment_s / BLOCK_S - 1e-6)
+SEGMENT = math.ceil(SETTINGS.segment_s / BLOCK_S - 1e-6)
 SHORTEST = math.ceil(SETTINGS.shortest_segment_s / BLOCK_S - 1e-6)
 PAUSE = math.ceil(SETTINGS.pause_s / BLOCK_S - 1e-6)
 PRE_ROLL = math.ceil(SETTINGS.pre_roll_s / BLOCK_S - 1e-6)
@@ -24,19 +24,19 @@ LONGEST = math.ceil(SETTINGS.utterance_s / BLOCK_S - 1e-6)
 
 
 def block(number: int, *, gap: bool = False) -> AudioBlock:
-    """A block whose samples carry its number, so that a look tells where it came from."""
+    """A block whose samples carry its number, so that a segment shows where it came from."""
     return AudioBlock(number * BLOCK_S, np.full(BLOCK_SAMPLES, number, np.float32), gap)
 
 
-def numbers(look: Segment) -> list[int]:
-    """The blocks that a look is made of."""
-    return [int(value) for value in look.samples.reshape(-1, BLOCK_SAMPLES)[:, 0]]
+def numbers(segment: Segment) -> list[int]:
+    """The numbers of a segment's blocks."""
+    return [int(value) for value in segment.samples.reshape(-1, BLOCK_SAMPLES)[:, 0]]
 
 
 def hear(
     gate: Segmenter, probabilities: Iterable[float], gaps: Iterable[int] = (), start: int = 1
 ) -> list[SegmenterEvent]:
-    """Everything the gate says to these blocks; those numbered in `gaps` follow a loss."""
+    """All events for these blocks; those numbered in `gaps` follow a loss."""
     lost = set(gaps)
     heard: list[SegmenterEvent] = []
     for number, probability in enumerate(probabilities, start):
@@ -44,8 +44,8 @@ def hear(
     return heard
 
 
-def looks(heard: Iterable[SegmenterEvent]) -> list[Segment]:
-    """The looks among what was heard."""
+def segments(heard: Iterable[SegmenterEvent]) -> list[Segment]:
+    """The segments among the events."""
     return [piece for piece in heard if isinstance(piece, Segment)]
 
 
@@ -60,39 +60,41 @@ def sound(*parts: tuple[int, float]) -> list[float]:
 
 
 def test_one_sentence_gives_looks_and_then_its_end() -> None:
-    """2.5 s of speech: two looks of 1 s as they fill, the remainder and the end at the pause."""
+    """2.5 s of speech: two segments of 1 s as they fill, the remainder and the end at the pause."""
     heard = hear(Segmenter(), sound((20, NOISE), (83, SPEECH), (40, NOISE)))
     assert [type(piece) for piece in heard] == [Segment, Segment, UtteranceEnd]
-    assert [look.new_s for look in looks(heard)] == pytest.approx([1.02, 1.02])
+    assert [segment.new_s for segment in segments(heard)] == pytest.approx([1.02, 1.02])
     assert ends(heard)[0].speech_s == pytest.approx(83 * BLOCK_S)
     assert ends(heard)[0].at_s == pytest.approx((20 + 83 + PAUSE) * BLOCK_S)
 
 
 def test_a_look_comes_as_soon_as_its_speech_is_there() -> None:
-    """The verdict waits for speech alone: the look's time is that of its last block."""
+    """The verdict waits for speech alone: a segment's time is that of its last block."""
     gate = Segmenter()
-    assert hear(gate, sound((20, NOISE), (LOOK - 1, SPEECH))) == []
-    (look,) = gate.step(block(20 + LOOK), SPEECH)
-    assert isinstance(look, Segment)
-    assert look.at_s == pytest.approx((20 + LOOK) * BLOCK_S)
-    assert numbers(look)[-1] == 20 + LOOK
+    assert hear(gate, sound((20, NOISE), (SEGMENT - 1, SPEECH))) == []
+    (segment,) = gate.step(block(20 + SEGMENT), SPEECH)
+    assert isinstance(segment, Segment)
+    assert segment.at_s == pytest.approx((20 + SEGMENT) * BLOCK_S)
+    assert numbers(segment)[-1] == 20 + SEGMENT
 
 
 def test_the_remainder_is_looked_at_when_it_is_half_a_second() -> None:
-    """At the end, 0.5 s of new speech make a last look; less is left alone."""
-    enough = hear(Segmenter(), sound((LOOK + SHORTEST, SPEECH), (40, NOISE)))
-    assert [look.new_s for look in looks(enough)] == pytest.approx([1.02, SHORTEST * BLOCK_S])
-    short = hear(Segmenter(), sound((LOOK + SHORTEST - 1, SPEECH), (40, NOISE)))
-    assert [look.new_s for look in looks(short)] == pytest.approx([1.02])
-    assert ends(short)[0].speech_s == pytest.approx((LOOK + SHORTEST - 1) * BLOCK_S)
+    """At the end, 0.5 s of new speech make a last segment; less is dropped."""
+    enough = hear(Segmenter(), sound((SEGMENT + SHORTEST, SPEECH), (40, NOISE)))
+    assert [segment.new_s for segment in segments(enough)] == pytest.approx(
+        [1.02, SHORTEST * BLOCK_S]
+    )
+    short = hear(Segmenter(), sound((SEGMENT + SHORTEST - 1, SPEECH), (40, NOISE)))
+    assert [segment.new_s for segment in segments(short)] == pytest.approx([1.02])
+    assert ends(short)[0].speech_s == pytest.approx((SEGMENT + SHORTEST - 1) * BLOCK_S)
 
 
 def test_pre_roll_and_hangover_are_heard_and_not_counted() -> None:
     """Silence at both ends goes along, because the detector is late, but is no evidence."""
-    (look,) = looks(hear(Segmenter(), sound((30, NOISE), (20, SPEECH), (40, NOISE))))
-    assert numbers(look) == list(range(31 - PRE_ROLL, 51 + HANGOVER))
-    assert look.new_s == pytest.approx(20 * BLOCK_S)
-    assert look.speech_s == pytest.approx(20 * BLOCK_S)
+    (segment,) = segments(hear(Segmenter(), sound((30, NOISE), (20, SPEECH), (40, NOISE))))
+    assert numbers(segment) == list(range(31 - PRE_ROLL, 51 + HANGOVER))
+    assert segment.new_s == pytest.approx(20 * BLOCK_S)
+    assert segment.speech_s == pytest.approx(20 * BLOCK_S)
 
 
 def test_a_short_dip_is_part_of_the_speech() -> None:
@@ -115,7 +117,7 @@ def test_a_click_does_not_open_the_gate() -> None:
 
 
 def test_doubt_continues_speech_but_does_not_start_it() -> None:
-    """Hysteresis: between the two thresholds the gate stays as it is."""
+    """Hysteresis: between the two thresholds the state does not change."""
     doubt = (SETTINGS.on + SETTINGS.off) / 2
     assert hear(Segmenter(), sound((200, doubt))) == []
     heard = hear(Segmenter(), sound((5, SPEECH), (20, doubt), (40, NOISE)))
@@ -126,9 +128,9 @@ def test_endless_speech_is_cut_and_goes_on() -> None:
     """Evidence of two voices must not mix for long: 6 s end an utterance, the next begins."""
     heard = hear(Segmenter(), sound((LONGEST + 50, SPEECH), (40, NOISE)))
     assert [end.speech_s for end in ends(heard)] == pytest.approx([6.0, 50 * BLOCK_S])
-    assert looks(heard)[-1].speech_s == pytest.approx(LOOK * BLOCK_S)
-    held = [number for look in looks(heard) for number in numbers(look)]
-    assert held == list(range(1, LONGEST + LOOK + 1))
+    assert segments(heard)[-1].speech_s == pytest.approx(SEGMENT * BLOCK_S)
+    held = [number for segment in segments(heard) for number in numbers(segment)]
+    assert held == list(range(1, LONGEST + SEGMENT + 1))
 
 
 def test_silence_after_a_cut_is_no_utterance() -> None:
@@ -141,8 +143,8 @@ def test_a_gap_discards_the_open_utterance() -> None:
     heard = hear(Segmenter(), sound((30, SPEECH), (30, SPEECH), (40, NOISE)), gaps=[31])
     assert [end.discarded for end in ends(heard)] == [True, False]
     assert [end.speech_s for end in ends(heard)] == pytest.approx([0.9, 0.9])
-    (look,) = looks(heard)
-    assert min(numbers(look)) == 31
+    (segment,) = segments(heard)
+    assert min(numbers(segment)) == 31
 
 
 def test_a_gap_in_silence_says_nothing() -> None:
@@ -151,7 +153,7 @@ def test_a_gap_in_silence_says_nothing() -> None:
 
 
 def test_flush_ends_what_is_open_and_only_once() -> None:
-    """A recording that stops amid a word still gives its looks and its end."""
+    """A recording that stops within a word still gives its segments and its end."""
     gate = Segmenter()
     hear(gate, sound((20, SPEECH)))
     heard = gate.flush(0.7)
@@ -161,13 +163,13 @@ def test_flush_ends_what_is_open_and_only_once() -> None:
 
 
 def test_reset_forgets_the_utterance_and_the_noise() -> None:
-    """After a reset the gate is as new."""
+    """A reset restores the initial state."""
     gate = Segmenter()
     hear(gate, sound((100, NOISE), (20, SPEECH)))
     gate.reset()
-    (look,) = looks(hear(gate, sound((40, SPEECH))))
-    assert look.speech_s == pytest.approx(LOOK * BLOCK_S)
-    assert look.snr_db is None
+    (segment,) = segments(hear(gate, sound((40, SPEECH))))
+    assert segment.speech_s == pytest.approx(SEGMENT * BLOCK_S)
+    assert segment.snr_db is None
 
 
 def test_speaking_follows_speech() -> None:
@@ -190,14 +192,14 @@ def test_snr_is_that_of_the_speech_over_the_noise(snr_db: float) -> None:
     for number, samples in enumerate(sounds.astype(np.float32)):
         probability = SPEECH if 100 <= number < 200 else NOISE
         heard += gate.step(AudioBlock(number * BLOCK_S, samples), probability)
-    assert [look.snr_db for look in looks(heard)] == pytest.approx([snr_db] * 3, abs=1.0)
+    assert [segment.snr_db for segment in segments(heard)] == pytest.approx([snr_db] * 3, abs=1.0)
     assert ends(heard)[0].snr_db == pytest.approx(snr_db, abs=1.0)
 
 
 def test_snr_is_not_known_before_noise_was_heard() -> None:
     """Speech from the first block on: there is nothing to compare it with."""
     heard = hear(Segmenter(), sound((40, SPEECH)))
-    assert looks(heard)[0].snr_db is None
+    assert segments(heard)[0].snr_db is None
 
 
 def test_digital_silence_gives_a_bounded_snr() -> None:
@@ -206,11 +208,11 @@ def test_digital_silence_gives_a_bounded_snr() -> None:
     for number in range(200):
         samples = np.full(BLOCK_SAMPLES, 0.0 if number < 100 else 0.5, np.float32)
         heard += gate.step(AudioBlock(number * BLOCK_S, samples), float(number >= 100))
-    assert [look.snr_db for look in looks(heard)] == [80.0, 80.0]
+    assert [segment.snr_db for segment in segments(heard)] == [80.0, 80.0]
 
 
 def test_a_slammed_door_hardly_moves_the_noise_floor() -> None:
-    """Ten loud blocks among quiet ones do not make the speech after them look noisy."""
+    """Ten loud blocks among quiet ones do not make the speech after them segment noisy."""
     rng = np.random.default_rng(2)
     sounds = 0.001 * rng.standard_normal((240, BLOCK_SAMPLES))
     sounds[150:160] *= 300
@@ -218,7 +220,7 @@ def test_a_slammed_door_hardly_moves_the_noise_floor() -> None:
     gate, heard = Segmenter(), []
     for number, samples in enumerate(sounds.astype(np.float32)):
         heard += gate.step(AudioBlock(number * BLOCK_S, samples), float(number >= 200))
-    assert looks(heard)[0].snr_db == pytest.approx(40.0, abs=5.0)
+    assert segments(heard)[0].snr_db == pytest.approx(40.0, abs=5.0)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +242,7 @@ def test_a_slammed_door_hardly_moves_the_noise_floor() -> None:
     ],
 )
 def test_impossible_settings_are_refused_by_name(change: dict[str, float]) -> None:
-    """A gate that could never open, or never close, is not built."""
+    """Settings with which speech could never start, or never end, are refused."""
     with pytest.raises(ConfigError, match=next(iter(change))):
         SegmenterSettings(**change)  # type: ignore[arg-type]
 
@@ -262,26 +264,31 @@ def test_looks_are_disjoint_in_order_and_whole(case: tuple[list[float], list[int
     probabilities, gaps = case
     gate = Segmenter()
     heard = hear(gate, probabilities, gaps) + gate.flush(len(probabilities) * BLOCK_S)
-    held = [number for look in looks(heard) for number in numbers(look)]
+    held = [number for segment in segments(heard) for number in numbers(segment)]
     assert held == sorted(set(held))
 
 
 @given(conversations())
 def test_looks_hold_their_speech_and_little_else(case: tuple[list[float], list[int]]) -> None:
-    """Every look has 0.5 s of speech, less than its samples; its samples are bounded."""
+    """Every segment has at least 0.5 s of speech, and bounded samples."""
     probabilities, gaps = case
     gate = Segmenter()
     heard = hear(gate, probabilities, gaps) + gate.flush(len(probabilities) * BLOCK_S)
-    openings = math.ceil(LOOK / SETTINGS.onset_blocks)
-    most = LOOK + SETTINGS.onset_window + HANGOVER + openings * (PRE_ROLL + HANGOVER)
-    for look in looks(heard):
-        assert SHORTEST <= round(look.new_s / BLOCK_S) <= len(look.samples) / BLOCK_SAMPLES <= most
-        assert not look.samples.flags.writeable
+    openings = math.ceil(SEGMENT / SETTINGS.onset_blocks)
+    most = SEGMENT + SETTINGS.onset_window + HANGOVER + openings * (PRE_ROLL + HANGOVER)
+    for segment in segments(heard):
+        assert (
+            SHORTEST
+            <= round(segment.new_s / BLOCK_S)
+            <= len(segment.samples) / BLOCK_SAMPLES
+            <= most
+        )
+        assert not segment.samples.flags.writeable
 
 
 @given(conversations())
 def test_every_utterance_ends_exactly_once(case: tuple[list[float], list[int]]) -> None:
-    """Looks of one utterance count up from zero, and its end has at least their sum."""
+    """Segments of one utterance count up from zero, and its end has at least their sum."""
     probabilities, gaps = case
     gate = Segmenter()
     heard = hear(gate, probabilities, gaps) + gate.flush(len(probabilities) * BLOCK_S)
@@ -300,12 +307,12 @@ def test_every_utterance_ends_exactly_once(case: tuple[list[float], list[int]]) 
 
 @given(conversations())
 def test_no_speech_crosses_a_gap(case: tuple[list[float], list[int]]) -> None:
-    """Wherever sound was lost, no look has blocks from both sides."""
+    """Wherever sound was lost, no segment has blocks from both sides."""
     probabilities, gaps = case
     gate = Segmenter()
     heard = hear(gate, probabilities, gaps) + gate.flush(len(probabilities) * BLOCK_S)
-    for look in looks(heard):
-        assert not any(numbers(look)[0] < gap <= numbers(look)[-1] for gap in gaps)
+    for segment in segments(heard):
+        assert not any(numbers(segment)[0] < gap <= numbers(segment)[-1] for gap in gaps)
 
 
 @given(conversations(), conversations())
@@ -319,4 +326,6 @@ def test_after_a_gap_the_gate_is_as_new(
     fresh.step(block(0), NOISE)
     one, other = hear(used, after[0]), hear(fresh, after[0])
     assert [type(piece) for piece in one] == [type(piece) for piece in other]
-    assert [numbers(look) for look in looks(one)] == [numbers(look) for look in looks(other)]
+    assert [numbers(segment) for segment in segments(one)] == [
+        numbers(segment) for segment in segments(other)
+    ]

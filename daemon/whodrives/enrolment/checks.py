@@ -65,9 +65,10 @@ def _against(check: Check, near: Sequence[Similarity]) -> Iterator[Problem]:
         elif other.is_too_similar:
             yield Problem(
                 "alike",
-                f"this voice is too like that of {other.driver}: {100 * other.passes_share:.0f} % "
-                f"of what the two say would pass for the other one's, and with both enrolled "
-                f"{100 * other.unclear_share:.0f} % would be named nobody's or the wrong one's",
+                f"this voice is too similar to that of {other.driver}: "
+                f"{100 * other.passes_share:.0f} % of the speech of both would be accepted as the "
+                f"other one's, and with both enrolled {100 * other.unclear_share:.0f} % would not "
+                "be recognised as its speaker's",
             )
     if check.is_weak and not similar_is_the_reason(near):
         yield Problem(

@@ -192,4 +192,4 @@ _CANCELLED = Problem("cancelled", "the enrolment was cancelled; nothing is kept"
 _NO_SOUND = Problem("no_sound", "the microphone was lost; nothing is kept")
 
 
-_TOO_LONG = Problem("too_long", "no enrolment came about in three minutes; nothing is kept")
+_TOO_LONG = Problem("too_long", "the enrolment took longer than three minutes; nothing is kept")

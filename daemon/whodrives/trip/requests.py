@@ -164,7 +164,7 @@ class Outbox:
         return cancels
 
     def request(self, groups: Iterable[Group], now_s: float) -> None:
-        """Ask for these groups as soon as they may move, unless they are touched or asked for."""
+        """Let these groups wait for the car, unless they are overridden or in a live request."""
         taken = {*self._snapshot.touched, *(g for r in self._live() for g in _groups(r))}
         wanted = set(groups)
         waiting = tuple(g for g in Group if g in wanted and g not in taken)

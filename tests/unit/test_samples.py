@@ -1,4 +1,4 @@
-"""Which trips teach: those of one driver from first to last, and only when they are over."""
+"""Which trips give samples: those of one driver from beginning to end, once they are over."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ MARGIN = 12.0
 def said(
     driver: str | None, llr: float = MARGIN, speech_s: float = 3.0
 ) -> tuple[Verdict, AdaptationSample]:
-    """An utterance of an enrolled driver, or of nobody's, and what was concluded."""
+    """An utterance of an enrolled driver, or of an unknown speaker, with its verdict."""
     matches = (Match(driver or "d-1", 0.9, llr if driver else -5.0),)
     evidence = Evidence(matches, speech_s, None, 0.0)
     outcome = Outcome.KNOWN if driver else Outcome.UNKNOWN
@@ -30,7 +30,7 @@ def said(
 
 
 def told(*story: DriverState | str | None) -> list[TripSamples | UnknownSpeech]:
-    """All that a story of trip states and speakers teaches."""
+    """All events of a sequence of trip states and speakers."""
     samples = SampleCollector(Policy(CALIBRATION, "1/100"))
     taught: list[TripSamples | UnknownSpeech] = []
     for item in story:
@@ -42,7 +42,7 @@ def told(*story: DriverState | str | None) -> list[TripSamples | UnknownSpeech]:
 
 
 def test_a_drivers_trip_teaches_when_it_is_over() -> None:
-    """The utterance that settled the trip counts; nothing is said before the end."""
+    """The utterance that assigned the driver counts; nothing is returned before the end."""
     assert told(OPEN, "d-1", ANNA, "d-1") == []
     (learn,) = told(OPEN, "d-1", ANNA, "d-1", OVER)
     assert isinstance(learn, TripSamples)
@@ -61,18 +61,18 @@ def test_a_drivers_trip_teaches_when_it_is_over() -> None:
     ids=["before the trip", "never settled", "a passenger", "two drivers", "forgotten"],
 )
 def test_other_trips_teach_no_profile(story: tuple[DriverState | str, ...]) -> None:
-    """Doubt about who drove, or speech that is not the driver's, teaches nothing."""
+    """A change of driver, or speech that is not the driver's, gives no samples."""
     assert told(*story) == []
 
 
 def test_a_trip_teaches_for_itself_alone() -> None:
-    """What was said in one trip is not counted in the next, nor is a change of driver."""
+    """Samples and a change of driver do not carry over to the next trip."""
     taught = told(OPEN, "d-1", ANNA, TOM, OVER, OPEN, "d-1", ANNA, OVER)
     assert [len(event.samples) for event in taught] == [1]
 
 
 def test_a_barely_known_voice_teaches_nothing() -> None:
-    """Known is not enough."""
+    """A known utterance needs the further margins of a sample."""
     samples = SampleCollector(Policy(CALIBRATION, "1/100"))
     for state in (OPEN, ANNA):
         samples.follow(state)
@@ -81,7 +81,7 @@ def test_a_barely_known_voice_teaches_nothing() -> None:
 
 
 def test_unknown_voices_are_met_when_the_trip_is_over() -> None:
-    """With a driver or without; and no more than are bounded."""
+    """Unknown speech is collected with or without a driver, up to its maximum."""
     (met,) = told(OPEN, None, None, OVER)
     assert isinstance(met, UnknownSpeech)
     assert len(met.samples) == 2
@@ -90,7 +90,7 @@ def test_unknown_voices_are_met_when_the_trip_is_over() -> None:
 
 
 def test_a_trip_keeps_few_of_a_drivers_utterances() -> None:
-    """And then no longer wants to hear them to their end."""
+    """Once there are enough samples, the rest of an utterance is not needed."""
     (learn,) = told(OPEN, ANNA, *["d-1"] * 50, OVER)
     assert len(learn.samples) == MOST_OF_DRIVER
     samples = SampleCollector(Policy(CALIBRATION, "1/100"))
@@ -104,7 +104,7 @@ def test_a_trip_keeps_few_of_a_drivers_utterances() -> None:
 
 
 def test_a_change_of_household_forgets_what_was_said() -> None:
-    """It was compared with people who may not be enrolled any more."""
+    """Samples were compared with drivers who may not be enrolled any more."""
     samples = SampleCollector(Policy(CALIBRATION, "1/100"))
     samples.follow(ANNA)
     samples.heard(*said("d-1"), enrolled=1)
