@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class WhodrivesError(Exception):
-    """Something a person can mend. The text names the thing, what is wrong, and the mend."""
+    """An error that a person can fix. The text names the thing, what is wrong, and the fix."""
 
 
 class ConfigError(WhodrivesError):
@@ -20,7 +20,7 @@ class SourceError(WhodrivesError):
 
 
 class ProfileError(WhodrivesError):
-    """A stored profile, or what was asked of the store, is not acceptable."""
+    """A stored profile, or a request to the store, is invalid."""
 
 
 class EnrolmentError(WhodrivesError):
@@ -28,19 +28,19 @@ class EnrolmentError(WhodrivesError):
 
 
 class BusError(WhodrivesError):
-    """The broker cannot be reached or refuses us."""
+    """The broker cannot be reached or refuses the connection."""
 
 
 class BusyError(WhodrivesError):
-    """Another process does this work already; the text says which."""
+    """Another process already serves this car or store; the text names it."""
 
 
 class PayloadError(WhodrivesError):
-    """A message does not say what the contract asks; the text names topic and field.
+    """A message violates the contract; the text names topic and field.
 
     Args:
         text: what is wrong.
-        cause: the kind of fault, by which repeated ones are counted: one of a few fixed words.
+        cause: category of the fault, by which repetitions are counted: one of a few fixed words.
     """
 
     def __init__(self, text: str, *, cause: str = "content") -> None:

@@ -1,4 +1,4 @@
-"""What is no sound, or not enough of it, is refused in words that name it and the mend."""
+"""What is no sound, or not enough of it, is refused in words that name it and the fix."""
 
 import io
 import os
@@ -54,7 +54,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_directory_is_no_file(tmp_path: Path) -> None:
-    """A folder of recordings is refused, with the mend."""
+    """A folder of recordings is refused, with the fix."""
     assert refusal(tmp_path) == "is a directory; name one sound file"
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong at the command line: named with its mend, and nothing that is stored is lost."""
+"""What goes wrong at the command line: named with its fix, and nothing that is stored is lost."""
 
 import os
 import pty
@@ -102,7 +102,7 @@ def test_a_recording_that_cannot_be_used_is_named(
     tmp_path: Path,
     voices: Path,
 ) -> None:
-    """Both commands refuse it with the file's name, what is wrong, and the mend."""
+    """Both commands refuse it with the file's name, what is wrong, and the fix."""
     path = tmp_path / "recording.wav"
     spoil(path, speech(voices))
     for command in (("enrol", "George", path, "--consent", "G"), ("replay", path)):
@@ -183,7 +183,7 @@ def test_a_file_of_one_channel_is_not_worth_a_word(installed: Installation, voic
         ('{"at_s": 0}', ":1: KeyError('signals')"),
         ("park", ":1: "),
         ('{"at_s": NaN, "signals": {}}', ":1: "),
-        ('{"at_s": 1e300, "signals": {}}', "at_s is no number from 0 to 1000000000"),
+        ('{"at_s": 1e300, "signals": {}}', "at_s is not a number from 0 to 1000000000"),
         (f'{{"at_s": 1{"0" * 400}, "signals": {{}}}}', ":1: OverflowError"),
         ("[" * 100_000, ":1: RecursionError"),
         ('{"at_s": 9, "signals": {}}\n{"at_s": 1, "signals": {}}', ":1: at_s: the next line is"),
@@ -193,7 +193,7 @@ def test_a_file_of_one_channel_is_not_worth_a_word(installed: Installation, voic
 def test_a_wrong_line_about_the_car_is_named(
     text: str, said: str, refused: Refused, tmp_path: Path, voices: Path
 ) -> None:
-    """File, line and mend; a misread car must not move anybody."""
+    """File, line and fix; a misread car must not move anybody."""
     path = tmp_path / "car.jsonl"
     path.write_text(text, encoding="utf-8")
     told = refused("replay", voices / "af_bella" / "1.opus", "--vehicle", path)
@@ -309,7 +309,7 @@ def test_a_household_of_nobody(tmp_path: Path, voices: Path) -> None:
 def test_an_unknown_key_ends_every_command_with_78(
     command: str, installed: Installation, refused: Refused
 ) -> None:
-    """Systemd does not retry what will not mend itself; the text knows what was meant."""
+    """Systemd does not retry what will not fix itself; the text knows what was meant."""
     installed.configure(mqtt={"prot": 1883})
     text = refused(*command.split(), code=EX_CONFIG)
     assert f"{installed.config}:" in text
@@ -320,7 +320,7 @@ def test_an_unknown_key_ends_every_command_with_78(
 def test_a_configuration_that_cannot_be_read(
     installed: Installation, refused: Refused, tmp_path: Path
 ) -> None:
-    """Not there, a folder, or not text: named, with the mend."""
+    """Not there, a folder, or not text: named, with the fix."""
     installed.config = tmp_path / "nowhere.yaml"
     assert "nowhere.yaml: No such file or directory" in refused("config", code=EX_CONFIG)
     installed.config = tmp_path
@@ -388,7 +388,7 @@ def test_no_microphone_to_enrol_from(installed: Installation, tmp_path: Path) ->
 def test_a_doctor_without_anything_says_how_to_mend_it(
     installed: Installation, tmp_path: Path
 ) -> None:
-    """No microphone, no broker: a line for each with its mend, and what is well is told too."""
+    """No microphone, no broker: a line for each with its fix, and what is well is told too."""
     done = installed.run("doctor", env=deaf(tmp_path))
     assert done.returncode == 1
     lines = done.stdout.splitlines()

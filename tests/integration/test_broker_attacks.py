@@ -175,7 +175,7 @@ def test_a_daemon_that_hears_nothing_says_so_and_connects_anew(broker: Broker) -
     bench.until(lambda: not bench.linked(), "the bus notices")
     assert clock.now_s() - deaf_s < link.ECHO_LIMIT_S + link.ECHO_EVERY_S + 2
     bench.until(lambda: ear.last("status")["state"] == "degraded", "the car is told")
-    assert "the broker has brought us nothing" in ear.last("status")["reasons"][-1]
+    assert "the broker has delivered nothing" in ear.last("status")["reasons"][-1]
     time.sleep(1.0)
     assert ear.last("status")["state"] == "degraded"
     relay.closed.clear()
@@ -370,10 +370,10 @@ def test_doctor_finds_the_open_door(
     files = {name: str(broker.folder / f"{file}.pem") for name, file in tls.items()}
     installation.configure(mqtt={"port": broker.port, "tls": files})
     said = installation.run("doctor").stdout
-    assert f"127.0.0.1:{broker.port} lets us in" in said
+    assert f"127.0.0.1:{broker.port} accepts us" in said
     # Other tests' brokers on this machine may be open, and are told as well.
-    assert (f"✗ strangers: 127.0.0.1:{port} lets in whoever asks" in said) == bool(beside)
-    assert f"127.0.0.1:{broker.port} lets in" not in said
+    assert (f"✗ strangers: 127.0.0.1:{port} accepts anyone" in said) == bool(beside)
+    assert f"127.0.0.1:{broker.port} accepts anyone" not in said
 
 
 def test_the_doctor_of_an_open_broker_on_this_machine_is_told_what_that_means(
@@ -383,4 +383,4 @@ def test_the_doctor_of_an_open_broker_on_this_machine_is_told_what_that_means(
     installation = Installation(tmp_path)
     installation.configure(mqtt={"port": broker.port})
     said = installation.run("doctor").stdout
-    assert f"✓ strangers: 127.0.0.1:{broker.port} lets in every program of this machine" in said
+    assert f"✓ strangers: 127.0.0.1:{broker.port} accepts every program on this machine" in said

@@ -267,7 +267,7 @@ def test_a_voice_is_learned_from_the_microphone(
 def test_a_doctor_hears_whether_the_microphone_is_muted(
     installed: Installation, virtual_microphone: VirtualMicrophone, voices: Path
 ) -> None:
-    """Silence is a fault with a mend; speech has a level, and the devices are listed."""
+    """Silence is a fault with a fix; speech has a level, and the devices are listed."""
     installed.configure(sound={"device": "pulse"})
     muted = installed.run("doctor", env=virtual_microphone.environment).stdout
     assert "pulse" in muted.partition("✓ microphones: ")[2]
@@ -336,7 +336,7 @@ def test_enrolling_anew_can_be_taken_back(installed: Installation, voices: Path)
     assert installed.run("replay", voices / "bm_george" / "5.opus").stdout != before
     assert installed.run("drivers", "restore", "George").returncode == 0
     assert installed.run("replay", voices / "bm_george" / "5.opus").stdout == before
-    assert "no voice before" in installed.run("drivers", "restore", "George").stderr
+    assert "no previous voice" in installed.run("drivers", "restore", "George").stderr
 
 
 @pytest.mark.much_speech
@@ -355,7 +355,7 @@ def test_a_household_is_carried_to_another_car(
     known = other.run("replay", voices / "af_bella" / "5.opus").stdout
     assert '"outcome": "known"' in known
     again = other.run("drivers", "import", file, *words)
-    assert "enrolled here already" in again.stderr
+    assert "already enrolled here" in again.stderr
 
 
 @pytest.mark.much_speech

@@ -155,7 +155,7 @@ def models(tmp_path: Path) -> Path:
 
 
 def test_changed_model_is_refused(models: Path) -> None:
-    """One flipped bit is enough; the error names the file and the mend."""
+    """One flipped bit is enough; the error names the file and the fix."""
     data = bytearray((models / "encoder.onnx").read_bytes())
     data[len(data) // 2] ^= 1
     (models / "encoder.onnx").write_bytes(data)

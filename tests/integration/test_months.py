@@ -83,10 +83,10 @@ def test_undo_takes_back_the_latest_step_or_all(
     house = House(tmp_path)
     for day in range(9):
         house.drive(1 + day)
-    assert "Taken back: 1 step;" in house.says(capsys, "undo", "Anna")
+    assert "Rolled back: 1 revision;" in house.says(capsys, "undo", "Anna")
     assert house.says(capsys, "history", "Anna").count("learned from") == 2
-    assert "Taken back: 2 steps;" in house.says(capsys, "undo", "Anna", "--all")
-    assert "learned nothing" in house.says(capsys, "undo", "Anna")
+    assert "Rolled back: 2 revisions;" in house.says(capsys, "undo", "Anna", "--all")
+    assert "has no revisions" in house.says(capsys, "undo", "Anna")
     assert "cosine 1.00" in house.says(capsys, "history", "Anna")
 
 

@@ -167,7 +167,7 @@ def test_a_file_is_played_in_real_time_and_can_be_stopped(
 def test_a_pipe_without_raw_sound_ends_with_the_reason(
     run: Start, installed: Installation, car: Car, sound: bytes, said: str
 ) -> None:
-    """Exit code 1, the mend on standard error, and the car is told that nobody listens."""
+    """Exit code 1, the fix on standard error, and the car is told that nobody listens."""
     daemon = run(installed)
     car.until(lambda: car.status()[0] == "online", "the daemon is online")
     daemon.say(sound)

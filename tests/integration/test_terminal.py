@@ -337,8 +337,8 @@ def test_a_home_that_is_no_folder_is_an_error(home: str, tmp_path: Path) -> None
     """Nothing is put where nobody looks for it; the text says what to set."""
     done = whodrives("drivers", env=home_env(home), cwd="/")
     assert done.returncode == 78
-    assert b"the home folder cannot be determined" in done.stderr
-    assert b"set HOME to a folder, or give --config FILE" in done.stderr
+    assert b"the home directory cannot be determined" in done.stderr
+    assert b"set HOME to one, or give --config FILE" in done.stderr
     xdg = home_env(home, XDG_DATA_HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path))
     assert whodrives("drivers", env=xdg, cwd="/").returncode == 0
     relative = home_env(tmp_path, XDG_DATA_HOME="here", XDG_CONFIG_HOME="there")
@@ -434,7 +434,7 @@ def test_what_nobody_foresaw_is_one_line_and_in_the_log_of_the_daemon(
     )
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("whodrives: a fault of whodrives itself (KeyError: 'unforeseen' at ")
+    assert last.startswith("whodrives: an internal error of whodrives (KeyError: 'unforeseen' at ")
     assert ("Traceback" in done.stderr) == (command == ["run"])
 
 

@@ -28,12 +28,12 @@ def published() -> Document:
 
 def test_the_published_files_are_what_the_code_says() -> None:
     """docs/asyncapi.yaml and docs/schemas are up to date, and no schema of an old topic is left."""
-    mend = "python tools/contract.py"
+    fix = "python tools/contract.py"
     for path, text in files().items():
-        assert path.exists(), mend
-        assert path.read_text(encoding="utf-8") == text, mend
+        assert path.exists(), fix
+        assert path.read_text(encoding="utf-8") == text, fix
     left = {path for path in (DOCS / "schemas").iterdir() if path not in files()}
-    assert left == set[Path](), mend
+    assert left == set[Path](), fix
 
 
 def test_it_is_an_asyncapi_document(published: Document) -> None:

@@ -47,8 +47,8 @@ def test_limits_that_no_car_has_are_refused(path: str, low: str, high: str) -> N
     """A limit beyond VSS, or beyond what any seat can do, is a typing error and said to be one."""
     text = f"vehicle:\n  signals:\n    {path}: {{min: {low}, max: {high}}}\n"
     allowed = f"{vss.SIGNALS[path].range} {vss.SIGNALS[path].unit}"
-    said = f":3: vehicle.signals.{path}: {float(low)} to {float(high)} is no range inside {allowed}"
-    assert mistakes(text) == [f"{said}; give min and max inside it"]
+    said = f"{float(low)} to {float(high)} is not a range inside {allowed}"
+    assert mistakes(text) == [f":3: vehicle.signals.{path}: {said}; give min and max inside it"]
 
 
 def test_the_reference_says_exactly_the_defaults() -> None:
@@ -85,15 +85,15 @@ recogniton: {{}}
     assert mistakes(text) == [
         ":13: recogniton: is not a key (did you mean recognition?)",
         ":3: mqtt.prot: is not a key (did you mean port?)",
-        ":4: mqtt.port: 99999 is wrong; give 1 to 65535, or null for 1883, with tls 8883",
+        ":4: mqtt.port: 99999 is invalid; give 1 to 65535, or null for 1883, with tls 8883",
         ":5: sound: 'loud' is not a mapping; write `key: value` lines",
         ":8: vehicle.id: is given twice; keep one of them",
-        ":8: vehicle.id: 'My Car' is wrong; give 1 to 64 of a-z, 0-9 and -",
+        ":8: vehicle.id: 'My Car' is invalid; give 1 to 64 of a-z, 0-9 and -",
         f":10: vehicle.signals: {vss.check_path(POSITION[:-1])}",
-        f":11: vehicle.signals.{POSITION}: -1 to 4 is no range inside {VSS_RANGE}",
+        f":11: vehicle.signals.{POSITION}: -1 to 4 is not a range inside {VSS_RANGE}",
         f":12: vehicle.signals.{TILT}.mxa: is not a key (did you mean max?)",
         f":12: vehicle.signals.{TILT}.max: is missing; give a finite number",
-        f":12: vehicle.signals.{TILT}.min: nan is wrong; give a finite number",
+        f":12: vehicle.signals.{TILT}.min: nan is invalid; give a finite number",
         f": mqtt.tls: plain MQTT to car.local {FORGED}",
     ]
 
@@ -274,7 +274,7 @@ def test_a_version_may_be_written_with_or_without_quotes(written: str) -> None:
 @pytest.mark.parametrize("written", ["7.0", "6", "[6.0]", "null", "{a: 1}"])
 def test_a_version_that_is_not_known_is_refused(written: str) -> None:
     """The report names those that are."""
-    with pytest.raises(ConfigError, match=r"vehicle\.vss: .* is wrong; give 4\.0 or .* or 6\.0"):
+    with pytest.raises(ConfigError, match=r"vehicle\.vss: .* is invalid; give 4\.0 or .* or 6\.0"):
         codec.parse(f"vehicle: {{vss: {written}}}", NAME)
 
 

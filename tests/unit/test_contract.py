@@ -700,13 +700,13 @@ REFUSED: dict[str, tuple[str, object, str]] = {
         {"schema": 1, "issued_at": _time(), "command_id": "1"},
         "give a UUID",
     ),
-    "our own result": (f"{ROOT}/command/result", {"schema": 1}, "no such topic"),
-    "our own request": (f"{ROOT}/preferences/apply", {"schema": 1}, "no such topic"),
+    "our own result": (f"{ROOT}/command/result", {"schema": 1}, "is not a topic"),
+    "our own request": (f"{ROOT}/preferences/apply", {"schema": 1}, "is not a topic"),
     "an old command": (LISTEN, {"schema": 1, "issued_at": _time(5.5)}, "issued_at"),
     "a command from the future": (LISTEN, {"schema": 1, "issued_at": _time(-2)}, "issued_at"),
     "a command without a time": (LISTEN, {"schema": 1}, "issued_at"),
-    "another topic": ("whodrives/car/command/dance", {"schema": 1}, "no such topic"),
-    "another car": ("whodrives/bus/vehicle", {"schema": 1}, "no such topic"),
+    "another topic": ("whodrives/car/command/dance", {"schema": 1}, "is not a topic"),
+    "another car": ("whodrives/bus/vehicle", {"schema": 1}, "is not a topic"),
 }
 
 

@@ -183,7 +183,7 @@ def test_a_book_that_was_changed_is_refused_and_left(
 def test_a_book_that_can_never_be_used_is_set_aside_and_a_new_one_begun(
     car: Car, tmp_path: Path
 ) -> None:
-    """Nobody has to mend a car: the driver goes on, and guests are met again."""
+    """Nobody has to fix a car: the driver goes on, and guests are met again."""
     car.guest(1, 5)
     (book,) = (tmp_path / "profiles").glob("guests*")
     book.write_bytes(book.read_bytes()[:-1])
@@ -268,7 +268,7 @@ def test_a_receipt_says_what_was_learned(car: Car) -> None:
     for day in (1, 2, 3, 4):
         car.trip(day, 1)
     receipt = car.store.forget("Anna")
-    assert "what was learned since, from 3 trips, and 1 trips in quarantine" in receipt.erased
+    assert "the adaptation, from 3 trips, and 1 trips in quarantine" in receipt.erased
 
 
 def test_the_voice_before_comes_back_without_what_another_taught(car: Car) -> None:

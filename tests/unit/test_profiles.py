@@ -352,7 +352,7 @@ def test_the_same_profile_never_looks_the_same_twice(store: ProfileStore, tmp_pa
 def test_a_key_that_others_may_use_is_refused(
     store: ProfileStore, tmp_path: Path, mode: int
 ) -> None:
-    """A readable key seals nothing; the mend is in the sentence."""
+    """A readable key seals nothing; the fix is in the sentence."""
     (tmp_path / "key").chmod(mode)
     with pytest.raises(ProfileError, match="chmod 600"):
         store.load()
@@ -384,7 +384,7 @@ def test_a_lost_key_is_not_replaced_while_profiles_need_it(
 ) -> None:
     """A new key would hide that the old one could still be brought back."""
     (tmp_path / "key").unlink()
-    with pytest.raises(ProfileError, match="bring it back"):
+    with pytest.raises(ProfileError, match="restore it from a backup"):
         store.save("Bob", voice(1), 9)
     assert not (tmp_path / "key").exists()
 
@@ -772,7 +772,7 @@ def test_a_wrong_key_loses_nobody(
         store.accept,
         store.rehearse,
     ):
-        with pytest.raises(ProfileError, match="were sealed with another key; bring that key back"):
+        with pytest.raises(ProfileError, match="were sealed with another key; restore that key"):
             attempt()
     assert everything_in(tmp_path) == before
     (tmp_path / "key").write_bytes(right)
@@ -991,7 +991,7 @@ def test_an_old_guest_book_that_is_put_back_is_not_used(
     copy = book.read_bytes()
     store.save_guests([])
     book.write_bytes(copy)
-    with pytest.raises(ProfileError, match="was put back"):
+    with pytest.raises(ProfileError, match="older copy that was restored"):
         store.load_guests()
     store.set_aside()
     assert store.load_guests() == ()
@@ -1062,7 +1062,7 @@ def test_the_voice_before_is_kept_until_the_new_one_settles_a_trip(
     (found,) = store.load().profiles
     assert found.before is None
     assert np.array_equal(found.profile.embeddings, voice(1))
-    with pytest.raises(ProfileError, match="no voice before"):
+    with pytest.raises(ProfileError, match="no previous voice"):
         store.restore("Anna")
 
 
@@ -1156,7 +1156,7 @@ def test_forgetting_gives_a_receipt_without_what_was_forgotten(
     receipt = store.forget("anna")
     text = "\n".join(receipt.erased)
     assert receipt.driver == anna.profile.id
-    for word in ("3 embeddings", "voice before", "1 preferences", "consent", "sealed file"):
+    for word in ("3 embeddings", "previous voice", "1 preferences", "consent", "sealed file"):
         assert word in text
     assert "Anna" not in text
     assert files_of(tmp_path) == []
@@ -1222,7 +1222,7 @@ def test_an_arrival_never_replaces_who_is_there(store: ProfileStore, tmp_path: P
     (tmp_path / "other").mkdir()
     other = store_in(tmp_path / "other")
     other.save("bob", voice(5), 9)
-    with pytest.raises(ProfileError, match="enrolled here already"):
+    with pytest.raises(ProfileError, match="already enrolled here"):
         other.import_household(file, PASSPHRASE)
     assert [stored.name for stored in other.load().profiles] == ["bob"]
 
@@ -1251,7 +1251,7 @@ def test_a_sealed_file_that_holds_no_valid_adaptation_is_a_problem(
     path.write_bytes(sealing.seal(key, "car", ENCODER, anna.profile.id, payload))
     loaded = store.load()
     assert loaded.profiles == ()
-    assert "holds no valid profile" in loaded.problems[0]
+    assert "contains no valid profile" in loaded.problems[0]
 
 
 # --- a household file that somebody else made -----------------------------------------------------
@@ -1327,7 +1327,7 @@ def test_a_profile_that_nobody_could_have_enrolled_is_refused(
     if way == "import":
         bad = parcel(driver(2, "Anna"), **changes)
         file = household_file(tmp_path / "household", [parcel(driver(3, "Carla")), bad])
-        with pytest.raises(ProfileError, match="household: holds no valid household"):
+        with pytest.raises(ProfileError, match="household: contains no valid household"):
             store.import_household(file, PASSPHRASE)
     else:
         payload = base64.b64decode(parcel(bob, **({"revision": 9} | changes))["payload"])
@@ -1335,7 +1335,7 @@ def test_a_profile_that_nobody_could_have_enrolled_is_refused(
         sealed = sealing.seal(key, "car", ENCODER, bob.profile.id, payload)
         store.save("Carla", voice(3), 9)
         (tmp_path / "profiles" / f"{bob.profile.id}.profile").write_bytes(sealed)
-        assert "holds no valid profile" in store.load().problems[0]
+        assert "contains no valid profile" in store.load().problems[0]
     left = ["Bob"] if way == "import" else ["Carla"]
     assert [stored.name for stored in store.load().profiles] == left
 
@@ -1367,7 +1367,7 @@ def test_a_household_of_anything_is_refused(
 ) -> None:
     """In one sentence that names the file; nothing is kept of it."""
     file = household_file(tmp_path / "household", content)
-    with pytest.raises(ProfileError, match="household: holds no valid household"):
+    with pytest.raises(ProfileError, match="household: contains no valid household"):
         store.import_household(file, PASSPHRASE)
     assert store.load() == Loaded((), ())
 
@@ -1388,9 +1388,9 @@ def test_a_household_that_is_too_large_is_not_even_opened(
     [
         ([driver(1, "Anna", "4f1a"), driver(2, "Bob", "4f1a")], r"Bob.*this key is d-00000001's"),
         ([driver(1, "Anna"), driver(2, "ANNA")], "two drivers cannot have one name"),
-        ([driver(1, "Anna"), driver(1, "Bob")], "enrolled here already"),
+        ([driver(1, "Anna"), driver(1, "Bob")], "already enrolled here"),
         ([driver(1, "Anna"), driver(2, "Bob", "9z")], r"Bob.*this key is d-[0-9a-f]{8}'s"),
-        ([driver(1, "Anna"), driver(2, "carla")], "enrolled here already"),
+        ([driver(1, "Anna"), driver(2, "carla")], "already enrolled here"),
     ],
 )
 def test_the_stores_rules_hold_for_who_arrives(
@@ -1402,7 +1402,7 @@ def test_the_stores_rules_hold_for_who_arrives(
     file = household_file(tmp_path / "household", [parcel(each) for each in arrivals])
     with pytest.raises(ProfileError, match=said) as told:
         store.import_household(file, PASSPHRASE)
-    assert "nobody was taken in" in str(told.value)
+    assert "nobody was imported" in str(told.value)
     assert names_in(tmp_path) == ["Carla"]
     assert len(files_of(tmp_path)) == 1
 

@@ -57,7 +57,7 @@ def test_a_value_no_ecu_takes_is_refused_with_its_mend(value: object, said: str)
 
 
 def test_vss_bounds_hold_whatever_the_car_claims() -> None:
-    """A car's range wider than VSS's does not widen it, and the mend names what is accepted."""
+    """A car's range wider than VSS's does not widen it, and the fix names what is accepted."""
     sentence = vss.check(YAW, 127, {YAW: vss.Range(-1000, 1000)})
     assert sentence == f"{YAW}: 127 is out of range; give a number from -100 to 100 percent"
 

@@ -36,7 +36,7 @@ SETTLE_S = 0.5
 
 
 class BenchError(Exception):
-    """Nothing can be measured here; the text says how to mend that."""
+    """Nothing can be measured here; the text says how to fix that."""
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ REACH_S = 1.0
 """In so much what was said has reached a daemon that hears, and it has acted on it."""
 
 DELAYED_S = 3.5
-"""So long after a slow network was mended its last message may arrive."""
+"""So long after a slow network was restored its last message may arrive."""
 
 AT_ONCE_S = 3.0
 """A wish that is made in peace is asked for, and the ECU begins, in less."""

@@ -1,6 +1,6 @@
-"""What the commands for people do; all but `run`, which needs none of this.
+"""The commands other than `run`.
 
-Owns words for people: tables, progress, exit codes. What the commands do is done elsewhere.
+Owns what they print and their exit codes; the work is done by other packages.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ from whodrives.vehicle.state import VehicleReport
 from whodrives.voice.profile import PendingTrip, Profile
 
 ASKED = "-"
-"""What stands for a name that is asked for instead."""
+"""Argument in the place of a name that is to be asked for."""
 
 
 def perform(command: str, options: argparse.Namespace) -> int:
-    """Do one command with the options that the command line gave it; returns the exit code."""
+    """Run one command with its options; returns the exit code."""
     for field, asked in _ASKED.items():
         if getattr(options, field, None) == ASKED:
             unanswered = (
@@ -63,20 +63,20 @@ def perform(command: str, options: argparse.Namespace) -> int:
 
 
 _ASKED = {"who": "which driver (name or id)", "name": "the driver's name", "fob": "the key's id"}
-"""What may be asked for, in this order, so that it is not in the process list."""
+"""Arguments that can be asked for, in this order, to keep them out of the process list."""
 
 
 def _next(options: argparse.Namespace, *lines: str) -> None:
-    """Print what may be typed now."""
+    """Print commands for the next step."""
     for line in lines:
         print(spelled(line, options.config))
 
 
 def _reload(options: argparse.Namespace) -> None:
-    """Say when a running daemon takes in what has changed."""
+    """Print how to make a running daemon load the change."""
     service = options.config in (None, SYSTEM_CONFIG) and SYSTEM_CONFIG.exists()
-    how = "sudo systemctl reload whodrives" if service else "it is sent SIGHUP, or started again"
-    print(f"A running daemon knows after: {how}")
+    how = "sudo systemctl reload whodrives" if service else "SIGHUP, or a restart"
+    print(f"A running daemon loads this after: {how}")
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -102,7 +102,7 @@ def _config(options: argparse.Namespace) -> int:
 def _enrol(options: argparse.Namespace) -> int:
     settings = load_config(options.config)
     if options.road and options.files:
-        raise ProfileError("--road records once more while you drive; leave it out with recordings")
+        raise ProfileError("--road records again while you drive; do not give it with recordings")
     store = open_store(settings)
     wish = EnrolOptions(
         options.name,
@@ -119,10 +119,10 @@ def _enrol(options: argparse.Namespace) -> int:
     if stored.profile.speech_s < ENOUGH_S:
         print(f"{ENOUGH_S:.0f} s would make a stronger profile: enrol again with --replace.")
     if stored.before:
-        print("The voice before is kept until the new one has settled a trip; to go back to it:")
+        print("The previous voice is kept until the new one has assigned a driver; to restore it:")
         _next(options, f"  whodrives drivers restore {driver}")
     if not stored.profile.preferences:
-        print("Nothing moves yet. Say where the seat goes, for example (mm from the front):")
+        print("Nothing moves yet. Set the seat's position, for example (mm from the front):")
         _next(options, f"  whodrives drivers preferences {driver} --set {vss.SEAT_POSITION}=120")
     _reload(options)
     return 0
@@ -160,11 +160,11 @@ def _list(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     stored = _find(open_store(load_config(options.config)), options.who)
-    day = believed(stored.enrolled_at) or "on a day that no clock knew"
+    day = believed(stored.enrolled_at) or "on an unknown day"
     print(f"{stored.name}: {stored.profile.id}, enrolled {day}", end=" ")
     print(f"from {stored.profile.speech_s:.1f} s of speech")
     agreed = stored.consent
-    at = (believed(agreed.at) or f"{agreed.at} by a clock that was not set") if agreed else ""
+    at = (believed(agreed.at) or f"{agreed.at} (implausible clock)") if agreed else ""
     said = f"{agreed.by}, {at}, text {agreed.text}" if agreed else "not recorded here"
     print(f"consent: {said}")
     print(f"key: {stored.profile.key or 'none'}")
@@ -173,7 +173,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _find(store: ProfileStore, who: str) -> StoredProfile:
-    """The usable profile of this name or id."""
+    """The usable profile with this name or id."""
     loaded = store.load()
     for stored in loaded.profiles:
         if stored.is_called(who):
@@ -226,7 +226,7 @@ def _history(options: argparse.Namespace) -> int:
 
 
 def _trips(trips: Sequence[PendingTrip]) -> str:
-    """Where speech comes from, in words: how much, how noisy, how like the enrolled voice."""
+    """Summary of trips: seconds, noise, least cosine to the enrolment template."""
     speech_s = sum(trip.speech_s for trip in trips)
     noise = ", ".join(dict.fromkeys(str(trip.noise) for trip in trips))
     least = min(trip.template_cosine for trip in trips)
@@ -250,9 +250,9 @@ def _undo(options: argparse.Namespace) -> int:
 
     store.change(stored.profile.id, taken_back)
     if not count:
-        print(f"{name}'s profile has learned nothing yet; the quarantine is empty now.")
+        print(f"{name}'s profile has no revisions; the quarantine is empty now.")
         return 0
-    print(f"Taken back: {count} step{'s' if count > 1 else ''}; the quarantine is empty.")
+    print(f"Rolled back: {count} revision{'s' if count > 1 else ''}; the quarantine is empty.")
     _reload(options)
     return 0
 
@@ -269,7 +269,7 @@ def _alike(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     store = open_store(load_config(options.config))
     count = store.export(options.file, _passphrase(options.passphrase_file, again=True))
-    print(f"{count} drivers are in {options.file}; without the passphrase nobody can read it.")
+    print(f"{count} drivers are in {options.file}; it can be read only with the passphrase.")
     return 0
 
 
@@ -287,14 +287,14 @@ def _accept(options: argparse.Namespace) -> int:
     for stored in taken:
         print(f"{stored.name} is here as {stored.profile.id}.")
     if not taken:
-        print("There is nobody to take in: no other file opens with this key.")
+        print("Nothing to accept: no other file opens with this key.")
         return 0
     _reload(options)
     return 0
 
 
 def _passphrase(path: Path | None, *, again: bool = False) -> str:
-    """The passphrase of a file's first line, or of whoever sits at the terminal."""
+    """The passphrase from a file's first line, or from the terminal."""
     if path:
         return read_text(path, ProfileError).partition("\n")[0].rstrip("\r")
     if sys.stdin is None or not sys.stdin.isatty():
@@ -302,12 +302,12 @@ def _passphrase(path: Path | None, *, again: bool = False) -> str:
     try:
         given = getpass.getpass("Passphrase: ")
         if again and getpass.getpass("Once more: ") != given:
-            raise ProfileError("the two passphrases differ; begin again")
+            raise ProfileError("the two passphrases differ; start again")
         given.encode()
     except EOFError:
-        raise ProfileError("no passphrase was typed; begin again") from None
+        raise ProfileError("no passphrase was typed; start again") from None
     except UnicodeError:
-        said = "the passphrase is no text in UTF-8; type it in a terminal whose encoding is UTF-8"
+        said = "the passphrase is not UTF-8 text; type it in a terminal whose encoding is UTF-8"
         raise ProfileError(said) from None
     return given
 
@@ -317,7 +317,7 @@ def _preferences(options: argparse.Namespace) -> int:
     store = open_store(settings)
     stored = _find(store, options.who)
     if options.previous and (options.file or options.changes):
-        raise ProfileError("--previous brings others back; give it alone")
+        raise ProfileError("--previous restores the former preferences; give it alone")
     if options.previous:
         stored = store.bring_back_preferences(stored.profile.id)
     elif options.file or options.changes:
@@ -356,15 +356,15 @@ def _preference_line(change: str) -> str:
 
 
 HOLD_S = 0.5
-"""A recorded vehicle value is repeated this often, as a car on the bus would."""
+"""Interval at which recorded vehicle values are repeated, like those of a car on the bus."""
 
 
 LONGEST_S = 3600.0
-"""The last recorded vehicle state holds for an hour; so may any other."""
+"""How long the last recorded vehicle state is valid, and the maximum for any other."""
 
 
 LATEST_S = 1e9
-"""A recorded car says nothing later than this: its seconds are written as a calendar's."""
+"""Upper bound of recorded times, which are converted to calendar times."""
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -373,8 +373,8 @@ def _replay(options: argparse.Namespace) -> int:
     house = household(open_store(settings), 0.0)
     for problem in house.problems:
         print(f"whodrives: {problem}", file=sys.stderr)
-    news = recorded_vehicle(options.vehicle, settings.vehicle.id) if options.vehicle else []
-    for event in replay.replay(load_recognizer(settings), house, blocks, news):
+    inputs = recorded_vehicle(options.vehicle, settings.vehicle.id) if options.vehicle else []
+    for event in replay.replay(load_recognizer(settings), house, blocks, inputs):
         if line := json_line(event, settings.vehicle):
             print(line, flush=True)
     return 0
@@ -396,7 +396,7 @@ def _recording(name: str, settings: Config) -> Iterator[AudioBlock]:
 
 
 def json_line(event: Event, vehicle: schema.Vehicle) -> str | None:
-    """An event as the message it would have been; None if it would have been none."""
+    """An event as a JSON line with its MQTT message; None if it has none."""
     message = encode.encode(event, vehicle, 0.0)
     if message is None:
         return None
@@ -406,18 +406,18 @@ def json_line(event: Event, vehicle: schema.Vehicle) -> str | None:
 
 
 def recorded_vehicle(path: Path, vehicle: str) -> list[Input]:
-    """What a car said, from JSON lines; each line holds until the next and is said every HOLD_S.
+    """A recorded car's reports from JSON lines; each line is valid until the next.
 
-    The last line holds for LONGEST_S.
+    A line is repeated every HOLD_S; the last one is valid for LONGEST_S.
 
     Raises:
-        PayloadError: a line is wrong; the text names it.
+        PayloadError: a line is invalid; the text names it.
     """
     texts = read_text(path, PayloadError).splitlines()
     lines = [_vehicle_line(path, number, text) for number, text in enumerate(texts, 1)]
     ends = [at_s for at_s, _ in lines[1:]] + [lines[-1][0] + LONGEST_S] if lines else []
     decoder = decode.Decoder(vehicle)
-    news: list[Input] = []
+    inputs: list[Input] = []
     signals: dict[str, object] = {}
     for number, ((at_s, changes), end_s) in enumerate(zip(lines, ends, strict=True), 1):
         if not 0.0 <= end_s - at_s <= LONGEST_S:
@@ -426,8 +426,8 @@ def recorded_vehicle(path: Path, vehicle: str) -> list[Input]:
         signals |= changes
         for repeat in range(math.ceil((end_s - at_s) / HOLD_S)):
             then_s = at_s + repeat * HOLD_S
-            news.append(_vehicle_report(decoder, vehicle, signals, then_s, f"{path}:{number}"))
-    return news
+            inputs.append(_vehicle_report(decoder, vehicle, signals, then_s, f"{path}:{number}"))
+    return inputs
 
 
 def _vehicle_line(path: Path, number: int, text: str) -> tuple[float, dict[str, object]]:
@@ -435,8 +435,8 @@ def _vehicle_line(path: Path, number: int, text: str) -> tuple[float, dict[str, 
         line = json.loads(text)
         at_s = float(line["at_s"])
         if not 0.0 <= at_s < LATEST_S:
-            said = f"at_s is no number from 0 to {LATEST_S:.0f}"
-            raise ValueError(said)  # noqa: TRY301 (said as the others are)
+            said = f"at_s is not a number from 0 to {LATEST_S:.0f}"
+            raise ValueError(said)  # noqa: TRY301 (reported like the others)
         return at_s, dict(line["signals"])
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise PayloadError(
@@ -447,7 +447,7 @@ def _vehicle_line(path: Path, number: int, text: str) -> tuple[float, dict[str, 
 def _vehicle_report(
     decoder: decode.Decoder, vehicle: str, signals: Mapping[str, object], at_s: float, where: str
 ) -> VehicleReport:
-    """The report a car would have made of these signals, read as the daemon reads it."""
+    """A car's report of these signals, decoded as the daemon does."""
     time_of = {"time": datetime.fromtimestamp(at_s, UTC).isoformat()}
     body = {"schema": 1, "signals": {p: {"value": v} | time_of for p, v in signals.items()}}
     topic = f"{topics.root(vehicle)}/vehicle"
@@ -456,7 +456,9 @@ def _vehicle_report(
     except PayloadError as error:
         raise PayloadError(f"{where}: {error}") from error
     if not isinstance(report, VehicleReport):
-        raise PayloadError(f"{where}: says nothing of the vehicle; give signals of docs/mqtt.md")
+        raise PayloadError(
+            f"{where}: contains no signal of the vehicle; give signals of docs/mqtt.md"
+        )
     return report
 
 

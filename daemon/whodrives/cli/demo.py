@@ -1,8 +1,8 @@
-"""A recorded drive, played to a real daemon through a real broker, with a simulated car around it.
+"""The demo: a recorded drive, the real daemon, a real broker, and a simulated car.
 
-Owns the stage: broker, ECU and daemon as processes of their own, the car's reports, and the picture
-on the terminal. What it shows of whodrives is what any MQTT client could see. The truth about who
-spoke comes from the drive's script and is compared with what was heard only at the end.
+Owns the processes (broker, ECU, daemon), the car's reports, and the display. It shows only what any
+MQTT client can see. The drive's script says who really spoke, and is compared with the recognitions
+only at the end.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ START_LIMIT_S = 30.0
 
 
 class DemoError(WhodrivesError):
-    """The demo cannot be played here; the text says how to mend that."""
+    """The demo cannot be played here; the text gives the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """The script: drive.yaml, with the files beside it."""
+    """The script drive.yaml and the files beside it."""
 
     script: Mapping[str, Any]
     changes: Sequence[Mapping[str, Any]]
@@ -115,11 +115,11 @@ class Drive:
 
     @property
     def vehicle(self) -> Path:
-        """What the car says during the drive, as `whodrives replay --vehicle` reads it."""
+        """The car's reports during the drive, in the format of `whodrives replay --vehicle`."""
         return self.folder / "vehicle.jsonl"
 
     def car(self, at_s: float) -> Car:
-        """What the car says at this second."""
+        """The car's signals at `at_s`, in seconds into the drive."""
         note = ""
         signals: dict[str, Any] = {}
         for change in self.changes:
@@ -151,7 +151,7 @@ def free_port() -> int:
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], name: str) -> None:
-    """Return once somebody listens; raise DemoError if the process ends or five seconds pass."""
+    """Wait until the port accepts connections; DemoError if the process ends or after 5 s."""
     deadline = time.monotonic() + 5.0
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
@@ -162,7 +162,7 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], name: str) -> Non
 
 @contextlib.contextmanager
 def process(*command: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A child process that does not outlive the block."""
+    """A child process that ends with the block."""
     child = subprocess.Popen(command, **options)  # noqa: S603 (our own programs and mosquitto)
     try:
         yield child
@@ -191,7 +191,7 @@ def broker(folder: Path) -> Iterator[int]:
 
 
 def write_config(folder: Path, port: int) -> Path:
-    """The daemon's configuration for this stage."""
+    """The daemon's configuration for the demo."""
     path = folder / "whodrives.yaml"
     settings = {
         "vehicle": {"id": VEHICLE},
@@ -218,7 +218,7 @@ def enrol(config: Path, drive: Drive, console: Console) -> dict[str, str]:
 
 
 def whodrives(config: Path, *arguments: str) -> None:
-    """Run one whodrives command; DemoError with its words if it fails."""
+    """Run one whodrives command; DemoError with its error output if it fails."""
     command = [sys.executable, "-m", "whodrives", "--config", str(config), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
@@ -226,7 +226,7 @@ def whodrives(config: Path, *arguments: str) -> None:
 
 
 class Audience:
-    """An MQTT client like any integrator's: reports the car, and writes down what it hears."""
+    """An MQTT client that publishes the car's reports and records the messages."""
 
     def __init__(self, port: int, story: Story, names: Mapping[str, str]) -> None:
         self._story = story
@@ -242,19 +242,19 @@ class Audience:
         self.status = ""
 
     def close(self) -> None:
-        """Leave."""
+        """Disconnect."""
         self._client.disconnect()
         self._client.loop_stop()
 
     def report(self, car: Car) -> None:
-        """Say what the car does, as its gateway would."""
+        """Publish the car's reports, as its gateway would."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         readings = {path: {"value": value, "time": now} for path, value in car.signals.items()}
         body = json.dumps({"schema": 1, "signals": readings})
         self._client.publish(TOPICS + "vehicle", body, qos=1, retain=True)
 
     def attend(self, at_s: float, speed_kmh: float) -> None:
-        """Write down everything that has come."""
+        """Record all received messages."""
         with contextlib.suppress(Empty):
             while True:
                 topic, payload = self._inbox.get_nowait()
@@ -283,7 +283,7 @@ class Audience:
 
 
 def shortened(topic: str, body: Mapping[str, Any]) -> str:
-    """A payload in few characters, for the picture."""
+    """A shortened payload, for the display."""
     if not body:
         return "(cleared: no trip)"
     kept = {key: value for key, value in body.items() if key not in ("schema", "time", "since")}
@@ -296,7 +296,7 @@ def play(console: Console, picture_file: Path | None = None) -> bool:
     """Play the drive; returns whether everything was right.
 
     Args:
-        console: where to show it; line by line if it is no terminal.
+        console: where to show it; line by line if it is not a terminal.
         picture_file: where to save the last screen and the summary, as SVG.
 
     Raises:
@@ -332,13 +332,13 @@ def play(console: Console, picture_file: Path | None = None) -> bool:
 
 
 def drivers_of_trips(drive: Drive) -> list[str]:
-    """Who drives each trip, in truth, in order."""
+    """The true driver of each trip, in order."""
     speakers = [item["who"] for item in drive.script["spoken"] if item["role"] == "driver"]
     return [who for n, who in enumerate(speakers) if n == 0 or speakers[n - 1] != who]
 
 
 def wait_until_online(audience: Audience, daemon: subprocess.Popen[bytes], log: Path) -> None:
-    """Return once the daemon's status says online; DemoError with its log if that does not come."""
+    """Wait until the daemon's status is online; DemoError with its log on a timeout."""
     deadline = time.monotonic() + START_LIMIT_S
     while audience.status != "online":
         if daemon.poll() is not None or time.monotonic() > deadline:
@@ -348,7 +348,7 @@ def wait_until_online(audience: Audience, daemon: subprocess.Popen[bytes], log: 
 
 
 class Show:
-    """What is on the terminal: a picture that moves, or lines where there is no terminal."""
+    """The display: a live picture at a terminal, else lines."""
 
     def __init__(self, drive: Drive, story: Story, console: Console) -> None:
         self.drive = drive
@@ -370,7 +370,7 @@ class Show:
             self._live.stop()
 
     def draw(self, now: Now) -> None:
-        """Show this moment, ten times a second at most."""
+        """Draw the present state, at most ten times a second."""
         if now.at_s - self._drawn_s < FRAME_S:
             return
         self._drawn_s = now.at_s
@@ -385,7 +385,7 @@ class Show:
 
 
 def perform(show: Show, audience: Audience, daemon: subprocess.Popen[bytes]) -> None:
-    """Feed the daemon the sound and the car's reports in real time, and draw what comes."""
+    """Feed the daemon with sound and reports in real time, and draw the messages."""
     limits = Config().vehicle.signals
     started_s = time.monotonic()
     reported_s = -REPORT_S
@@ -406,7 +406,7 @@ def perform(show: Show, audience: Audience, daemon: subprocess.Popen[bytes]) -> 
 
 
 def send(daemon: subprocess.Popen[bytes], samples: Floats) -> None:
-    """Give the daemon 30 ms of sound, as `arecord -t raw` would."""
+    """Write 30 ms of sound to the daemon, as `arecord -t raw` would."""
     if daemon.stdin is None or daemon.poll() is not None:
         raise DemoError("the daemon ended before the drive did")
     daemon.stdin.write((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())

@@ -1,7 +1,7 @@
-"""What the demo's audience sees: drive, evidence, messages, seat, and what was right.
+"""The demo's display: drive, evidence, messages, seat, and the comparison with the truth.
 
-Owns the story so far and how it is drawn; pure: a story in, something that rich can print out.
-Knows nothing of processes, brokers or clocks.
+Owns the record of the drive and its rendering with rich. Pure; must not know processes, brokers or
+clocks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from whodrives.vehicle import vss
 from whodrives.voice.types import Outcome
 
 LISTEN_AFTER_S = 2.5
-"""A verdict at most this long after a sentence's end belongs to the sentence."""
+"""Maximum time after a sentence's end at which a decision belongs to the sentence."""
 
 
 PARK = 126
@@ -47,7 +47,7 @@ OUTCOME_STYLES = {
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """Somebody speaks: when, who in truth, in what role, and the words."""
+    """A spoken sentence: time, true speaker, role, words."""
 
     start_s: float
     end_s: float
@@ -58,7 +58,7 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A `recognition` message: when it came, in the drive's seconds, and what it said."""
+    """A `recognition` message, with its time in seconds into the drive."""
 
     at_s: float
     outcome: Outcome
@@ -68,7 +68,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A `preferences/apply` message: when it came, for whom, and the speed at that moment."""
+    """A `preferences/apply` message: time, driver, and the speed at that time."""
 
     at_s: float
     name: str
@@ -77,9 +77,9 @@ class Request:
 
 @dataclass(slots=True)
 class Story:
-    """Everything that happened, for the picture and the summary.
+    """The record of the drive, for the display and the summary.
 
-    `asked` holds the ids of the `requests`: one that comes again under its id is the same one.
+    `asked` contains the ids of the `requests`: a message with a known id is a repetition.
     """
 
     sentences: Sequence[Sentence]
@@ -93,7 +93,7 @@ class Story:
     driver: str = "nobody yet"
 
     def verdicts(self, sentence: Sentence) -> list[Heard]:
-        """What was heard while, or shortly after, the sentence was spoken."""
+        """The recognitions during, or up to LISTEN_AFTER_S after, the sentence."""
         return [
             heard
             for heard in self.heard
@@ -103,7 +103,7 @@ class Story:
 
 @dataclass(frozen=True, slots=True)
 class Car:
-    """What the car says of itself, VSS path to value, and a note for the audience."""
+    """The car's signals, VSS path to value, and a note for the display."""
 
     note: str
     signals: Mapping[str, Any]
@@ -126,7 +126,7 @@ class Car:
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """The moment that is drawn: seconds into the drive, its length, and the car's state."""
+    """The state to draw: seconds into the drive, its length, the car's signals."""
 
     at_s: float
     of_s: float
@@ -135,7 +135,7 @@ class Now:
 
 
 def picture(story: Story, now: Now) -> RenderableType:
-    """The whole screen at this moment."""
+    """The whole screen."""
     layout = Layout()
     layout.split_column(
         Layout(_headline(story, now), size=4), Layout(name="middle"), Layout(_bus(story), size=12)
@@ -291,7 +291,7 @@ class Mark:
 
 
 def marks(story: Story, enrolled: Sequence[str], changes: Sequence[str]) -> list[Mark]:
-    """Compare the story with the truth.
+    """Compare the record with the truth.
 
     Args:
         story: what happened.

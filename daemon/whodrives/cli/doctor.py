@@ -1,6 +1,6 @@
-"""What is wrong with this installation, and how to mend it: one finding after another.
+"""Checks of an installation: what is wrong and how to fix it, one finding after another.
 
-Owns the checks that a person would do by hand, in the order in which they matter. Changes nothing.
+Owns the checks, in order of importance. Changes nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ BROKER_S = 4.0
 
 
 CAR_S = 3.0
-"""How long the car's reports are listened to. They are due every second."""
+"""How long to listen for the car's reports, which are due every second."""
 
 
 STRANGER_S = 1.0
@@ -58,7 +58,7 @@ MQTT_PORTS = (1883, 8883)
 
 
 SETTLE_S = 1.2
-"""A constant offset is removed after a second of it: what comes before is not measured."""
+"""Sound before this is not measured, because removing a constant offset takes a second."""
 
 
 FILE_BLOCKS = 1000
@@ -72,7 +72,7 @@ CLIPPING_DBFS = -0.2
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was looked at, whether it is well, and what was found (with the mend if it is not)."""
+    """What was checked, whether it is well, and what was found (with the fix if it is not)."""
 
     what: str
     well: bool
@@ -85,7 +85,7 @@ def examine(config: Config, console: Console, spelled: Callable[[str], str]) -> 
     Args:
         config: of the installation that is examined.
         console: where to print.
-        spelled: writes the commands in a text as they must be typed for this configuration.
+        spelled: adds this configuration to the commands in a text.
     """
     well = True
     for finding in findings(config):
@@ -93,12 +93,12 @@ def examine(config: Config, console: Console, spelled: Callable[[str], str]) -> 
         said = (sign, Text(f"{finding.what}:", "bold"), Text(spelled(finding.found)))
         console.print(*said, soft_wrap=True)
         well = well and finding.well
-    console.print("All is well." if well else "Mend what is marked ✗, from the top.")
+    console.print("All is well." if well else "Fix what is marked ✗, from the top.")
     return well
 
 
 def findings(config: Config) -> Iterator[Finding]:
-    """Look at one thing after another."""
+    """Run one check after another."""
     yield from _checked("models", lambda: _models(config))
     yield from _checked("clock", _clock)
     yield from _checked("profiles", lambda: _profiles(config))
@@ -110,7 +110,7 @@ def findings(config: Config) -> Iterator[Finding]:
 
 
 def _checked(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of a check; the error that ends it is one of them."""
+    """The findings of a check, including the error that ends it."""
     try:
         yield from check()
     except WhodrivesError as error:
@@ -128,7 +128,7 @@ def _models(config: Config) -> Iterator[Finding]:
 
 def _clock() -> Iterator[Finding]:
     problem = clock_problem()
-    yield Finding("clock", well=problem is None, found=problem or "can be right")
+    yield Finding("clock", well=problem is None, found=problem or "is plausible")
 
 
 def _profiles(config: Config) -> Iterator[Finding]:
@@ -136,43 +136,43 @@ def _profiles(config: Config) -> Iterator[Finding]:
     for problem in loaded.problems:
         yield Finding("profiles", well=False, found=problem)
     if not loaded.profiles:
-        mend = f"nobody is enrolled in {config.profiles.directory}; begin with: whodrives enrol"
-        yield Finding("profiles", well=False, found=mend)
+        found = f"nobody is enrolled in {config.profiles.directory}; start with: whodrives enrol"
+        yield Finding("profiles", well=False, found=found)
     for stored in loaded.profiles:
         without = "" if stored.profile.preferences else "; no preferences yet, so nothing will move"
         found = f"{stored.profile.id}, {stored.profile.speech_s:.0f} s of speech{without}"
         yield Finding("profiles", well=bool(stored.profile.preferences), found=found)
     for stored, days in unused(loaded.profiles, config.profiles.retention_days):
         found = (
-            f"{stored.profile.id} was not recognised for {days} days; if that driver is not coming "
-            f"back: whodrives drivers forget {stored.profile.id}"
+            f"{stored.profile.id} was not recognised for {days} days; if that driver has left for "
+            f"good: whodrives drivers forget {stored.profile.id}"
         )
         yield Finding("profiles", well=False, found=found)
 
 
 def _permissions(directory: Path, key_file: Path) -> Iterator[Finding]:
-    """What others may read, or what belongs to another user than the rest, as sudo leaves it."""
+    """Files that others may read, or that belong to different users, as after sudo."""
     sealed = [*directory.glob("*.profile"), *directory.glob("*.sealed")]
     files = [directory, *sorted(sealed), key_file]
     there = {path: path.stat() for path in files if os.access(path, os.F_OK)}
     open_to_others = [path for path, status in there.items() if status.st_mode & 0o077]
     if open_to_others:
         paths = shlex.join(map(str, open_to_others))
-        mend = f"run: chmod go= {paths}"
-        yield Finding("permissions", well=False, found=f"others may read or write; {mend}")
+        fix = f"run: chmod go= {paths}"
+        yield Finding("permissions", well=False, found=f"others may read or write; {fix}")
     owners = sorted({status.st_uid for status in there.values()})
     if len(owners) > 1:
         said = f"profiles and key belong to different users ({', '.join(map(str, owners))})"
         typed = shlex.join(["chown", "-R", "USER", str(directory), str(key_file)])
-        mend = f"run: {typed}, with the USER that runs whodrives"
-        yield Finding("permissions", well=False, found=f"{said}; {mend}")
+        fix = f"run: {typed}, with the USER that runs whodrives"
+        yield Finding("permissions", well=False, found=f"{said}; {fix}")
     if there and not open_to_others and len(owners) == 1:
         found = "only their owner can read profiles and key"
         yield Finding("permissions", well=True, found=found)
 
 
 def _daemon(config: Config) -> Iterator[Finding]:
-    """What the running daemon says keeps it from its work, another daemon included."""
+    """The problems that the running daemon reports, another daemon included."""
     who, reasons = ask(config)
     if who and not reasons:
         yield Finding("daemon", well=True, found=f"{who} serves this car")
@@ -183,7 +183,7 @@ def _daemon(config: Config) -> Iterator[Finding]:
 def _sound(config: Config) -> Iterator[Finding]:
     source = config.sound.source
     if source == PIPE:
-        yield Finding("sound", well=True, found="a pipe on standard input, not examined")
+        yield Finding("sound", well=True, found="a pipe on standard input, not checked")
     elif source == MICROPHONE:
         yield from _microphone(config.sound.device)
     else:
@@ -196,7 +196,7 @@ def _file(path: Path, config: Config) -> Iterator[Finding]:
     blocks = read_file(path, channel=taken.channel)
     start = [block.samples for block in islice(blocks, FILE_BLOCKS)]
     if float(np.ptp(np.concatenate(start))) <= SILENT_SPAN:
-        found = f"{path}: nothing but silence in its first {len(start) * BLOCK_S:.0f} s"
+        found = f"{path}: only silence in its first {len(start) * BLOCK_S:.0f} s"
         yield Finding("sound", well=False, found=f"{found}; record it again")
     else:
         which = f"; {taken}" if taken.of > 1 else ""
@@ -225,14 +225,14 @@ def _microphone(device: str | int | None) -> Iterator[Finding]:
 
 def _listed(found: list[Device]) -> str:
     if not found:
-        return f"none; plug one in, and see that this user ({os.getuid()}) is in the group audio"
+        return f"none; plug one in, and check that this user ({os.getuid()}) is in the group audio"
     return "; ".join(
         f"{d.index}: {d.name} ({d.host_api}){', the default' if d.default else ''}" for d in found
     )
 
 
 def _listen(device: str | int | None) -> Floats:
-    """LISTEN_S of sound, once it has settled; SourceError if none comes."""
+    """LISTEN_S of sound after SETTLE_S; SourceError if there is none."""
     inbox: SimpleQueue[AudioBlock | SourceState] = SimpleQueue()
     microphone = Microphone(device, inbox.put)
     microphone.open()
@@ -249,7 +249,7 @@ def _listen(device: str | int | None) -> Floats:
     finally:
         microphone.close()
     if not blocks:
-        raise SourceError("microphone: opens but gives no sound; is another program holding it?")
+        raise SourceError("microphone: opens but gives no sound; does another program use it?")
     return np.concatenate(blocks[-int(LISTEN_S / BLOCK_S) :])
 
 
@@ -258,20 +258,22 @@ def _broker(config: Config) -> Iterator[Finding]:
     where = f"{host}:{port}"
     refusal = probe(config.mqtt, BROKER_S)
     if refusal is None:
-        yield Finding("broker", well=True, found=f"{where} lets us in")
+        yield Finding("broker", well=True, found=f"{where} accepts us")
     else:
-        mend = "start it (sudo systemctl start mosquitto), or mend the section mqtt"
-        yield Finding("broker", well=False, found=f"{where}: {refusal}; {mend}")
+        fix = "start it (sudo systemctl start mosquitto), or fix the section mqtt"
+        yield Finding("broker", well=False, found=f"{where}: {refusal}; {fix}")
     yield from _strangers(config)
 
 
 def _strangers(config: Config) -> Iterator[Finding]:
-    """Whether somebody without certificate and password gets in, where the broker may listen."""
+    """Whether the broker accepts clients without certificate and password on any port."""
     host, port = config.mqtt.address
     if config.mqtt.tls is None and config.mqtt.username is None:
         if lets_in_strangers(host, port, STRANGER_S):
-            said = f"{host}:{port} lets in every program of this machine, which may ask for a seat"
-            more = "docs/security.md has a broker that knows who is who"
+            said = (
+                f"{host}:{port} accepts every program on this machine, which may request movements"
+            )
+            more = "docs/security.md describes a broker that authenticates clients"
             yield Finding("strangers", well=True, found=f"{said}; {more}")
         return
     ports = sorted({port, *MQTT_PORTS, *(_listening(port) if config.mqtt.is_loopback else ())})
@@ -279,21 +281,21 @@ def _strangers(config: Config) -> Iterator[Finding]:
         answers = pool.map(lambda each: lets_in_strangers(host, each, STRANGER_S), ports)
         found = [each for each, let_in in zip(ports, answers, strict=True) if let_in]
     for each in found:
-        said = f"{host}:{each} lets in whoever asks, without certificate or password"
+        said = f"{host}:{each} accepts anyone, without certificate or password"
         fix = (
             "remove that listener or its allow_anonymous from the broker's configuration "
             "(grep -r allow_anonymous /etc/mosquitto), and see docs/security.md"
         )
         yield Finding("strangers", well=False, found=f"{said}; {fix}")
     if not found:
-        said = "nobody gets in without certificate or password"
+        said = "nobody is accepted without certificate or password"
         yield Finding("strangers", well=True, found=f"{said} ({len(ports)} ports tried)")
 
 
 def _listening(port: int) -> set[int]:
-    """The TCP ports on which the user listens who also listens on `port`, by the kernel's list.
+    """The TCP ports on which the user that listens on `port` listens, from /proc/net.
 
-    A broker's listeners are all its user's; other programs are not asked.
+    A broker's listeners all belong to its user; ports of other users are not tried.
     """
     owners: dict[int, str] = {}
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
@@ -305,7 +307,7 @@ def _listening(port: int) -> set[int]:
 
 
 def _car(config: Config) -> Iterator[Finding]:
-    """How old each signal of the car's reports is, and what is missing."""
+    """The age of each reported signal, and missing signals."""
     if probe(config.mqtt, BROKER_S) is not None:
         return
     who, reasons = ask(config)
@@ -322,8 +324,8 @@ def _overheard(config: Config) -> Iterator[Finding]:
     decoder = Decoder(config.vehicle.id)
     heard, denied = overhear(config.mqtt, decoder.vehicle_topics, CAR_S)
     if denied:
-        mend = "give our user the right to read it, in the broker's access list"
-        yield Finding("car", well=False, found=f"may not read {', '.join(denied)}; {mend}")
+        fix = "give our user the right to read it, in the broker's access list"
+        yield Finding("car", well=False, found=f"may not read {', '.join(denied)}; {fix}")
     state, ages, mistakes = _reports(decoder, heard)
     for mistake in mistakes:
         yield Finding("car", well=False, found=mistake)
@@ -331,11 +333,11 @@ def _overheard(config: Config) -> Iterator[Finding]:
     told = _told(decoder, now_s)
     lacking = missing(state, now_s)
     if not ages and asleep(state):
-        yield Finding("car", well=True, found=f"sleeps, its ignition is off; last told: {told}")
+        yield Finding("car", well=True, found=f"sleeps, its ignition is off; last report: {told}")
     elif not ages and not mistakes:
-        before = f", the last that the broker kept: {told}" if told else ""
-        mend = "switch the ignition on, and let the car's gateway send it (docs/mqtt.md)"
-        found = f"nothing on {decoder.vehicle_topics[0]} within {CAR_S:.0f} s{before}; {mend}"
+        before = f", the last retained report: {told}" if told else ""
+        fix = "switch the ignition on, and let the car's gateway send it (docs/mqtt.md)"
+        found = f"nothing on {decoder.vehicle_topics[0]} within {CAR_S:.0f} s{before}; {fix}"
         yield Finding("car", well=False, found=found)
     elif ages and min(ages) > MAX_AGE_S:
         yield Finding("car", well=False, found=f"{wrong_clock(min(ages))} ({told})")
@@ -349,10 +351,7 @@ def _overheard(config: Config) -> Iterator[Finding]:
 def _reports(
     decoder: Decoder, heard: tuple[Overheard, ...]
 ) -> tuple[VehicleState, list[float], list[str]]:
-    """The car's state, the age of each report that came just now, and what was wrong with any.
-
-    Of the same topic the last mistake stands.
-    """
+    """The car's state, the ages of the live reports, and the last mistake of each topic."""
     state, ages, mistakes = VehicleState(), [], dict[str, str]()
     for message in heard:
         try:
@@ -368,7 +367,7 @@ def _reports(
 
 
 def _told(decoder: Decoder, now_s: float) -> str:
-    """Each signal with its age; the switches, of which there are many, as one."""
+    """Each signal with its age; the seat's switches are combined."""
     readings = decoder.readings
     switches = [readings[path].at_s for path in SEAT_SWITCHES if path in readings]
     ages = {

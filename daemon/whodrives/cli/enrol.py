@@ -1,7 +1,7 @@
-"""Enrolment on a terminal: consent, guidance, the live meter, and what was found.
+"""Enrolment at a terminal: consent, prompts, the live meter, the result.
 
-Owns the words and pictures for whoever enrols, and the household's likeness as a table and a
-picture. What is good enough is decided elsewhere.
+Owns the texts and pictures of the enrolment, and the household's similarity as a table and a
+picture. The `enrolment` package decides what is good enough.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ T = TypeVar("T")
 
 
 ROAD_S = 10.0
-"""So much useful speech is heard once more on the road."""
+"""Useful speech recorded in addition on the road."""
 
 
 LONGEST_S = 600.0
-"""A recording of one person is no longer: twenty seconds are enough."""
+"""Maximum length of a recording; twenty useful seconds are enough."""
 
 
 QUIET_DBFS, LOUD_DBFS = -45.0, -6.0
-"""Between them the level meter is green."""
+"""The level meter is green between these."""
 
 
 _ADVICE = frozenset({"not_the_driver"})
-"""What a head unit is refused for, and a person at the terminal is told: a new microphone can make
-the same voice another."""
+"""Problems that are only warnings at the terminal, because a new microphone can cause them; an
+enrolment from the head unit is refused for them."""
 
 
 _ACCEPTABLE = frozenset({"alike", "same_person"})
@@ -78,15 +78,15 @@ _LONGEST_LINE = 4096
 
 @dataclass(frozen=True, slots=True)
 class EnrolOptions:
-    """What whoever enrols asked for.
+    """Options of an enrolment.
 
     Attributes:
-        name: what the driver is called.
+        name: the driver's name.
         files: recordings of this one person; none: the microphone.
-        replace: whether a driver of this name is to be enrolled anew.
-        road: whether to record once more on the road.
-        consent: who agreed, if that need not be asked.
-        accept_alike: whether a voice that is too like another's is kept all the same.
+        replace: whether to enrol an existing driver of this name again.
+        road: whether to record again on the road.
+        consent: the person who consented; None: ask.
+        accept_alike: whether to keep a voice that is too similar to another's.
     """
 
     name: str
@@ -100,15 +100,15 @@ class EnrolOptions:
 def enrol(
     wish: EnrolOptions, settings: Config, store: ProfileStore, console: Console
 ) -> StoredProfile:
-    """Enrol somebody, from the question of consent to the sealed file.
+    """Enrol somebody, from consent to the sealed file.
 
-    All that can be known to fail is found out before anybody is asked or speaks: the name, who
-    agreed, the store, the models, the recordings, the microphone.
+    Everything that can fail is checked before anybody is asked or speaks: the name, the consent,
+    the store, the models, the recordings, the microphone.
 
     Raises:
-        ProfileError: nobody agreed, the name is taken or none, or the voice is too like another's.
+        ProfileError: nobody consented, the name is taken or invalid, or the store fails.
         ModelError: a model cannot be used.
-        EnrolmentError: the recording is not good enough.
+        EnrolmentError: the recording is not good enough, or the voice too similar to another's.
         SourceError: there is no sound.
     """
     name = checked(wish.name)
@@ -143,12 +143,12 @@ def enrol(
 
 
 def ask(prompt: str, read: Callable[[str], T], console: Console, *, unanswered: str) -> T:
-    """What `read` makes of the answer of whoever sits at the terminal, or of a line that is piped.
+    """Ask at the terminal, or read a piped line; returns `read` of the answer.
 
-    At a terminal, a mistake is told and the question asked again.
+    At a terminal, an invalid answer is reported and the question repeated.
 
     Raises:
-        ProfileError: what was piped is a mistake; or, with the text `unanswered`, nobody answers.
+        ProfileError: the piped line is invalid; or, with the text `unanswered`, there is no answer.
     """
     while True:
         console.print(Text(prompt), end="")
@@ -166,7 +166,7 @@ def ask(prompt: str, read: Callable[[str], T], console: Console, *, unanswered: 
 
 
 def _agreed(console: Console) -> str:
-    """Who agreed to what is shown."""
+    """Show the consent text; return the name of the person who consents."""
     console.print(Text(CONSENT[CONSENT_VERSION]), soft_wrap=False)
     prompt = "If you agree, type the name of the person whose voice it is (nothing: no): "
     answered = ask(
@@ -181,17 +181,17 @@ def _agreed(console: Console) -> str:
 
 
 _NOBODY_AGREED = (
-    "nobody agreed, so nobody is enrolled; the person answers the question on the terminal, or "
+    "nobody agreed, so nobody is enrolled; let the person answer the question on the terminal, or "
     "give --consent NAME once they have agreed"
 )
 
 
 def _channel(path: Path, settings: Config, console: Console) -> int:
-    """The channel of a recording that the person speaks in; tells which, where there are several.
+    """The channel in which the person speaks; prints it if there are several.
 
     Raises:
         SourceError: the recording cannot be used.
-        EnrolmentError: two people speak, each in a channel.
+        EnrolmentError: two people speak in two channels.
     """
     channels = channels_of(path, longest_s=LONGEST_S)
     if len(channels) == 1:
@@ -203,10 +203,10 @@ def _channel(path: Path, settings: Config, console: Console) -> int:
     except EnrolmentError as error:
         alone = f"ffmpeg -i {shlex.quote(str(path))} -af 'pan=mono|c0=c0' alone.wav"
         raise EnrolmentError(
-            f"{path}: {error}; give one channel alone, the first for example with: {alone} "
+            f"{path}: {error}; give a file with one channel; for the first one run: {alone} "
             "(c1 is the second)"
         ) from error
-    console.print(Text(f"{path}: channel {chosen + 1} of {len(channels)} is taken."))
+    console.print(Text(f"{path}: channel {chosen + 1} of {len(channels)} is used."))
     return chosen
 
 
@@ -218,11 +218,11 @@ def enrol_files(
     Args:
         enrolment: a new one.
         files: the recordings.
-        channels: which channel of each, from 0; None is the loudest.
+        channels: the channel of each, from 0; None: the loudest.
 
     Raises:
         SourceError: a file cannot be used.
-        EnrolmentError: together they do not make a good profile; names the files.
+        EnrolmentError: the recordings together are not good enough; names the files.
     """
     end_s = 0.0
     chosen: Sequence[int | None] = channels or [None] * len(files)
@@ -241,8 +241,8 @@ def enrol_files(
 def _enrol_live(
     enrolment: Enrolment, device: str | int | None, console: Console, *, road: bool
 ) -> Enrolled:
-    """Enrol whoever speaks into the microphone; Ctrl-C ends it early."""
-    console.print(Text(f"Speak freely until it says that it has enough. {PARKED}"))
+    """Enrol from the microphone; Ctrl-C ends the recording early."""
+    console.print(Text(f"Speak freely until the recording stops. {PARKED}"))
     console.print(Text("If nothing comes to mind, read some of these, in any order:"))
     for sentences in SENTENCES.values():
         for sentence in sentences:
@@ -262,7 +262,7 @@ def _enrol_live(
 def _heard(
     enrolment: Enrolment, device: str | int | None, console: Console, from_s: float, enough_s: float
 ) -> float:
-    """Listen until there are so many useful seconds, or Ctrl-C; returns when that was."""
+    """Listen until `enough_s` useful seconds or Ctrl-C; returns the time of the last block."""
     at_s = from_s
     told: tuple[str, ...] = ()
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, transient=True) as live:
@@ -283,7 +283,7 @@ def _heard(
 
 
 def _microphone(device: str | int | None) -> Generator[AudioBlock, None, None]:
-    """The microphone's blocks; SourceError when it is lost or gives nothing."""
+    """The microphone's blocks; SourceError if it is lost or gives no sound."""
     inbox: SimpleQueue[AudioBlock | SourceState] = SimpleQueue()
     microphone = Microphone(device, inbox.put)
     microphone.open()
@@ -301,13 +301,13 @@ def _microphone(device: str | int | None) -> Generator[AudioBlock, None, None]:
                 microphone.taken()
                 yield item
             elif item.health is SourceHealth.LOST:
-                raise SourceError(f"microphone: {item.reason}; plug it in and begin again")
+                raise SourceError(f"microphone: {item.reason}; plug it in and start again")
     finally:
         microphone.close()
 
 
 def meter(progress: Progress, enough_s: float = ENOUGH_S) -> Group:
-    """What is on the screen while somebody speaks: level, useful seconds, what is wrong."""
+    """The live display: level, useful seconds, problems."""
     level = max(0.0, min(60.0, progress.level_dbfs + 60.0))
     well = QUIET_DBFS < progress.level_dbfs < LOUD_DBFS
     style = "green" if well else "red" if progress.level_dbfs >= LOUD_DBFS else "yellow"
@@ -328,7 +328,7 @@ def _told(problem: Problem) -> Text:
 def _judge(
     found: Findings, household: Sequence[StoredProfile], console: Console, *, accept_alike: bool
 ) -> None:
-    """Say how strong the voice is, and refuse one that the household cannot live with."""
+    """Print the voice's strength and problems; raise EnrolmentError if it must be refused."""
     check = found.check
     console.print(f"Known in {check.known_s:.0f} of {check.of_s:.0f} s of its own speech.")
     names = {stored.profile.id: stored.name for stored in household}
@@ -338,8 +338,8 @@ def _judge(
         if problem.code in _ADVICE or (accept_alike and problem.code in _ACCEPTABLE):
             console.print(Text(said, "yellow"))
         else:
-            mend = "; to keep it all the same, give --accept-alike"
-            refused.append(said + (mend if problem.code in _ACCEPTABLE else ""))
+            fix = "; to keep it nevertheless, give --accept-alike"
+            refused.append(said + (fix if problem.code in _ACCEPTABLE else ""))
     if refused:
         raise EnrolmentError("\n".join(refused))
 
@@ -351,11 +351,11 @@ def _named(text: str, names: Mapping[str, str]) -> str:
 
 
 def likeness_table(household: Sequence[StoredProfile], settings: Config) -> Table:
-    """How alike the household's voices are, and whom that makes hard to tell apart."""
+    """The similarity of the household's voices, and the pairs that are too similar."""
     policy = load_policy(settings)
     profiles = [stored.profile for stored in household]
     cosines = matrix(profiles, policy.calibration)
-    table = Table("", *(escape(stored.name) for stored in household), "too alike", box=None)
+    table = Table("", *(escape(stored.name) for stored in household), "too similar", box=None)
     for row, stored in enumerate(household):
         numbers = [
             "-" if row == column else f"{cosines[row, column]:.2f}"
@@ -373,7 +373,7 @@ def _too_alike(stored: StoredProfile, household: Sequence[StoredProfile], policy
 
 
 def likeness_picture(household: Sequence[StoredProfile], settings: Config, path: Path) -> None:
-    """Draw the matrix as PNG.
+    """Draw the similarity matrix as PNG.
 
     Raises:
         ProfileError: matplotlib is not installed, or the file cannot be written.
@@ -396,7 +396,7 @@ def likeness_picture(household: Sequence[StoredProfile], settings: Config, path:
         for column, cosine in enumerate(line):
             ink = "black" if cosine > 0.5 else "white"  # noqa: PLR2004 (the middle of the colours)
             axes.text(column, row, f"{cosine:.2f}", ha="center", va="center", color=ink)
-    axes.set_title(f"How alike the voices are (from {SAME_PERSON_COSINE}: one person)")
+    axes.set_title(f"Similarity of the voices (from {SAME_PERSON_COSINE}: one person)")
     figure.colorbar(image)
     try:
         figure.savefig(path, format="png", dpi=120)

@@ -1,8 +1,8 @@
 """The command line: run, enrol, drivers, replay, demo, doctor, config.
 
-Owns the arguments and the exit codes, and the order in which the daemon's parts come into memory.
-Exit codes: 0 done, 1 not done (the text says what to mend), 2 wrong usage, 78 wrong
-configuration or model (sysexits.h's EX_CONFIG; systemd does not restart on it), 130 interrupted.
+Owns the arguments, the exit codes, and the order in which the daemon's parts are loaded.
+Exit codes: 0 done, 1 failed (the text says what to fix), 2 wrong usage, 78 invalid configuration or
+model (sysexits.h's EX_CONFIG; systemd does not restart on it), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NOT_CURED_BY_RETRYING = (ConfigError, ModelError, BusError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code.
 
-    Whatever happens, a person reads one clear line and no traceback. The daemon's log gets both.
+    Every error is printed as one line without a traceback; the daemon also logs the traceback.
     """
     _take_any_stream()
     options = argparse.Namespace(config=None, command=None)
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Who read our output has left, as in `| head`.
+        # The reader of the output has closed it, as in `| head`.
         _drop_output()
         return 1
     except Exception as error:
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None, options: argparse.Namespace) -> None:
-    """Fill the options in; argparse alone takes no recordings behind an option."""
+    """Parse into `options`; argparse alone accepts no recordings after an option."""
     parser = _parser()
     _, left = parser.parse_known_args(arguments, options)
     if left and (not hasattr(options, "files") or any(each.startswith("-") for each in left)):
@@ -87,10 +87,10 @@ def parse(arguments: Sequence[str] | None, options: argparse.Namespace) -> None:
 
 
 def _take_any_stream() -> None:
-    """Make the standard streams such that any text can be written, and any bytes be read.
+    """Make the standard streams accept any text and any bytes.
 
-    A stream that was closed before we began is replaced by one that leads nowhere: otherwise the
-    next file that is opened would get its number, and what is printed.
+    A stream that was closed at the start is replaced by /dev/null: otherwise the next opened file
+    would get its descriptor, and the output.
     """
     for number in range(3):
         try:
@@ -109,33 +109,33 @@ def _take_any_stream() -> None:
 
 
 def _tell(text: str) -> None:
-    """Print an error; if nobody can read it, so be it."""
+    """Print an error; ignore a broken stderr."""
     with contextlib.suppress(OSError, ValueError):
         print(f"whodrives: {text}", file=sys.stderr, flush=True)
 
 
 def _unexpected(error: Exception) -> str:
-    """What nobody foresaw, in one line."""
+    """An unexpected error in one line."""
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else "reading or writing failed: "
         return f"{place}{error.strerror}"
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     said = " ".join(f"{type(error).__name__}: {error}".split())
-    return f"a fault of whodrives itself ({said[:200]}{where}); please report it"
+    return f"an internal error of whodrives ({said[:200]}{where}); please report it"
 
 
 def _drop_output() -> None:
-    """Let nothing be written any more: Python would try it once more at its exit, and complain."""
+    """Discard further output: Python would try to flush it at exit, and fail."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _leave_no_core() -> None:
-    """Let no crash write our memory, voices and all, to a disk.
+    """Disable core dumps, which would contain voices.
 
-    A limit of 0 alone does not keep it from a core_pattern that is a pipe (core(5)); a process that
-    is not dumpable (prctl(2), PR_SET_DUMPABLE) is not given to one either.
+    A limit of 0 does not apply to a core_pattern that is a pipe (core(5)); a process that is not
+    dumpable (prctl(2), PR_SET_DUMPABLE) is not dumped there either.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError, AttributeError):
@@ -145,12 +145,12 @@ def _leave_no_core() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="whodrives",
-        description="Hears which enrolled driver speaks, and tells the car how to fit itself.",
+        description="Recognises the driver by voice, and asks the car to move seat and mirrors.",
         epilog=_examples(
-            "whodrives demo          a recorded drive on this terminal; nothing to prepare",
-            "whodrives doctor        what this installation lacks",
+            "whodrives demo          a recorded drive on this terminal; no preparation",
+            "whodrives doctor        check this installation",
             "whodrives enrol Anna    learn a voice from the microphone",
-            "whodrives run           listen and tell the car",
+            "whodrives run           the daemon: listen and publish",
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         "--config",
         type=Path,
         metavar="FILE",
-        help=f"configuration (default: {SYSTEM_CONFIG}, or if it is not there a laptop's defaults)",
+        help=f"configuration (default: {SYSTEM_CONFIG}; without it, defaults for a laptop)",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
@@ -179,7 +179,7 @@ _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # 
 def _add(
     commands: _Commands, name: str, what: str, description: str, *examples: str
 ) -> argparse.ArgumentParser:
-    """A command whose --help ends in examples that can be typed."""
+    """A command whose --help ends with examples."""
     return commands.add_parser(
         name,
         help=what,
@@ -197,9 +197,9 @@ def _add_run(commands: _Commands) -> None:
     parser = _add(
         commands,
         "run",
-        "listen and tell the car",
-        "Listen to the configured source and publish who speaks. SIGHUP reads settings and "
-        "profiles again, SIGTERM ends it. A microphone or a broker that is away is waited for.",
+        "the daemon: listen and publish",
+        "Listen to the configured source and publish who speaks. SIGHUP reloads settings and "
+        "profiles, SIGTERM ends it. A missing microphone or broker is retried.",
         "whodrives run",
         "arecord -t raw -f S16_LE -r 16000 -c 1 | whodrives --config pipe.yaml run",
         '    where pipe.yaml says: sound: {source: "-"}',
@@ -216,33 +216,32 @@ def _add_enrol(commands: _Commands) -> None:
         "and language: from the microphone, or from recordings of this one person.",
         "whodrives enrol Anna",
         "whodrives enrol Anna monday.wav tuesday.flac",
-        "whodrives enrol                      the name is asked for, and not in the process list",
-        "whodrives enrol --road               in the parked car, and once more while driving",
+        "whodrives enrol                      the name is asked for, not in the process list",
+        "whodrives enrol --road               in the parked car, and again while driving",
         "whodrives enrol Anna --replace       with a new microphone, or after years",
     )
     parser.add_argument(
         "name",
         nargs="?",
         default="-",
-        help="what the driver is called; stays in the sealed store (without, or -: it is asked "
-        "for on the terminal, or read from standard input; every user of this machine can read "
-        "what is given here in the process list)",
+        help="the driver's name, stored sealed (without, or -: asked for on the terminal, or read "
+        "from standard input; every user of this machine can read arguments in the process list)",
     )
-    parser.add_argument("files", nargs="*", type=Path, help="recordings; none: the microphone")
-    parser.add_argument("--replace", action="store_true", help="enrol this driver anew")
+    parser.add_argument("files", nargs="*", type=Path, help="recordings (without: the microphone)")
+    parser.add_argument("--replace", action="store_true", help="enrol this driver again")
     parser.add_argument(
-        "--road", action="store_true", help="record once more on the road, with its noise"
+        "--road", action="store_true", help="record again on the road, with its noise"
     )
     parser.add_argument(
         "--consent",
         metavar="NAME",
-        help="who has agreed to be enrolled (without: it is asked, with the text, or read from "
+        help="the person who has consented (without: asked for, with the text, or read from "
         "standard input)",
     )
     parser.add_argument(
         "--accept-alike",
         action="store_true",
-        help="keep a voice that is too like another driver's, knowing what it costs",
+        help="keep a voice that is too similar to another driver's, at the cost that was printed",
     )
     parser.set_defaults(command=_command("enrol"))
 
@@ -252,8 +251,8 @@ def _add_drivers(commands: _Commands) -> None:
         commands,
         "drivers",
         "list, show, rename, forget; preferences, key; history, undo",
-        "Look after the enrolled drivers; without an action, list them. WHO is a name or an id; - "
-        "asks for it, or reads a line of standard input, so that no name is in the process list.",
+        "Manage the enrolled drivers; without an action, list them. WHO is a name or an id; - asks "
+        "for it, or reads a line of standard input, so that no name is in the process list.",
         "whodrives drivers",
         "whodrives drivers show Anna",
         "whodrives drivers forget d-0123abcd",
@@ -279,8 +278,8 @@ def _add_list(actions: _Commands) -> None:
     listing = _add(
         actions,
         "list",
-        "everybody who is enrolled",
-        "List everybody who is enrolled, and say which profiles cannot be used.",
+        "all enrolled drivers",
+        "List all enrolled drivers, and the profiles that cannot be used.",
         "whodrives drivers list",
     )
     listing.set_defaults(command=_command("list"))
@@ -290,7 +289,7 @@ def _add_show(actions: _Commands) -> None:
     show = _add(
         actions,
         "show",
-        "one driver and the preferences",
+        "one driver with the preferences",
         "Show one driver's id, enrolment and preferences.",
         "whodrives drivers show Anna",
     )
@@ -302,7 +301,7 @@ def _add_rename(actions: _Commands) -> None:
     rename = _add(
         actions,
         "rename",
-        "call a driver something else",
+        "change a driver's name",
         "Give a driver another name; id, voice and preferences stay.",
         'whodrives drivers rename Anna "Anna B."',
     )
@@ -315,9 +314,9 @@ def _add_restore(actions: _Commands) -> None:
     restore = _add(
         actions,
         "restore",
-        "go back to the voice before the last enrolment",
-        "Go back to the voice that --replace replaced, and erase the new one. That is possible "
-        "until the new voice has settled a trip.",
+        "restore the voice before the last enrolment",
+        "Restore the voice that --replace replaced, and erase the new one. This is possible until "
+        "the new voice has assigned the driver of a trip.",
         "whodrives drivers restore Anna",
     )
     restore.add_argument("who", metavar="WHO")
@@ -328,9 +327,9 @@ def _add_alike(actions: _Commands) -> None:
     alike = _add(
         actions,
         "alike",
-        "how alike the household's voices are",
-        "Print how alike each two voices are (cosine relative to the mean voice; 1: the same), and "
-        "whom that makes hard to tell apart.",
+        "the similarity of the household's voices",
+        "Print the similarity of each pair of voices (mean-subtracted cosine; 1: the same), and "
+        "which pairs are too similar.",
         "whodrives drivers alike",
         "whodrives drivers alike --picture household.png",
     )
@@ -343,8 +342,8 @@ def _add_export(actions: _Commands) -> None:
         actions,
         "export",
         "the whole household into one file, under a passphrase",
-        "Write everybody who is enrolled into a new file, sealed with a passphrase, to take them "
-        "to another car.",
+        "Write all enrolled drivers into a new file, sealed with a passphrase, to move them to "
+        "another car.",
         "whodrives drivers export household.whodrives",
     )
     export.add_argument("file", type=Path, metavar="FILE")
@@ -356,8 +355,8 @@ def _add_import(actions: _Commands) -> None:
     arrive = _add(
         actions,
         "import",
-        "take in a household that was exported",
-        "Take in the drivers of an exported file: all of them, or none if one is here already.",
+        "import an exported household",
+        "Import the drivers of an exported file: all, or none if one is already enrolled.",
         "whodrives drivers import household.whodrives",
     )
     arrive.add_argument("file", type=Path, metavar="FILE")
@@ -369,10 +368,10 @@ def _add_accept(actions: _Commands) -> None:
     accept = _add(
         actions,
         "accept",
-        "take in files that were restored, or that are of another vehicle.id",
-        "Take in profiles that are refused: after vehicle.id was changed, after a file was "
-        "restored from a backup, or when the index is missing. All or none; nothing is erased. Who "
-        "was forgotten comes back only if named.",
+        "accept files that were restored, or that belong to another vehicle.id",
+        "Accept profiles that are refused: after vehicle.id was changed, after a file was restored "
+        "from a backup, or when the index is missing. All or none; nothing is erased. Erased "
+        "drivers are accepted only if named.",
         "whodrives drivers accept",
         "whodrives drivers accept d-0123abcd",
     )
@@ -385,7 +384,7 @@ def _add_passphrase(parser: argparse.ArgumentParser) -> None:
         "--passphrase-file",
         type=Path,
         metavar="FILE",
-        help="a file whose first line is the passphrase (without: it is asked)",
+        help="a file whose first line is the passphrase (without: asked for)",
     )
 
 
@@ -393,8 +392,8 @@ def _add_forget(actions: _Commands) -> None:
     forget = _add(
         actions,
         "forget",
-        "erase voice and preferences for ever",
-        "Erase a driver's voice and preferences for ever; there is no way back.",
+        "erase voice and preferences permanently",
+        "Erase a driver's voice and preferences. This cannot be undone.",
         "whodrives drivers forget Anna",
     )
     forget.add_argument("who", metavar="WHO")
@@ -405,7 +404,7 @@ def _add_preferences(actions: _Commands) -> None:
     preferences = _add(
         actions,
         "preferences",
-        "print or change where seat and mirrors go",
+        "print or change the positions of seat and mirrors",
         "Without options, print them as YAML. --file replaces all of them, --set changes some. "
         "Paths and units are those of the COVESA Vehicle Signal Specification (VSS) 6.0.",
         "whodrives drivers preferences Anna > anna.yaml",
@@ -418,7 +417,7 @@ def _add_preferences(actions: _Commands) -> None:
     preferences.add_argument("--set", nargs="+", metavar="PATH=VALUE", default=[], dest="changes")
     preferences.add_argument("--file", type=Path, help="YAML with all of them, 'path: value'")
     preferences.add_argument(
-        "--previous", action="store_true", help="bring back the ones before the last change"
+        "--previous", action="store_true", help="restore those before the last change"
     )
     preferences.set_defaults(command=_command("preferences"))
 
@@ -428,8 +427,8 @@ def _add_history(actions: _Commands) -> None:
         actions,
         "history",
         "what a profile has learned since it was enrolled",
-        "Show the steps by which a profile followed its driver's voice, and what is in quarantine. "
-        "A cosine of 1 is the enrolled voice itself.",
+        "Show the revisions by which a profile followed its driver's voice, and the quarantine. A "
+        "cosine of 1 is the enrolled voice itself.",
         "whodrives drivers history Anna",
     )
     history.add_argument("who", metavar="WHO")
@@ -440,13 +439,13 @@ def _add_undo(actions: _Commands) -> None:
     undo = _add(
         actions,
         "undo",
-        "take back what a profile learned last",
-        "Take back the latest step that a profile learned, and empty its quarantine.",
+        "roll back a profile's latest revision",
+        "Roll back the latest revision of a profile, and empty its quarantine.",
         "whodrives drivers undo Anna",
         "whodrives drivers undo Anna --all     back to the voice as it was enrolled",
     )
     undo.add_argument("who", metavar="WHO")
-    undo.add_argument("--all", action="store_true", help="every step, and the quarantine")
+    undo.add_argument("--all", action="store_true", help="all revisions, and the quarantine")
     undo.set_defaults(command=_command("undo"))
 
 
@@ -454,9 +453,9 @@ def _add_key(actions: _Commands) -> None:
     key = _add(
         actions,
         "key",
-        "the key fob that is a driver's",
-        "Print, set or clear the key fob that settles this driver without a voice. ID is what the "
-        "car says in Vehicle.Occupant.Row1.DriverSide.Identifier.Subject.",
+        "a driver's key fob",
+        "Print, set or clear the key fob that assigns this driver without a voice. ID is what the "
+        "car reports in Vehicle.Occupant.Row1.DriverSide.Identifier.Subject.",
         "whodrives drivers key Anna --set 4f1a9c",
         "whodrives drivers key Anna --clear",
     )
@@ -472,9 +471,9 @@ def _add_replay(commands: _Commands) -> None:
         commands,
         "replay",
         "a recording to events, as JSON lines",
-        "What the daemon would have said of a recording, as fast as it can be read; the same "
-        "bytes every time. Times count from the start of the recording, as if it had begun at "
-        "1970-01-01T00:00:00Z.",
+        "Print the daemon's messages for a recording, as fast as it can be read; the output is "
+        "byte-identical every time. Times count from the start of the recording, as if it had "
+        "started at 1970-01-01T00:00:00Z.",
         "whodrives replay drive.wav",
         "whodrives replay drive.wav --vehicle car.jsonl",
         '    where car.jsonl has: {"at_s": 0, "signals": {"Vehicle.Speed": 0}}',
@@ -486,8 +485,8 @@ def _add_replay(commands: _Commands) -> None:
         "--vehicle",
         type=Path,
         metavar="FILE",
-        help='what the car said meanwhile: JSON lines {"at_s": 0.0, "signals": {PATH: VALUE}}; '
-        "each holds until the next (without: no car, so nothing is applied)",
+        help='the car as JSON lines {"at_s": 0.0, "signals": {PATH: VALUE}}; each is valid '
+        "until the next (without: no car, so nothing is applied)",
     )
     parser.set_defaults(command=_command("replay"))
 
@@ -510,9 +509,9 @@ def _add_doctor(commands: _Commands) -> None:
     parser = _add(
         commands,
         "doctor",
-        "what is wrong, and how to mend it",
-        "Check models, profiles, microphone, level and broker; one line each. Exits 1 when "
-        "something is to be mended. Speak while it listens.",
+        "what is wrong, and how to fix it",
+        "Check models, profiles, microphone, level and broker; one line each. Exits 1 if something "
+        "must be fixed. Speak while it listens.",
         "whodrives doctor",
         "sudo -u whodrives whodrives doctor     with the rights of the service",
     )
@@ -523,9 +522,9 @@ def _add_config(commands: _Commands) -> None:
     parser = _add(
         commands,
         "config",
-        "the configuration that is in force",
-        "Print every setting with its meaning and the value in force, defaults included, as a "
-        "file that --config takes.",
+        "the effective configuration",
+        "Print every setting with its meaning and effective value, defaults included, as a file "
+        "for --config.",
         "whodrives config > whodrives.yaml",
         "whodrives --config whodrives.yaml config",
     )
@@ -533,7 +532,7 @@ def _add_config(commands: _Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # The encoder before all else: what its loading leaves free, the rest then takes.
+    # The encoder first: the other modules then reuse the memory that loading it freed.
     load_encoder(Path(load_config(options.config).models.directory))
     from whodrives.service.daemon import serve  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Every setting: its default, unit, bounds and meaning, and the YAML that people write.
+"""Every setting: default, unit, bounds and meaning; the YAML configuration file.
 
 Owns parsing, error messages and the reference configuration, all generated from one schema.
 Must not know what a setting does. Only `location` touches the disk.

@@ -1,4 +1,4 @@
-"""Configuration and preferences as YAML texts: parsing and rendering."""
+"""Configuration and preferences as YAML: parsing and rendering."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from whodrives.vehicle import vss
 
 
 def parse(text: str, name: str) -> Config:
-    """The configuration that a YAML text describes; what it leaves out has its default.
+    """Parse a configuration; keys that are left out have their defaults.
 
     Args:
         text: the file's contents.
-        name: the file's path; relative paths in the text start at its folder.
+        name: the file's path; relative paths in the text start at its directory.
 
     Raises:
-        ConfigError: lists every mistake with file, line, field and mend; nothing else is raised.
+        ConfigError: lists every mistake with file, line, field and fix; nothing else is raised.
     """
     sheet = Document(name)
     root = sheet.compose(text)
@@ -36,15 +36,15 @@ def parse(text: str, name: str) -> Config:
         and config.mqtt.velocitas
         and vss.SEAT_POSITION not in config.vehicle.signals
     ):
-        mend = f"add {vss.SEAT_POSITION} to vehicle.signals, or give false"
-        sheet.wrong(None, "mqtt.velocitas", f"the seat adjuster moves nothing else; {mend}")
+        fix = f"add {vss.SEAT_POSITION} to vehicle.signals, or give false"
+        sheet.wrong(None, "mqtt.velocitas", f"the seat adjuster moves nothing else; {fix}")
     sheet.raise_mistakes(ConfigError)
     finished: Config = config
     return finished
 
 
 def _check_login(sheet: Document, mqtt: Mqtt) -> None:
-    """Note what does not fit together in how whodrives and the broker know each other."""
+    """Record contradictions between the settings for the broker's credentials."""
     if mqtt.tls is None and not mqtt.is_loopback:
         said = f"plain MQTT to {mqtt.host} can be read and forged on the way"
         sheet.wrong(None, "mqtt.tls", f"{said}; give tls, or host 127.0.0.1")
@@ -61,25 +61,25 @@ def _check_login(sheet: Document, mqtt: Mqtt) -> None:
 
 
 def render(config: Config) -> str:
-    """The configuration as commented YAML; `parse` reads it back to an equal value."""
+    """The configuration as commented YAML; `parse` of it gives an equal value."""
     return "\n".join(_section_lines(config, "")).lstrip() + "\n"
 
 
 def reference() -> str:
-    """The reference configuration: every knob with its meaning, bounds, unit and default."""
+    """The reference configuration: every setting with its meaning, bounds, unit and default."""
     return f"{_HEAD}\n{render(Config())}"
 
 
 def parse_preferences(text: str, name: str, limits: vss.Limits) -> dict[str, float]:
-    """The preferences, VSS path to value, that a YAML text of `path: value` lines describes.
+    """Parse preferences, VSS path to value, from YAML `path: value` lines.
 
     Args:
         text: the file's contents.
-        name: the file's path, for the report.
-        limits: what the car's ECUs accept.
+        name: the file's path, for error messages.
+        limits: the ranges that the car's ECUs accept.
 
     Raises:
-        ProfileError: lists every mistake with file, line, path and mend; nothing else is raised.
+        ProfileError: lists every mistake with file, line, path and fix; nothing else is raised.
     """
     sheet = Document(name)
     entries = sheet.entries(sheet.compose(text), "") or {}
@@ -93,7 +93,7 @@ def parse_preferences(text: str, name: str, limits: vss.Limits) -> dict[str, flo
 
 
 def render_preferences(preferences: Mapping[str, float]) -> str:
-    """The preferences as YAML with their units; `parse_preferences` reads it back."""
+    """The preferences as YAML with their units; the inverse of `parse_preferences`."""
     if not preferences:
         return "{}\n"
     lines = (
@@ -105,7 +105,7 @@ def render_preferences(preferences: Mapping[str, float]) -> str:
 
 _HEAD = """\
 # The reference configuration of whodrives. A key that is left out has the value shown here.
-# Relative paths start at this file's folder.
+# Relative paths start at this file's directory.
 """
 
 
@@ -113,7 +113,7 @@ _WIDTH = 96
 
 
 def _section_lines(section: Any, indent: str) -> Iterator[str]:
-    """A section's knobs, each below its meaning."""
+    """A section's settings, each below its meaning."""
     for knob in dataclasses.fields(section):
         kind, value = kind_of(knob), getattr(section, knob.name)
         said = knob.metadata["meaning"] + (f" Give {kind.want}." if kind.want else "")
@@ -124,7 +124,7 @@ def _section_lines(section: Any, indent: str) -> Iterator[str]:
 
 
 def _value_lines(name: str, value: Any, indent: str) -> Iterator[str]:
-    """One knob as YAML."""
+    """One setting as YAML."""
     if dataclasses.is_dataclass(value):
         yield f"{indent}{name}:"
         yield from _section_lines(value, indent + "  ")
@@ -139,7 +139,7 @@ def _value_lines(name: str, value: Any, indent: str) -> Iterator[str]:
 
 
 def _digits(number: float) -> str:
-    """The number so that YAML 1.1 reads the same one: its floats need a point."""
+    """The number in YAML 1.1, whose floats need a point."""
     if number == int(number):
         return str(int(number))
     mantissa, exponent, power = repr(number).partition("e")

@@ -1,4 +1,4 @@
-"""The kinds of setting: what each accepts, and how that is worded in an error."""
+"""The kinds of setting: accepted values and error messages."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from whodrives.vehicle import vss
 
 
 class _Bad:
-    """Stands for a value whose mistake was noted."""
+    """Placeholder for an invalid value whose mistake was recorded."""
 
 
 BAD = _Bad()
 
 
 class _Kind(Protocol):
-    """Reads one sort of value."""
+    """Reads one kind of value."""
 
     @property
     def want(self) -> str:
-        """What is accepted, in words."""
+        """Description of the accepted values."""
 
     def read(self, sheet: Document, node: yaml.Node, path: str) -> Any:
-        """The value; `BAD` and a note if it is not acceptable."""
+        """The value; `BAD` and a recorded mistake if it is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A scalar that `accepts` agrees to; a path in the file is taken from the file's folder."""
+    """A scalar that `accepts` accepts; a relative path starts at the file's directory."""
 
     want: str
     accepts: Callable[[Any], bool]
@@ -47,7 +47,7 @@ class Leaf:
         """The value; BAD, and a noted mistake, if it is not acceptable."""
         value: Any = plain_value(node)
         if not self.accepts(value):
-            sheet.wrong(node, path, f"{shown_value(value)} is wrong; give {self.want}")
+            sheet.wrong(node, path, f"{shown_value(value)} is invalid; give {self.want}")
             return BAD
         if self.is_path(value):
             return posixpath.join(posixpath.dirname(sheet.name), value)
@@ -55,12 +55,12 @@ class Leaf:
 
 
 def text_kind(want: str, pattern: str = r".+") -> Leaf:
-    """A text that matches the whole pattern; `want` says in words what is accepted."""
+    """A text that matches the whole pattern; `want` describes the accepted values."""
     return Leaf(want, lambda value: is_text(value) and bool(re.fullmatch(pattern, value)))
 
 
 def path_kind(want: str, *but: str) -> Leaf:
-    """A path; the values in `but` are taken as they are."""
+    """A path; the values in `but` are not paths and stay unchanged."""
     return Leaf(want, is_text, lambda value: value not in but)
 
 
@@ -74,7 +74,7 @@ def optional_path() -> Leaf:
 
 
 def is_text(value: object) -> bool:
-    """Whether this is a text that can be printed and is not empty."""
+    """Whether this is a non-empty printable text."""
     return isinstance(value, str) and value != "" and value.isprintable()
 
 
@@ -95,20 +95,20 @@ def choice_kind(options: Sequence[str]) -> Leaf:
 
 @dataclass(frozen=True, slots=True)
 class VersionKind:
-    """One of some version numbers, with or without quotes: YAML takes a bare 6.0 for a number."""
+    """A version number, with or without quotes: YAML reads a bare 6.0 as a number."""
 
     options: Sequence[str]
 
     @property
     def want(self) -> str:
-        """All of them."""
+        """The accepted versions."""
         return " or ".join(self.options)
 
     def read(self, sheet: Document, node: yaml.Node, path: str) -> Any:
         """The value; BAD, and a noted mistake, if it is not acceptable."""
         if isinstance(node, yaml.ScalarNode) and node.value in self.options:
             return node.value
-        sheet.wrong(node, path, f"{shown_value(node)} is wrong; give {self.want}")
+        sheet.wrong(node, path, f"{shown_value(node)} is invalid; give {self.want}")
         return BAD
 
 
@@ -121,7 +121,7 @@ class Section:
 
     @property
     def want(self) -> str:
-        """Its keys; with their meanings if it need not be there, so that they are shown once."""
+        """The keys with their meanings if the section is optional; else empty."""
         if not self.nullable:
             return ""
         keys = (f"{key.name} ({key.metadata['meaning']})" for key in dataclasses.fields(self.type))
@@ -138,8 +138,8 @@ class Section:
         kinds = {knob.name: kind_of(knob) for knob in knobs}
         required = [knob.name for knob in knobs if _is_required(knob)]
         for key in [key for key in entries if key not in kinds]:
-            mend = vss.did_you_mean(key, kinds) or f"; known are {', '.join(kinds)}"
-            sheet.wrong(entries.pop(key), join_path(path, key), f"is not a key{mend}")
+            fix = vss.did_you_mean(key, kinds) or f"; known are {', '.join(kinds)}"
+            sheet.wrong(entries.pop(key), join_path(path, key), f"is not a key{fix}")
         for key in [key for key in required if key not in entries]:
             sheet.wrong(node, join_path(path, key), f"is missing; give {kinds[key].want}")
         values = {
@@ -156,7 +156,7 @@ def _is_required(knob: dataclasses.Field[Any]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LimitsKind:
-    """VSS paths, each with the least and the greatest value that the car's ECUs accept."""
+    """VSS paths, each with the minimum and the maximum that the car's ECUs accept."""
 
     want: str = "VSS paths, each with {min: ..., max: ...} inside the range in docs/mqtt.md"
 
@@ -179,7 +179,7 @@ class LimitsKind:
             return None
         if bounds.min > bounds.max or bounds.min not in allowed or bounds.max not in allowed:
             unit = vss.SIGNALS[path.partition("signals.")[2]].unit
-            said = f"{bounds.min} to {bounds.max} is no range inside {allowed} {unit}"
+            said = f"{bounds.min} to {bounds.max} is not a range inside {allowed} {unit}"
             sheet.wrong(node, path, f"{said}; give min and max inside it")
             return None
         return vss.Range(float(bounds.min), float(bounds.max))
@@ -192,7 +192,7 @@ SWITCH = Leaf("true or false", lambda value: isinstance(value, bool))
 
 
 def knob(kind: _Kind, meaning: str) -> dict[str, Any]:
-    """A field's metadata: what it accepts, and what it means."""
+    """A field's metadata: its kind and its meaning."""
     return {"kind": kind, "meaning": meaning}
 
 
@@ -204,7 +204,7 @@ def kind_of(knob: dataclasses.Field[Any]) -> _Kind:
 
 @dataclass(frozen=True, slots=True)
 class _Bounds:
-    """How a range is written."""
+    """A range in the configuration."""
 
-    min: float = field(metadata=knob(_NUMBER, "the least value"))
-    max: float = field(metadata=knob(_NUMBER, "the greatest value"))
+    min: float = field(metadata=knob(_NUMBER, "the minimum"))
+    max: float = field(metadata=knob(_NUMBER, "the maximum"))

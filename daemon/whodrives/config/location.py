@@ -1,6 +1,6 @@
-"""Files that people write: where the configuration lies, and text that can be read.
+"""The configuration file's location, and reading text files that people write.
 
-Owns the places of the configuration file. What is in it is `config`'s.
+The file's content belongs to `codec` and `schema`.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ SYSTEM_CONFIG = Path("/etc/whodrives/whodrives.yaml")
 
 
 PIPE_S = 5.0
-"""Text that comes through a pipe, as in `--passphrase-file <(...)`, is waited for so long."""
+"""Timeout for text from a pipe, as in `--passphrase-file <(...)`."""
 
 
 MOST_BYTES = 1024 * 1024
-"""No text that people write is larger."""
+"""Maximum size of a text file."""
 
 
 def load_config(path: Path | None) -> Config:
-    """The configuration of `path`, of the system, or a laptop's.
+    """The configuration from `path`, else from the system's file, else the laptop's defaults.
 
     Raises:
-        ConfigError: the file cannot be read or has mistakes.
+        ConfigError: the file cannot be read or is invalid.
     """
     path = path or (SYSTEM_CONFIG if _is_there(SYSTEM_CONFIG) else None)
     loaded = codec.parse(read_text(path, ConfigError), str(path)) if path else _laptop()
@@ -47,8 +47,8 @@ def load_config(path: Path | None) -> Config:
 def _refuse_shared(tls: schema.Tls) -> None:
     """Raise ConfigError for a key that others may use, or a certificate that others may replace.
 
-    What systemd gives as a credential is guarded by it, and has an access list that looks like the
-    rights of a group. A file that cannot be examined is the bus's to complain of.
+    systemd protects its credentials, whose access list looks like permissions of a group. A file
+    that cannot be examined is reported when the bus opens it.
     """
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     for name, given, refused, what, rights in (
@@ -69,7 +69,7 @@ def _refuse_shared(tls: schema.Tls) -> None:
 
 
 def spelled(text: str, path: Path | None) -> str:
-    """The text with each whodrives command in it as it must be typed for this configuration."""
+    """The text with `--config PATH` added to each whodrives command in it."""
     if path is None:
         return text
     typed = f"whodrives --config {shlex.quote(str(path))} "
@@ -80,7 +80,7 @@ _COMMAND = re.compile(r"(?<![\w/.-])whodrives (?=(?:enrol|drivers|run|doctor|rep
 
 
 def _is_there(path: Path) -> bool:
-    """Whether something is there; also what this user must not look at, so that it is told."""
+    """Whether the path exists; True without permission to look, so that reading it reports that."""
     try:
         path.stat()
     except PermissionError:
@@ -91,7 +91,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _laptop() -> Config:
-    """The defaults for somebody who tries whodrives in a checkout, without an installation."""
+    """The defaults for a checkout without an installation."""
     data = _base("XDG_DATA_HOME", ".local/share")
     settings = _base("XDG_CONFIG_HOME", ".config")
     files = schema.ProfileFiles(
@@ -102,7 +102,7 @@ def _laptop() -> Config:
 
 
 def _base(variable: str, below_home: str) -> Path:
-    """A base directory of the XDG specification, which says that relative ones are ignored."""
+    """A base directory of the XDG specification, which ignores relative ones."""
     given = Path(os.environ.get(variable, ""))
     if given.is_absolute():
         return given
@@ -115,15 +115,15 @@ def _base(variable: str, below_home: str) -> Path:
             home = Path.home()
     if not home.is_absolute():
         raise ConfigError(
-            f"the home folder cannot be determined: {said}; set HOME to a folder, or give "
+            f"the home directory cannot be determined: {said}; set HOME to one, or give "
             "--config FILE"
         )
     return home / below_home
 
 
 def _bytes(path: Path) -> bytes:
-    """What is in a file, or comes through a pipe in time; a little more than MOST_BYTES at most."""
-    # Not blocking: nobody may ever write into a named pipe.
+    """The content of a file or pipe; reads at most a little more than MOST_BYTES."""
+    # Non-blocking: a named pipe may never have a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     data = b""
     with os.fdopen(descriptor, "rb", buffering=0) as file:
@@ -138,17 +138,17 @@ def _bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path, mistake: type[WhodrivesError]) -> str:
-    """The file's text, at most MOST_BYTES of it; raises `mistake` if it cannot be read."""
+    """The file's UTF-8 text; raises `mistake` if it cannot be read or exceeds MOST_BYTES."""
     try:
         data = _bytes(path)
         if len(data) > MOST_BYTES:
             raise mistake(f"{path}: is larger than {MOST_BYTES // 1024} KiB; give the right file")
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise mistake(f"{path}: is not text in UTF-8; save it as UTF-8") from error
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise mistake(f"{path}: is not UTF-8 text; save it as UTF-8") from error
+    except (OSError, ValueError) as error:  # ValueError: an impossible file name
         if isinstance(error, PermissionError):
-            mend = "run this as a user who may read it; the service's: sudo -u whodrives whodrives"
+            fix = "run this as a user who may read it; the service's: sudo -u whodrives whodrives"
         else:
-            mend = "give a file that can be read"
-        raise mistake(f"{path}: {getattr(error, 'strerror', error)}; {mend}") from error
+            fix = "give a file that can be read"
+        raise mistake(f"{path}: {getattr(error, 'strerror', error)}; {fix}") from error

@@ -1,4 +1,4 @@
-"""Reads a YAML text and collects every mistake with its line."""
+"""Reads YAML and collects every mistake with its line."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from whodrives.errors import WhodrivesError
 
 
 class Document:
-    """One YAML text under examination; it collects the mistakes found in it."""
+    """A YAML text and the mistakes found in it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.mistakes: list[str] = []
 
     def wrong(self, node: yaml.Node | None, path: str, sentence: str) -> None:
-        """Note a mistake in the field `path`, at the node's line."""
+        """Record a mistake in the field `path`, at the node's line."""
         line = f":{node.start_mark.line + 1}" if node else ""
         self.mistakes.append(f"{self.name}{line}: {path}{': ' if path else ''}{sentence}")
 
     def compose(self, text: str) -> yaml.Node | None:
-        """The text's node tree; None if it is empty or, which is noted, not YAML.
+        """The text's node tree; None if it is empty, or (recorded as a mistake) not YAML.
 
-        Besides its own errors PyYAML lets through what int() and chr() raise for absurd numbers.
+        PyYAML also raises the errors of int() and chr() for absurd numbers.
         """
         try:
             return yaml.compose(text, Loader=yaml.SafeLoader)
         except (yaml.YAMLError, ValueError, OverflowError) as error:
             said = " ".join(str(error).replace(' in "<unicode string>",', " at").split())
-            self.wrong(None, "", f"not YAML: {said}; mend the text there")
+            self.wrong(None, "", f"not YAML: {said}; fix the text there")
         except RecursionError:
             self.wrong(None, "", "not readable: nested too deeply; flatten it")
         return None
 
     def entries(self, node: yaml.Node | None, path: str) -> dict[str, yaml.Node] | None:
-        """The mapping's entries, {} where there is nothing; None and a note if it is no mapping."""
+        """The mapping's entries, {} for nothing; None and a mistake if it is not a mapping."""
         if node is None or plain_value(node) is None:
             return {}
         if not isinstance(node, yaml.MappingNode):
@@ -61,9 +61,9 @@ class Document:
 
 
 def plain_value(node: yaml.Node) -> object:
-    """The scalar's null, boolean, number or text; the node itself if it is anything else.
+    """A scalar's null, boolean, number or text; the node itself if it is anything else.
 
-    Dates are text: no knob is one.
+    Dates are text, because no setting is a date.
     """
     tag = node.tag.removeprefix("tag:yaml.org,2002:")
     if not isinstance(node, yaml.ScalarNode) or tag not in _VALUE_TAGS | _TEXT_TAGS:
@@ -84,7 +84,7 @@ _TEXT_TAGS = {"str", "timestamp", "merge", "value"}
 
 
 def shown_value(value: object) -> str:
-    """The value as an error message shows it, in few characters."""
+    """The value in at most 60 characters, for an error message."""
     if isinstance(value, yaml.ScalarNode):
         value = value.value
     if isinstance(value, yaml.Node):

@@ -1,4 +1,4 @@
-"""Every setting with its default, unit, bounds and meaning."""
+"""Every setting with default, unit, bounds and meaning."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from whodrives.vehicle.vss import Limits, Version
 from whodrives.voice.types import OperatingPoint
 
 MICROPHONE = "microphone"
-"""The sound source that is a device; any other is a path, or `PIPE`."""
+"""The source that is a device; any other is a path or `PIPE`."""
 
 
 PIPE = "-"
-"""The sound source that is raw 16-bit little-endian PCM on standard input."""
+"""The source that is raw 16-bit little-endian PCM on standard input."""
 
 
-# What a usual power seat can do; VSS itself gives these no upper bound.
+# Ranges of a usual power seat; VSS gives these signals no upper bound.
 _SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide"
 
 
@@ -72,16 +72,16 @@ class Vehicle:
         default="6.0",
         metadata=knob(
             VersionKind(vss.VERSIONS),
-            "The version of COVESA's Vehicle Signal Specification that the car's ECUs speak. All "
-            "else here and in the profiles is named as in 6.0 and translated on its way.",
+            "The version of COVESA's Vehicle Signal Specification that the car's ECUs use. This "
+            "file and the profiles use the names of 6.0, which are translated on the bus.",
         ),
     )
     signals: Limits = field(
         default_factory=_usual_limits,
         metadata=knob(
             LimitsKind(),
-            "The range that this car's ECUs accept for each signal; signals that are not here are "
-            "never sent. The ranges shown are a usual power seat's: put your car's own.",
+            "The range that this car's ECUs accept for each signal; signals that are not listed "
+            "are never sent. The defaults are those of a usual power seat: set your car's own.",
         ),
     )
 
@@ -99,7 +99,7 @@ class Sound:
                 MICROPHONE,
                 PIPE,
             ),
-            "What is listened to.",
+            "The sound source.",
         ),
     )
     device: str | int | None = field(
@@ -109,7 +109,7 @@ class Sound:
                 "a name, an index from 0, or null for the system's default",
                 lambda value: value is None or is_text(value) or is_integer(value, 0),
             ),
-            "Which microphone. Two of one name are told apart as NAME (ALSA) and NAME (JACK).",
+            "The microphone. Two with one name are distinguished as NAME (ALSA) and NAME (JACK).",
         ),
     )
     rate_hz: int = field(
@@ -123,21 +123,21 @@ class Sound:
 
 @dataclass(frozen=True, slots=True)
 class RecognitionSettings:
-    """How sure whodrives has to be."""
+    """Error rates of recognition."""
 
     strangers: OperatingPoint = field(
         default="1/100",
         metadata=knob(
             choice_kind(get_args(OperatingPoint)),
-            "How many strangers' utterances may be taken for a driver. With fewer, drivers have "
-            "to speak longer or are more often not recognised.",
+            "The target FPIR: the share of strangers' utterances that may be accepted as a "
+            "driver. With 1/1000, drivers must speak longer or are rejected more often.",
         ),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Files that prove the broker's identity and our own."""
+    """Certificates of the broker's authority and of whodrives."""
 
     ca: str = field(metadata=knob(path_kind("a path"), "the certificate authority's PEM file"))
     certificate: str | None = field(
@@ -151,13 +151,13 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Mqtt:
-    """The broker. Plain MQTT is for this machine's own broker only."""
+    """The broker. Plain MQTT is allowed only to a broker on this machine."""
 
     host: str = field(
         default="127.0.0.1",
         metadata=knob(
             text_kind("a host name or address", r"[A-Za-z0-9._:-]+"),
-            "Where it is. Without tls it must be this machine.",
+            "The broker's host. Without tls it must be this machine.",
         ),
     )
     port: int | None = field(
@@ -172,45 +172,44 @@ class Mqtt:
     )
     tls: Tls | None = field(
         default=None,
-        metadata=knob(Section(Tls, nullable=True), "Encryption, and who is who."),
+        metadata=knob(Section(Tls, nullable=True), "Encryption and certificates."),
     )
     username: str | None = field(
         default=None,
         metadata=knob(
             Leaf("a user's name, or null for none", lambda value: value is None or is_text(value)),
-            "The user to log in as, where the broker asks for a password.",
+            "The user to log in as, if the broker requires a password.",
         ),
     )
     password_file: str | None = field(
         default=None,
         metadata=knob(
             optional_path(),
-            "The file that holds that user's password and nothing else, readable by the user and "
-            "the group of whodrives only. A systemd credential named mqtt-password takes "
-            "precedence.",
+            "The file that contains only that user's password, readable only by the user and the "
+            "group of whodrives. A systemd credential named mqtt-password takes precedence.",
         ),
     )
     home_assistant: bool = field(
         default=False,
         metadata=knob(
             SWITCH,
-            "Whether Home Assistant is told, below homeassistant/, how to show this car.",
+            "Whether this car is described to Home Assistant, below homeassistant/.",
         ),
     )
     evidence: bool = field(
         default=False,
         metadata=knob(
             SWITCH,
-            "Whether recognition tells the exact likelihood ratios to whoever may read it: for a "
-            "technician. They help whoever tries to imitate a driver.",
+            "Whether recognition includes the exact likelihood ratios, for diagnosis. They help "
+            "an attacker to imitate a driver.",
         ),
     )
     velocitas: bool = field(
         default=False,
         metadata=knob(
             SWITCH,
-            "Whether Velocitas' seat adjuster is asked too, below seatadjuster/, for the seat's "
-            "position. It knows no time: what comes late to it moves the seat late.",
+            "Whether Velocitas' seat adjuster also gets requests for the seat's position, below "
+            "seatadjuster/. It checks no times: a late message moves the seat late.",
         ),
     )
 
@@ -221,7 +220,7 @@ class Mqtt:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the broker is on this machine; names other than localhost count as away."""
+        """Whether the broker is on this machine; any name but localhost counts as remote."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
@@ -230,50 +229,51 @@ class Mqtt:
 
 @dataclass(frozen=True, slots=True)
 class ProfileFiles:
-    """Where the drivers' sealed profiles are."""
+    """Location of the drivers' sealed profiles."""
 
     directory: str = field(
         default="/var/lib/whodrives/profiles",
-        metadata=knob(path_kind("a path"), "The folder of the sealed profiles."),
+        metadata=knob(path_kind("a path"), "The directory of the sealed profiles."),
     )
     key_file: str = field(
         default="/var/lib/whodrives/profile-key",
         metadata=knob(
             path_kind("a path"),
-            "The key that seals them: 32 bytes that only whodrives may read, outside that folder. "
-            "Made at the first enrolment. A systemd credential named profile-key goes before it.",
+            "The key that seals them: 32 bytes that only whodrives may read, outside that "
+            "directory. Made at the first enrolment. A systemd credential named profile-key takes "
+            "precedence.",
         ),
     )
     retention_days: int = field(
         default=365,
         metadata=knob(
             Leaf("0 to 36500", lambda value: is_integer(value, 0, 36_500)),
-            "Days after which a driver who was not recognised is offered to be forgotten, by "
-            "`drivers list` and `doctor`; nobody is forgotten unasked. 0: never.",
+            "Days without recognition after which `drivers list` and `doctor` propose to erase a "
+            "driver; nobody is erased automatically. 0: never.",
         ),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Where the models are."""
+    """Location of the models."""
 
     directory: str = field(
         default="/opt/whodrives/models",
-        metadata=knob(path_kind("a path"), "The folder that tools/build_models filled."),
+        metadata=knob(path_kind("a path"), "The directory that tools/build_models filled."),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class GuestSettings:
-    """People who are not enrolled and come back."""
+    """Unknown speakers who come back."""
 
     remember: bool = field(
         default=False,
         metadata=knob(
             Leaf("true or false", lambda value: isinstance(value, bool)),
-            "Whether to keep, sealed, the voices of those who come back, so that they can be "
-            "offered to be enrolled. Ask them first: they have not agreed to anything yet.",
+            "Whether to store, sealed, the voices of unknown speakers who come back, to offer "
+            "them enrolment. Tell them first: they have not consented to anything yet.",
         ),
     )
 
@@ -284,13 +284,13 @@ def _part(section: type, meaning: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that can be set. Relative paths have been joined to the file's folder."""
+    """All settings. Relative paths have been joined to the file's directory."""
 
     vehicle: Vehicle = field(default_factory=Vehicle, metadata=_part(Vehicle, "The car."))
     sound: Sound = field(default_factory=Sound, metadata=_part(Sound, "The sound."))
     recognition: RecognitionSettings = field(
         default_factory=RecognitionSettings,
-        metadata=_part(RecognitionSettings, "How sure whodrives has to be."),
+        metadata=_part(RecognitionSettings, "Error rates of recognition."),
     )
     mqtt: Mqtt = field(default_factory=Mqtt, metadata=_part(Mqtt, "The MQTT broker."))
     profiles: ProfileFiles = field(

@@ -1,4 +1,4 @@
-"""How the daemon proves to the broker who it is: TLS files, user name and password."""
+"""Authentication at the broker: TLS files, user name and password."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ CREDENTIAL = "mqtt-password"
 
 
 MAX_PASSWORD_BYTES = 65_535
-"""The longest that MQTT can carry."""
+"""Maximum length of a password in MQTT."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How the broker and we prove to each other who we are.
+    """Credentials for the broker.
 
     Attributes:
-        tls: the TLS of the connection; None for plain MQTT.
+        tls: TLS context of the connection; None for plain MQTT.
         username: the user to log in as, if any.
         password: that user's password; never shown.
-        advice: what to check when the broker refuses us.
+        advice: what to check when the broker refuses the connection.
     """
 
     tls: ssl.SSLContext | None
@@ -37,15 +37,15 @@ class Access:
 
 
 def broker_access(settings: Mqtt) -> Access:
-    """How to log in with these settings; plain MQTT is for a broker on this machine only.
+    """Load the credentials; plain MQTT is allowed only to a broker on this machine.
 
     Raises:
-        BusError: a file is missing, wrong or readable by others; names the field and the fix.
+        BusError: a file is missing, invalid or readable by others; names the field and the fix.
     """
     try:
         settings.host.encode("idna")
     except UnicodeError:
-        raise BusError(f"mqtt.host: {settings.host!r} is no host name; mend it") from None
+        raise BusError(f"mqtt.host: {settings.host!r} is not a host name; fix it") from None
     if settings.tls is None and not settings.is_loopback:
         said = f"plain MQTT to {settings.host} can be read and forged on the way"
         raise BusError(f"mqtt.tls: {said}; give tls, or host 127.0.0.1")
@@ -61,7 +61,7 @@ def broker_access(settings: Mqtt) -> Access:
 
 
 def _password(settings: Mqtt) -> tuple[Path, str]:
-    """Where the password is, and the password; the service manager's credential goes first."""
+    """The password's path and the password; a systemd credential takes precedence."""
     given = Path(os.environ.get("CREDENTIALS_DIRECTORY", os.devnull)) / CREDENTIAL
     if given.exists():
         path = given
@@ -80,23 +80,23 @@ def _password(settings: Mqtt) -> tuple[Path, str]:
             f"mqtt.password_file: {path}: {said}; give a file that can be read"
         ) from error
     except UnicodeDecodeError:
-        raise BusError(f"mqtt.password_file: {path}: is not text in UTF-8; save it so") from None
+        raise BusError(f"mqtt.password_file: {path}: is not UTF-8 text; save it as UTF-8") from None
     if not password or "\n" in password or len(raw) > MAX_PASSWORD_BYTES:
-        said = "does not hold one line with a password"
-        raise BusError(f"mqtt.password_file: {path}: {said}; write the password alone into it")
+        said = "does not contain one line with a password"
+        raise BusError(f"mqtt.password_file: {path}: {said}; write only the password into it")
     return path, password
 
 
 def _read_private(path: Path) -> bytes:
     """A regular file's first bytes; BusError if others may read or change it.
 
-    The group may read it: an administrator's file is given to the service by its group.
+    The group may read it, so that an administrator can give the file to the service's group.
     """
-    # Not blocking: nobody may ever write into a named pipe.
+    # Non-blocking: a named pipe may never have a writer.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         if not stat.S_ISREG(mode):
-            raise BusError(f"mqtt.password_file: {path}: is no regular file; give one")
+            raise BusError(f"mqtt.password_file: {path}: is not a regular file; give one")
         if mode & (stat.S_IRWXO | stat.S_IWGRP):
             raise BusError(
                 f"mqtt.password_file: {path}: others may read or write it; run: chmod g-w,o= "
@@ -113,7 +113,7 @@ def _context(tls: Tls) -> ssl.SSLContext:
     if tls.certificate is None or tls.key is None:
         return context
     try:
-        # An encrypted key would be asked for on the terminal; nobody is there.
+        # An empty password: OpenSSL would ask on the terminal for an encrypted key's.
         context.load_cert_chain(tls.certificate, tls.key, lambda: b"")
     except (OSError, ValueError) as error:
         files = f"{tls.certificate} with {tls.key}"

@@ -1,4 +1,4 @@
-"""What arrives from the broker: decoded, limited in rate, counted."""
+"""Incoming messages: decoded, rate-limited, counted."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ log = logging.getLogger(__name__)
 
 
 _ANSWERS = ("/preferences/result", *SeatAdjuster.topics)
-"""What says what became of a request; it is stale when it was retained."""
+"""Topics of answers to requests; a retained answer is stale and ignored."""
 
 
 class CommandMemory(Protocol):
-    """Keeps the ids of obeyed commands beyond the life of a daemon; never raises."""
+    """Persists the ids of accepted commands across restarts; never raises."""
 
     def recall(self, now_s: float) -> Mapping[str, float]:
-        """The ids of recent commands, with the monotonic time at which each came."""
+        """The ids of recent commands, each with its time of arrival (monotonic, s)."""
 
     def keep(self, obeyed: Mapping[str, float]) -> None:
-        """Replace them."""
+        """Replace the stored ids."""
 
 
 class Arrivals:
@@ -69,21 +69,21 @@ class Arrivals:
         self._log_limit = LogLimit(burst=1)
         self._adjusted = Bucket(RESULT_RATE)
         self._memory = memory
-        # A thread that ends may still bring its last message while the next one's begins.
+        # The thread of an ended connection may deliver its last message while the next one starts.
         self._lock = threading.Lock()
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """The topic filters of what is taken."""
+        """The topic filters to subscribe to."""
         return self._decoder.topics + (self._adjuster.topics if self._adjuster else ())
 
     def asked(self, event: Apply) -> Message | None:
-        """What the seat adjuster is to be told of a request, if there is one."""
+        """The seat adjuster's message for a request; None without a seat adjuster."""
         with self._lock:
             return self._adjuster.encode(event) if self._adjuster else None
 
     def take(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
-        """Decode a message and pass it on, or count it as what it is."""
+        """Decode a message and pass it on, or count why not."""
         with self._lock:
             self._take(message.topic, bytes(message.payload), retained=message.retain)
 
@@ -105,7 +105,7 @@ class Arrivals:
         if self._decoder.merged > merged and self._log_limit.admits("reports_too_fast", now_s):
             log.warning("event=reports_too_fast topic=%r", topic)
         if self._memory is not None and self._decoder.obeyed.keys() - obeyed.keys():
-            # Before it is obeyed: a daemon that dies then obeys nothing twice.
+            # Persist before passing on, so that a daemon that dies does not accept a command twice.
             self._memory.keep(self._decoder.obeyed)
         if item is not None:
             self._put(item)
@@ -129,7 +129,7 @@ class Arrivals:
             log.warning("event=payload_refused error=%r", str(error))
 
     def tend(self, now_s: float) -> None:
-        """Tell what was merged, and log what was suppressed in the windows that are over."""
+        """Pass on a merged report, and log the suppressed lines of the windows that are over."""
         with self._lock:
             report = self._decoder.merged_report(now_s)
         if report is not None:
@@ -137,29 +137,29 @@ class Arrivals:
         self.log_suppressed(now_s)
 
     def log_suppressed(self, now_s: float = math.inf) -> None:
-        """Log how many lines were suppressed, in the windows that are over by `now_s`."""
+        """Log the number of suppressed lines of each window that is over by `now_s`."""
         with self._lock:
             over = self._log_limit.over(now_s)
         for key, count in over:
             log.warning("event=suppressed of=%r lines=%d", key, count)
 
     def recall(self, now_s: float) -> None:
-        """Take over which commands the daemon before this one obeyed."""
+        """Load the ids of the commands that the previous daemon accepted."""
         if self._memory is not None:
             with self._lock:
                 self._decoder.obeyed |= self._memory.recall(now_s)
 
     def wake(self) -> None:
-        """Let whoever waits for inputs poll the bus: the connection has changed."""
+        """Put a tick, so that the loop polls the bus: the connection has changed."""
         self._put(Tick(clock.now_s()))
 
     def stray(self) -> None:
-        """Count a result that spoke of no request of this trip."""
+        """Count a result that matches no request of this trip."""
         with self._lock:
             self._counters.refused += 1
 
     def acknowledged(self, code: ReasonCode) -> None:
-        """Count and report what the broker does not let us say."""
+        """Count and log a message that the broker did not accept."""
         if code.is_failure:
             level = logging.DEBUG if self._counters.denied else logging.WARNING
             self._counters.denied += 1

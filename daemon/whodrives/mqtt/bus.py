@@ -30,16 +30,22 @@ log = logging.getLogger(__name__)
 
 
 MAX_LAG_S = 1.0
-"""An `Apply` older than this when it comes to be sent rests on a car that may have changed."""
+"""An `Apply` older than this is dropped: the state of the car may have changed since."""
 
 
 CONNECT_LIMIT_S = 15.0
+"""Maximum time for a connection to come up."""
+"""Maximum time for a connection to come up."""
 
 
 METRICS_S = 10.0
+"""Interval of `metrics`."""
+"""Interval of `metrics`."""
 
 
 RETRY_FIRST_S = 1.0
+"""First retry interval; it doubles up to RETRY_LAST_S."""
+"""First retry interval; it doubles up to RETRY_LAST_S."""
 
 
 RETRY_LAST_S = 60.0
@@ -49,16 +55,16 @@ class Bus:
     """The connection to the broker, kept up for ever.
 
     Args:
-        settings: the broker and how to prove who is who.
-        vehicle: the car: its name in the topics, and what its ECUs understand.
+        settings: the broker and the credentials.
+        vehicle: the car: its name in the topics, its signals and its VSS version.
         put: takes inputs; called from paho's thread and from `poll`.
-        vitals: says what the rest of the daemon adds to `metrics`; called from `poll`.
-        memory: keeps which commands were obeyed for the next daemon; called from paho's thread.
+        vitals: gives the daemon's part of `metrics`; called from `poll`.
+        memory: persists the ids of accepted commands; called from paho's thread.
 
-    All methods belong to one thread. `counters` may be read at any time.
+    Call all methods from one thread. `counters` may be read at any time.
 
     Raises:
-        BusError: the settings can never work; the text names the setting and the mend.
+        BusError: the settings can never work; the text names the setting and the fix.
     """
 
     def __init__(
@@ -75,7 +81,7 @@ class Bus:
         self._vehicle = vehicle
         self._put = put
         self._vitals = vitals
-        # Only TLS lets the broker know, by its access list, who may write what.
+        # The broker's access list needs TLS to know who writes.
         decoder = Decoder(vehicle.id, secure=settings.tls is not None)
         adjuster = _adjuster(settings, vehicle)
         self._arrivals = Arrivals(decoder, put, self.counters, adjuster, memory)
@@ -89,15 +95,15 @@ class Bus:
         self._at_work = False
         self._rival, self._rival_s = "", -math.inf
         self._status: Health | None = None
-        # A predecessor that died may have left a driver behind: the first greeting clears it.
+        # A daemon that died may have left a retained driver: the first connection clears it.
         self._driver = DriverState(0.0)
         self._guests = Guests(0.0)
 
     def start(self) -> None:
-        """Begin to connect; a broker that is away is tried again for ever, by `poll`."""
+        """Start to connect; `poll` retries for ever if the broker is away."""
         if self._settings.tls is None:
             log.warning("event=plain_mqtt host=%s port=%d", *self._settings.address)
-        # Not before: the daemon that this one follows may have obeyed one a moment ago.
+        # Not earlier: the previous daemon may have accepted a command a moment ago.
         self._arrivals.recall(clock.now_s())
         self._open()
 
@@ -109,9 +115,9 @@ class Bus:
         return max(0, MAX_UNACKNOWLEDGED - self._link.unacknowledged)
 
     def poll(self, now_s: float) -> None:
-        """Notice what became of the connection, and try again when it is time.
+        """Handle changes of the connection, and reconnect when it is due.
 
-        To be called about twice a second, and after each input: a connection that changes puts one.
+        Call about twice a second, and after each input: a connection that changes puts one.
         """
         self._arrivals.tend(now_s)
         link = self._link
@@ -135,11 +141,11 @@ class Bus:
                 self._put(LinkState(now_s, connected=True))
 
     def publish(self, event: Event) -> bool:
-        """Send an event, if the broker is there; return whether it went out.
+        """Publish an event if the broker is connected; return whether it was sent.
 
-        The last `Health`, `DriverState` and `Guests` are said again after each connect; an `Apply`
-        or a `Recognition` that cannot go out at once never goes out. An event that is not the bus's
-        is none of its business, and one that the contract does not let be said is dropped.
+        The last `Health`, `DriverState` and `Guests` are published again after each connect. Other
+        events that cannot be sent at once are never sent. Events without a message are ignored;
+        events that the contract does not allow are dropped.
         """
         if isinstance(event, Apply) and clock.now_s() - event.at_s > MAX_LAG_S:
             self.counters.dropped += 1
@@ -169,9 +175,9 @@ class Bus:
         return sent
 
     def stop(self) -> None:
-        """Say that we are offline and let go; takes less than a second."""
+        """Publish `offline` and disconnect; takes less than a second."""
         self._leave()
-        # Now nothing comes in any more.
+        # No message arrives any more.
         self._arrivals.log_suppressed()
 
     def _leave(self) -> None:
@@ -192,7 +198,7 @@ class Bus:
         link.release()
 
     def _open(self) -> None:
-        # Read anew each time: a password or certificate that was replaced is then the right one.
+        # Read again each time: the password or certificate may have been replaced.
         try:
             access = broker_access(self._settings)
         except BusError as error:
@@ -216,7 +222,7 @@ class Bus:
         self._go_to_work(self._link, now_s)
 
     def _go_to_work(self, link: Link | None, now_s: float) -> None:
-        """Let requests be made once no other daemon can have our place."""
+        """Permit requests once no other daemon can have this connection's identity."""
         if link is None or self._at_work or not self._place.admits(link.up_s, now_s):
             return
         self._at_work = True
@@ -227,12 +233,12 @@ class Bus:
         self._put(LinkState(now_s, connected=True, rival=self._rival))
 
     def _deaf(self, link: Link, now_s: float) -> None:
-        """End a connection that brings us nothing; the car is told that first.
+        """End a connection that delivers nothing; publish the reason first.
 
-        It ends with MQTT's farewell, so that the will does not take the place of that status.
+        It ends with DISCONNECT, so that the last will does not replace that status.
         """
         fix = f"look for a client that floods it, and let our user write and read {link.echo_topic}"
-        reason = f"the broker has brought us nothing for {ECHO_LIMIT_S:.0f} s; {fix}"
+        reason = f"the broker has delivered nothing for {ECHO_LIMIT_S:.0f} s; {fix}"
         if self._connected:
             known = self._status or Health(now_s)
             status = replace(known, at_s=now_s, reasons=(*known.reasons, f"broker: {reason}"))
@@ -259,8 +265,8 @@ class Bus:
         self._retry_s = min(2 * self._retry_s, RETRY_LAST_S)
 
     def _left_place(self, pause_s: float, now_s: float) -> None:
-        """Tell of a client that came under our identity; come back after a pause, or at once."""
-        # Until we are back at once, the broker may as well have been stuck.
+        """Report a client with our identity; reconnect after a pause, or at once."""
+        # Not a rival yet: until the immediate reconnect, the broker may have been stuck instead.
         self._rival, self._rival_s = STANDS_BY if pause_s else "", now_s
         reason = STANDS_BY if pause_s else TAKEN_FOR_A_MOMENT
         log.warning("event=thrown_out retry_s=%.0f reason=%r", pause_s, reason)
@@ -271,7 +277,7 @@ class Bus:
             self._open()
 
     def _measure(self, now_s: float) -> None:
-        """Say how we do, when it is time."""
+        """Publish `metrics` when it is due."""
         if now_s - self._measured_s >= METRICS_S:
             self._measured_s = now_s
             vitals = self._vitals()

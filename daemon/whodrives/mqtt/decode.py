@@ -1,4 +1,4 @@
-"""Messages to inputs: validation, freshness, and protection against replay."""
+"""Messages to inputs: validation, freshness, replay protection."""
 
 from __future__ import annotations
 
@@ -64,32 +64,31 @@ T = TypeVar("T")
 
 
 MAX_AHEAD_S = 1.0
-"""Two clocks may disagree by this much; a time further in the future is refused."""
+"""Tolerance between two clocks; a time further in the future is refused."""
 
 
 CLOCK_STEP_S = 0.02
-"""Calendar and monotonic clock are read one after the other, and a thread may be interrupted
-between the two. A change of their difference below this is that interruption, above it a clock was
-set."""
+"""Threshold for a step of the calendar. The two clocks are read one after the other, and a thread
+may be interrupted in between: a smaller change of their difference is that interruption."""
 
 
 REMEMBERED_S = 10.0
-"""How long a command's id is remembered: longer than a command is valid, a clock ahead included."""
+"""How long a command's id is remembered: longer than the validity of a command plus MAX_AHEAD_S."""
 
 
 Incoming: TypeAlias = (
     VehicleReport | Position | RequestResult | Listen | Choose | Save | Cancel | Forget | Enrol
 )
-"""What a message may be turned into."""
+"""Inputs that messages decode to."""
 
 
 class CommandError(PayloadError):
-    """A command is refused, and the one who gave it can be told.
+    """A command is refused, and its `command_id` is known, so that it can be answered.
 
     Args:
-        text: names the topic, the field and the mend.
-        command: the command's name.
-        reason: what to tell.
+        text: names the topic, the field and the fix.
+        command: the command's id.
+        reason: the reason to publish.
         cause: as in `PayloadError`.
     """
 
@@ -100,7 +99,7 @@ class CommandError(PayloadError):
 
 
 class _FutureError(PayloadError):
-    """A message is dated `ahead_s` seconds in the future, by more than MAX_AHEAD_S."""
+    """A message is dated `ahead_s` seconds in the future, more than MAX_AHEAD_S."""
 
     def __init__(self, text: str, ahead_s: float) -> None:
         super().__init__(text, cause="future")
@@ -134,29 +133,30 @@ _Command: TypeAlias = ListenPayload | CommandPayload
 
 
 class Decoder:
-    """Turns what the car, the ECUs and the head unit say into inputs.
+    """Decodes messages of the car, the ECUs and the head unit into inputs.
 
-    It is the one place where readings of the car are merged: it remembers the last reading of each
-    signal that it understands, because two of them may speak of one fact and arrive apart, and each
-    `VehicleReport` holds the state that follows from all of them. It remembers the ids of the
-    last seconds' commands, because none is obeyed twice. Both are bounded, the ids by the commands'
-    rates. One mistake refuses a whole message, and it leaves no trace but in the rate of its topic.
+    The decoder alone merges readings of the car: it keeps the last reading of each known signal,
+    because two signals may describe one fact and arrive separately. Each `VehicleReport` holds the
+    state that follows from all readings. The ids of recent commands are kept, so that none is
+    accepted twice; the commands' rates bound their number. One invalid value refuses the whole
+    message, which then counts only against the rate of its topic.
 
     An older reading does not replace a newer one of the same signal, unless it is the dangerous one
     of the two: a car that moves, an open door, an empty seat, a pressed switch, a car that is not
-    held, an ignition that is off. A reading from the future counts as made when it arrived.
+    held, an ignition that is off. A reading from the future is dated at its arrival.
 
     Args:
         vehicle: the car's name in the topics.
-        secure: whether the broker knows who is who; else what erases or enrols is refused.
+        secure: whether the broker authenticates clients; if not, commands that erase or enrol are
+            refused.
 
     Attributes:
-        replayed: commands that came again, and messages with a reading older than the newest.
-        merged: reports of the car that came too fast and are told with the next one.
-        obeyed: ids of the commands of the last REMEMBERED_S, lower-case, with the monotonic time
-            at which each came. Set it to what an earlier daemon obeyed.
-        misdated: reports of the car without a reading that was new enough on arrival to be used, or
-            with one that was dated in the future.
+        replayed: number of repeated commands, and of messages with a reading older than the newest.
+        merged: number of reports beyond the rate, which are passed on with the next one.
+        obeyed: ids of the commands accepted in the last REMEMBERED_S, lower-case, each with its
+            time of arrival (monotonic, s). Initialise it with those of the previous daemon.
+        misdated: number of reports without a reading that was new enough on arrival, or with one
+            that was dated in the future.
     """
 
     def __init__(self, vehicle: str, *, secure: bool = False) -> None:
@@ -188,29 +188,29 @@ class Decoder:
 
     @property
     def vehicle_topics(self) -> tuple[str, ...]:
-        """Those of them on which the car reports."""
+        """The topic filters of the car's reports."""
         return tuple(t for t in self.topics if t.removeprefix(self._root).split("/")[0] == _VEHICLE)
 
     @property
     def readings(self) -> Mapping[str, Reading[Any]]:
-        """The last reading of each signal that the car reported; its value is None for null."""
+        """The last reading of each reported signal; its value is None for null."""
         return {path: self._latest[path] for path in READ_SIGNALS if path in self._latest}
 
     def decode(
         self, topic: str, payload: bytes, received_at_s: float, wall_now_s: float
     ) -> Incoming | None:
-        """Read one message; None if it says again what was heard before.
+        """Decode one message; None if it is a repetition or is merged with the next report.
 
         Args:
-            topic: the full topic it came on.
+            topic: the full topic.
             payload: as received.
-            received_at_s: when, on the monotonic clock.
-            wall_now_s: the same moment in seconds from 1970-01-01 UTC.
+            received_at_s: time of arrival (monotonic, s).
+            wall_now_s: the same moment in seconds since 1970-01-01 UTC.
 
         Raises:
-            CommandError: a command is refused whose name could be read.
+            CommandError: a command is refused whose `command_id` could be read.
             CarClockError: a report of the car is dated in the future.
-            PayloadError: names the topic, the field and the mend; nothing else is raised.
+            PayloadError: names the topic, the field and the fix; nothing else is raised.
         """
         epoch_s = wall_now_s - received_at_s
         if not abs(epoch_s - self._epoch_s) <= CLOCK_STEP_S:
@@ -218,7 +218,7 @@ class Decoder:
         now = _Now(topic, received_at_s, wall_now_s, self._epoch_s)
         name = topic.removeprefix(self._root)
         if name == topic:
-            raise PayloadError(f"{topic}: no such topic is read; see docs/mqtt.md")
+            raise PayloadError(f"{topic}: is not a topic that is read; see docs/mqtt.md")
         if name not in self._buckets:
             return self._vehicle(name, payload, now)
         too_fast = self._buckets[name].excess(received_at_s)
@@ -252,14 +252,14 @@ class Decoder:
         return VehicleReport(now.at_s, state, self._age_s)
 
     def merged_report(self, at_s: float) -> VehicleReport | None:
-        """The state of the last report at `at_s`, if that one came too fast and was not told."""
+        """The state at `at_s` if the last report exceeded the rate and waits; else None."""
         if not self._untold:
             return None
         self._untold = False
         return VehicleReport(at_s, self._state(), self._age_s)
 
     def _is_replayed(self, path: str, reading: Reading[Any]) -> bool:
-        """Whether the reading is older than the newest of its signal, and not the dangerous one."""
+        """Whether the reading is older than the newest of its signal and not the dangerous one."""
         if reading.at_s >= self._newest_s.get(path, -math.inf):
             return False
         latest = self._latest[path]
@@ -284,7 +284,7 @@ class Decoder:
         return None if reading is None or reading.value is None else reading
 
     def _switched(self) -> Reading[bool] | None:
-        """Whether any switch is pressed; the newest of those that are, else of all."""
+        """Whether any switch is pressed: the newest pressed reading, else the newest of all."""
         known = [reading for path in vss.SEAT_SWITCHES if (reading := self._get(path))]
         pressed = [reading for reading in known if reading.value]
         return max(pressed or known, key=lambda reading: reading.at_s, default=None)
@@ -296,7 +296,7 @@ class Decoder:
             self.replayed += 1
             return None
         self._position_s = true_s
-        # An older name gives way to the newest one's value, if a car says both.
+        # If the car sends both names of a signal, the newest name wins.
         said = sorted(body.signals.items(), key=lambda item: item[0] in vss.SIGNALS)
         known = dict(ours for path, value in said if (ours := vss.newest(path, value)))
         signals = {path: _whole(path, value) for path, value in known.items()}
@@ -325,8 +325,8 @@ class Decoder:
         if too_fast:
             raise PayloadError(f"{now.topic}: {too_fast}", cause="rate")
         if isinstance(body, ForgetPayload | EnrolPayload) and not self._secure:
-            mend = "only over TLS does the broker know who asks; see mqtt.tls"
-            raise PayloadError(f"{now.topic}: refused on a plain connection; {mend}", cause="plain")
+            fix = "use TLS, so that the broker knows who asks; see mqtt.tls"
+            raise PayloadError(f"{now.topic}: refused on a plain connection; {fix}", cause="plain")
         if known is not None:
             self.obeyed[known] = now.at_s
         return _input(name, body, now.at_s)
@@ -359,7 +359,7 @@ def _answer(payload: bytes, now: _Now) -> RequestResult:
 
 
 def _readings(name: str, payload: bytes, now: _Now) -> Iterator[tuple[str, Reading[Any]]]:
-    """The signals in a message that are understood; a value that is not known is None."""
+    """The known signals of a message; an unknown value is None."""
     if name == _VEHICLE:
         signals = read(now.topic, payload, VehiclePayload).signals
         for path in READ_SIGNALS:
@@ -369,7 +369,7 @@ def _readings(name: str, payload: bytes, now: _Now) -> Iterator[tuple[str, Readi
         return
     level, _, path = name.partition("/")
     if level != _VEHICLE or not path:
-        raise PayloadError(f"{now.topic}: no such topic is read; see docs/mqtt.md")
+        raise PayloadError(f"{now.topic}: is not a topic that is read; see docs/mqtt.md")
     if path in READ_SIGNALS:
         plain = json_object(now.topic, payload)
         typed_payload(now.topic, plain, SignalPayload)
@@ -392,7 +392,7 @@ _DANGEROUS: Mapping[str, bool] = {
     IGNITION: False,
     **dict.fromkeys(vss.SEAT_SWITCHES, True),
 }
-"""Of the two values that a signal's reading may mean, the one that forbids, stops or ends."""
+"""The value of each boolean signal that forbids a movement, stops one, or ends a trip."""
 
 
 def _is_dangerous(path: str, reading: Reading[Any]) -> bool:
@@ -402,7 +402,7 @@ def _is_dangerous(path: str, reading: Reading[Any]) -> bool:
 
 
 def _both(one: Reading[T] | None, other: Reading[T] | None, *, disagreeing: Any) -> Any:
-    """One fact from two signals: as old as the older if they agree, else `disagreeing`."""
+    """One fact from two signals: the older reading if they agree, else `disagreeing`."""
     if one is None or other is None:
         return one or other
     if one.value == other.value:
@@ -413,20 +413,20 @@ def _both(one: Reading[T] | None, other: Reading[T] | None, *, disagreeing: Any)
 
 
 def _whole(path: str, value: float) -> float:
-    """What the signal's datatype can hold: an ECU may measure finer than it can be told."""
+    """The value rounded to the signal's datatype: an ECU may report a finer value."""
     return float(value if vss.SIGNALS[path].datatype == "float" else round(value))
 
 
 @dataclass(frozen=True, slots=True)
 class _Now:
-    """The moment at which a message came, on both clocks.
+    """A message's topic and time of arrival, on both clocks.
 
     Attributes:
-        topic: it came on.
-        at_s: on the monotonic clock.
-        wall_s: seconds from 1970-01-01 UTC.
-        epoch_s: seconds from 1970-01-01 UTC to `at_s` 0, the same for all messages until a clock
-            is set: two messages that tell one time get one `at_s`.
+        topic: the full topic.
+        at_s: monotonic time.
+        wall_s: seconds since 1970-01-01 UTC.
+        epoch_s: seconds from 1970-01-01 UTC to `at_s` 0, constant until a clock is set, so that
+            two messages with the same time get the same `at_s`.
     """
 
     topic: str
@@ -435,16 +435,16 @@ class _Now:
     epoch_s: float
 
     def true_s(self, field: str, when: datetime) -> float:
-        """The same time on the monotonic clock; no later than the message's arrival."""
+        """`when` as monotonic time, not later than the message's arrival."""
         self.age_s(field, when)
         return min(when.timestamp() - self.epoch_s, self.at_s)
 
     def age_s(self, field: str, when: datetime) -> float:
-        """Seconds since then; up to MAX_AHEAD_S below zero."""
+        """Age of `when` in seconds, -MAX_AHEAD_S or more; _FutureError if it is further ahead."""
         age_s = self.wall_s - when.timestamp()
         if age_s < -MAX_AHEAD_S:
-            mend = "set both clocks by one source"
-            text = f"{self.topic}: {field}: {-age_s:.1f} s in the future; {mend}"
+            fix = "set both clocks by one source"
+            text = f"{self.topic}: {field}: {-age_s:.1f} s in the future; {fix}"
             raise _FutureError(text, -age_s)
         return age_s
 

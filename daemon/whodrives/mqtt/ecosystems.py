@@ -1,8 +1,8 @@
-"""The same facts in the words of two other worlds: Home Assistant and Eclipse Velocitas.
+"""Home Assistant and Eclipse Velocitas: the same facts in their formats.
 
-Owns what those two expect to read and say over MQTT; each is an option that is off by default.
-Pure: events and payloads in, messages and inputs out. Must never decide anything: what is asked of
-a Velocitas seat adjuster is what was asked of the ECU, at the same moment.
+Owns the MQTT messages that the two expect; each is an option that is off by default. Pure: events
+and payloads in, messages and inputs out. Must not decide anything: a Velocitas seat adjuster gets
+the request that the ECU gets, at the same moment.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ HOME_ASSISTANT_PREFIX = "homeassistant"
 
 
 def home_assistant(vehicle: str) -> tuple[Message, ...]:
-    """What Home Assistant must read to show this car, retained; one message for each entity.
+    """Home Assistant's discovery messages for this car, retained; one message per entity.
 
-    MQTT discovery of single entities (https://www.home-assistant.io/integrations/mqtt), which every
-    version understands. The entities are fed by `driver` and `status` as they are.
+    Uses MQTT discovery of single entities (https://www.home-assistant.io/integrations/mqtt), which
+    every version supports. The entities read `driver` and `status` unchanged.
 
     Args:
         vehicle: the car's name in the topics.
@@ -38,7 +38,7 @@ def home_assistant(vehicle: str) -> tuple[Message, ...]:
             "name": "Driver",
             "icon": "mdi:account-voice",
             "state_topic": f"{root(vehicle)}/driver",
-            # Empty outside a trip; then there is no JSON, and no driver.
+            # The payload is empty outside a trip.
             "value_template": "{{ value_json.driver or 'unknown' if value else 'nobody' }}",
             "json_attributes_topic": f"{root(vehicle)}/driver",
             "json_attributes_template": "{{ value if value else '{}' }}",
@@ -99,7 +99,7 @@ POSITION_TOPIC = "seatadjuster/currentPosition"
 
 
 _REARMOST = 1000
-"""The seat adjuster counts from 0, frontmost, to 1000, rearmost."""
+"""The seat adjuster's positions range from 0 (frontmost) to 1000 (rearmost)."""
 
 
 class Result(Struct, frozen=True):
@@ -109,30 +109,30 @@ class Result(Struct, frozen=True):
 
 
 class Response(Struct, frozen=True):
-    """What the seat adjuster answers."""
+    """The seat adjuster's answer."""
 
     requestId: Annotated[str | int, Meta(description="the request's own")]  # noqa: N815 - their name
     result: Annotated[Result, Meta(description="a JSON object with the status")]
 
 
 class PresentPosition(Struct, frozen=True):
-    """Where the seat is."""
+    """The seat's present position."""
 
     position: Annotated[int | float, Meta(description="a number from 0 to 1000")]
 
 
 class SeatAdjuster:
-    """Speaks to the seat adjuster, Velocitas' example of a vehicle app, in its words.
+    """Encodes requests for Velocitas' seat adjuster (an example vehicle app), decodes its answers.
 
-    It takes a request for a position and answers whether that position was set; when the seat
-    arrives there is told by its present position alone, so the last request is remembered here.
+    The seat adjuster answers a request with whether the position was set. Only its present position
+    shows that the seat has arrived, so the last request is remembered here.
 
     Args:
-        travel: the values of the seat's position that this car's ECUs accept, in mm from the front.
+        travel: the range of the seat's position that this car's ECUs accept, in mm from the front.
     """
 
     topics = (RESPONSE_TOPIC, POSITION_TOPIC)
-    """What `decode` reads; exact topics."""
+    """The exact topics that `decode` reads."""
 
     def __init__(self, travel: vss.Range) -> None:
         self._travel = travel
@@ -140,10 +140,10 @@ class SeatAdjuster:
         self._accepted = False
 
     def encode(self, event: Apply) -> Message | None:
-        """The request for the seat's position, if the event asks for one.
+        """The seat adjuster's request; None if the event does not move the seat's position.
 
-        It expires at the broker as `preferences/apply` does. The payload holds no time, because the
-        seat adjuster knows none: what is past the broker may be late.
+        It expires at the broker like `preferences/apply`. The seat adjuster's payload has no time,
+        so a message that has left the broker may be acted on late.
         """
         if vss.SEAT_POSITION not in event.signals:
             return None
@@ -153,15 +153,15 @@ class SeatAdjuster:
         return Message(REQUEST_TOPIC, json.dumps(body).encode(), 1, expiry_s=APPLY_EXPIRY_S)
 
     def decode(self, topic: str, payload: bytes, received_at_s: float) -> RequestResult | None:
-        """What a message says of the last request; None if it says nothing.
+        """The result of the last request; None if the message has none.
 
         Args:
             topic: one of `topics`.
             payload: as received.
-            received_at_s: when, on the monotonic clock.
+            received_at_s: time of arrival (monotonic, s).
 
         Raises:
-            PayloadError: the message is not the seat adjuster's; it names topic, field and mend.
+            PayloadError: the message is invalid; names topic, field and fix.
         """
         if topic == POSITION_TOPIC:
             return self._arrived(read(topic, payload, PresentPosition).position, received_at_s)

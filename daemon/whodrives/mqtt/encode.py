@@ -53,7 +53,7 @@ from whodrives.voice.types import Outcome, Recognition
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is handed to the broker.
+    """An outgoing MQTT message.
 
     Attributes:
         topic: the full topic.
@@ -62,7 +62,7 @@ class Message:
         retain: whether the broker keeps it for later subscribers.
         expiry_s: MQTT message expiry interval; None for never.
         correlation: MQTT correlation data.
-        response_topic: where an answer is awaited.
+        response_topic: the topic for answers.
     """
 
     topic: str
@@ -76,11 +76,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """What the rest of the daemon adds to `metrics`.
+    """The daemon's part of `metrics`.
 
     Attributes:
-        requests: requests that no final answer came for yet.
-        backlog: inputs that wait to be looked at.
+        requests: number of requests without a final answer.
+        backlog: number of inputs that wait to be processed.
         encoder: fingerprint of the speaker encoder, 64 digits, lower-case hexadecimal.
         silent_s: for how many seconds the source has given nothing but zeros or a constant.
     """
@@ -94,17 +94,17 @@ class Vitals:
 def encode(
     event: Event, vehicle: Vehicle, epoch_s: float, *, evidence: bool = False
 ) -> Message | None:
-    """The message that tells the car of an event; None for an event that is not the bus's.
+    """The message of an event; None for an event that is not published.
 
     Args:
-        event: what happened.
-        vehicle: the car: its name in the topics, what its ECUs accept, and which VSS they speak.
-        epoch_s: seconds from 1970-01-01 UTC to the moment that is `at_s` 0.
-        evidence: whether a recognition tells its exact likelihood ratios.
+        event: the event.
+        vehicle: the car: its name in the topics, the ranges of its signals, its VSS version.
+        epoch_s: seconds from 1970-01-01 UTC to `at_s` 0.
+        evidence: whether a recognition includes its exact likelihood ratios.
 
     Raises:
-        PayloadError: the event holds what the contract does not allow to be said, such as a
-            position that the car's ECUs do not accept.
+        PayloadError: the contract does not allow the event's content, such as a position that the
+            car's ECUs do not accept.
     """
     when = _when(event.at_s + epoch_s)
     body: Payload | None
@@ -139,13 +139,13 @@ def encode(
 
 
 def encode_offline(vehicle: str, reason: str) -> Message:
-    """The status of a daemon that is not there; it has no time, for a last will cannot know one."""
+    """The `offline` status; without a time, because a last will cannot know one."""
     body = StatusPayload(schema=SCHEMA, time=None, state="offline", reasons=[reason])
     return _message("status", vehicle, body)
 
 
 def encode_metrics(counters: Counters, vitals: Vitals, vehicle: str, wall_now_s: float) -> Message:
-    """How the daemon does, at `wall_now_s` seconds from 1970-01-01 UTC."""
+    """The `metrics` message; `wall_now_s` in seconds since 1970-01-01 UTC."""
     body = MetricsPayload(
         schema=SCHEMA,
         time=_when(wall_now_s),
@@ -234,7 +234,7 @@ def _apply(event: Apply, vehicle: Vehicle, epoch_s: float) -> ApplyPayload:
 
 
 def _spoken(path: str, value: float, vehicle: Vehicle) -> tuple[str, Number]:
-    """A signal in the car's VSS, its value a JSON number of the signal's datatype."""
+    """A signal in the car's VSS version, with a JSON number of its datatype."""
     name, meant = vss.spoken(path, value, vehicle.vss)
     return name, float(meant) if vss.SIGNALS[path].datatype == "float" else round(meant)
 
@@ -283,12 +283,12 @@ def _iso(when: datetime) -> str:
 
 
 def _stepped(probability: float | None) -> float | None:
-    """The highest step that a probability reaches."""
+    """The highest of CONFIDENCE_STEPS that a probability reaches."""
     if probability is None or not math.isfinite(probability):
         return None
     return max(step for step in CONFIDENCE_STEPS if step <= max(probability, 0.0))
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
-    """JSON knows no infinity: what is not finite is told as not known."""
+    """The rounded value; None if it is not finite, because JSON has no infinity."""
     return round(value, digits) if value is not None and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""One connection to the broker, from its first packet to its end; it is never repaired."""
+"""One connection to the broker; a lost connection is replaced by a new one."""
 
 from __future__ import annotations
 
@@ -39,13 +39,17 @@ log = logging.getLogger(__name__)
 
 
 KEEPALIVE_S = 10
+"""MQTT keepalive."""
+"""MQTT keepalive."""
 
 
 UNACKNOWLEDGED_S = 3
+"""The system ends a TCP connection whose data stays unacknowledged for so long."""
+"""The system ends a TCP connection whose data stays unacknowledged for so long."""
 
 
 ECHO = "echo"
-"""The topic below the car's root that only the daemon writes and reads."""
+"""The topic below the car's root for the daemon's delivery check."""
 
 
 MAX_UNACKNOWLEDGED = 20
@@ -56,7 +60,7 @@ ECHO_EVERY_S = 2.0
 
 
 ECHO_LIMIT_S = 6.0
-"""Nothing that is so late may count: a broker whose deliveries are this late has lost us."""
+"""Maximum delay of an echo; beyond it the broker is considered unable to deliver."""
 
 
 ECHO_EXPIRY_S = 10
@@ -70,22 +74,22 @@ TAKEN_OVER = 0x8E
 
 
 class _Echo(msgspec.Struct):
-    """What the bus publishes to itself."""
+    """The payload of an echo."""
 
     echo: str
     sent_s: float
 
 
 class Link:
-    """One connection, from its first packet to its end; it is never repaired.
+    """One connection, from CONNECT to its end; it does not reconnect.
 
-    paho's thread writes `subscribed`, `silenced` and `ended` once each, counts what the broker
-    acknowledged, and notes the last echo that came back; the main thread reads them.
+    paho's thread writes `subscribed`, `silenced` and `ended` once each, counts acknowledged
+    messages, and stores the time of the last returned echo; the main thread reads them.
 
     Attributes:
-        subscribed: whether the broker has taken our subscriptions.
-        silenced: whether the broker does not let us have an echo.
-        ended: why the connection is over, once it is.
+        subscribed: whether the broker has answered the subscriptions.
+        silenced: whether the broker denies the echo, so that delivery cannot be checked.
+        ended: why the connection ended; None while it has not.
     """
 
     def __init__(self, settings: Mqtt, vehicle: str, access: Access, arrivals: Arrivals) -> None:
@@ -96,7 +100,7 @@ class Link:
         self.thrown_out_s: float | None = None
         self.taken_over = False
         self.started_s = clock.now_s()
-        # Each has one writer, so that no lock is needed.
+        # Each has one writer, so no lock is needed.
         self._sent = 0
         self._acknowledged = 0
         self._arrivals = arrivals
@@ -119,11 +123,11 @@ class Link:
         self.client.loop_start()
 
     def send(self, message: Message) -> MQTTMessageInfo:
-        """Hand a message to the connection; a connection that takes no more has ended."""
+        """Send a message; end the connection if it takes no more."""
         info = self.client.publish(
             message.topic, message.payload, message.qos, message.retain, _properties(message)
         )
-        # Why a connection has just ended is what `_on_disconnect` is about to be told.
+        # NO_CONN: `_on_disconnect` is about to get the reason.
         if info.rc not in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN):
             self.end("the connection takes no more messages")
         self._sent += 1
@@ -131,16 +135,16 @@ class Link:
 
     @property
     def unacknowledged(self) -> int:
-        """The number of messages that the broker has not acknowledged yet."""
+        """Number of messages that the broker has not acknowledged yet."""
         return self._sent - self._acknowledged
 
     @property
     def up(self) -> bool:
-        """Whether messages come in: the broker has brought an echo, or forbids it."""
+        """Whether messages are delivered: an echo has returned, or the broker denies it."""
         return self.subscribed and (self.silenced or self._returned_s > -math.inf)
 
     def echo(self, now_s: float) -> bool:
-        """Send an echo when it is time; return whether one is overdue, so that we are deaf."""
+        """Send an echo when it is due; return whether one is overdue."""
         if not self.subscribed or self.silenced:
             return False
         if now_s - self._echoed_s >= ECHO_EVERY_S:
@@ -153,21 +157,21 @@ class Link:
         return bool(self._unreturned) and now_s - self._unreturned[0] > ECHO_LIMIT_S
 
     def end(self, reason: str) -> None:
-        """Let go of the connection; the first reason stands."""
+        """Disconnect; the first reason is kept."""
         self.ended = self.ended or reason
         self.client.disconnect()
 
     def _ended_without_reason(self, code: ReasonCode) -> bool:
-        """Whether a broker that is still there ended the connection and did not say why.
+        """Whether a broker that still listens ended the connection without a reason.
 
-        So does mosquitto 2.0.11 when another client comes under our identity.
+        mosquitto 2.0.11 does so when another client connects with our identity.
         """
         return code.value == UNSPECIFIED and _answers(self._address)
 
     def release(self) -> None:
-        """Break the circle between us and the client, so that its sockets are closed right away.
+        """Break the reference cycle with the client, so that its sockets are closed at once.
 
-        A daemon that waits for its broker for days would otherwise collect them.
+        Otherwise a daemon that waits for its broker for days would accumulate them.
         """
         client = self.client
         client.on_connect = client.on_connect_fail = client.on_subscribe = None
@@ -193,8 +197,8 @@ class Link:
         topics = (*self._arrivals.topics, self.echo_topic)
         denied = [topic for topic, code in zip(topics, codes, strict=False) if code.is_failure]
         if denied:
-            mend = f"let our user read {', '.join(denied)}"
-            log.warning("event=subscription_denied mend=%r", mend)
+            fix = f"let our user read {', '.join(denied)}"
+            log.warning("event=subscription_denied fix=%r", fix)
         self.silenced = self.echo_topic in denied
         self.up_s = clock.now_s()
         self.subscribed = True
@@ -217,7 +221,7 @@ class Link:
     ) -> None:
         self._acknowledged += 1
         if code.is_failure and not self.up:
-            # Before the first echo has returned, nothing else is sent.
+            # Only the echo is sent before the first one has returned.
             log.warning("event=echo_denied fix='let our user write and read %s'", self.echo_topic)
             self.silenced = True
             self._arrivals.wake()
@@ -238,7 +242,7 @@ class Link:
 
 
 def _answers(address: tuple[str, int]) -> bool:
-    """Whether somebody listens there."""
+    """Whether the address accepts TCP connections."""
     with contextlib.suppress(OSError):
         socket.create_connection(address, timeout=RETURN_S / 2).close()
         return True
@@ -246,25 +250,25 @@ def _answers(address: tuple[str, int]) -> bool:
 
 
 def refusal_reason(code: ReasonCode, advice: str) -> str:
-    """Why the broker refuses the connection, with advice."""
+    """The reason of a refused connection, with advice."""
     return f"the broker refuses us: {code}; {advice}"
 
 
 def connect_failure() -> str:
-    """Why no connection came about; called while paho handles the exception."""
+    """The reason of a failed connection attempt; call it while paho handles the exception."""
     # paho reports a failure while it handles the exception, and does not pass it on.
     return f"no connection: {sys.exc_info()[1]}"
 
 
 def disconnect_reason(code: ReasonCode, *, greeted: bool) -> str:
-    """Why a connection ended; with advice if it was never up."""
-    mend = "" if greeted else "; is it MQTT with the right TLS, and our certificate trusted?"
-    return f"the connection ended: {code}{mend}"
+    """The reason of an ended connection; with advice if it never came up."""
+    fix = "" if greeted else "; is it MQTT with the right TLS, and our certificate trusted?"
+    return f"the connection ended: {code}{fix}"
 
 
 def _client(vehicle: str, access: Access) -> Client:
-    # The identity is the same each time: the broker then ends a half-open predecessor, and sends
-    # its last will, before it greets us. Otherwise that will would follow, and say we are gone.
+    # With the same client id each time, the broker ends a half-open predecessor and publishes its
+    # last will before CONNACK. Otherwise that will would come later and report `offline`.
     client = new_client(f"whodrives-{vehicle}", access)
     client.max_inflight_messages_set(MAX_UNACKNOWLEDGED)
     client.max_queued_messages_set(MAX_UNACKNOWLEDGED)
@@ -289,9 +293,9 @@ def new_client(identity: str, access: Access) -> Client:
 
 
 def _bound_unacknowledged(_client: Client, _data: Any, sock: Any) -> None:
-    """Let the system end a connection that leaves our bytes unacknowledged.
+    """Let the system end a connection whose data stays unacknowledged (TCP_USER_TIMEOUT).
 
-    Otherwise TCP may deliver a request seconds late, once a broken network is back.
+    Otherwise TCP may deliver a request seconds late when a broken network is back.
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_S * 1000)
 

@@ -1,4 +1,4 @@
-"""The type of every payload; the JSON Schemas follow from these."""
+"""The type of every payload; the JSON Schemas are generated from these."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from whodrives.voice.types import Outcome
 SCHEMA: Literal[1] = 1
 
 
-# A pattern ends with \Z: Python's $ also matches before a newline at the end. JSON Schema's regular
-# expressions are ECMA-262's, where $ is the very end and \Z is unknown: _brief translates.
+# Patterns end with \Z, because Python's $ also matches before a final newline. JSON Schema uses
+# ECMA-262, where $ is the very end and \Z is unknown: `schemas._brief` translates.
 UUID_PATTERN = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\Z"
 
 
@@ -54,34 +54,34 @@ Count: TypeAlias = Annotated[int, Meta(ge=0, description="a whole number from 0"
 
 
 class Payload(Struct, kw_only=True, frozen=True):
-    """What every payload has."""
+    """The fields of every payload."""
 
     schema: Annotated[Literal[1], Meta(description="1; no other is understood")]
 
 
 class StatusPayload(Payload, kw_only=True, frozen=True):
-    """Whether whodrives can do its work."""
+    """Whether whodrives works."""
 
-    time: Annotated[Time | None, Meta(description="null when the broker says it for us")]
+    time: Annotated[
+        Time | None, Meta(description="null in the last will, which the broker publishes")
+    ]
     state: Literal["online", "degraded", "offline"]
     reasons: Annotated[list[str], Meta(description="what is missing, in sentences")]
 
 
 class Preferences(Struct, kw_only=True, frozen=True):
-    """What became of the driver's preferences in this trip."""
+    """The state of the driver's preferences in this trip."""
 
     state: Delivery
     reason: Annotated[
         Reason | None, Meta(description="the ECU's, for rejected and aborted; else null")
     ]
-    waiting_for: Annotated[
-        list[str], Meta(description="the conditions that hold them back, by name")
-    ]
+    waiting_for: Annotated[list[str], Meta(description="names of the conditions that are not met")]
 
 
 CONFIDENCE_STEPS = (0.0, 0.5, 0.9, 0.99, 0.999)
-"""A confidence is told as the highest of these that it reaches: whoever imitates a driver must not
-be told how much nearer the last attempt came."""
+"""A confidence is published as the highest of these that it reaches, so that an imitator does not
+learn how much nearer the last attempt came."""
 
 
 _STEPS = "a calibrated probability that is at least this: 0, 0.5, 0.9, 0.99 or 0.999"
@@ -96,20 +96,22 @@ class DriverPayload(Payload, kw_only=True, frozen=True):
     time: Time
     state: Literal["known", "unknown"]
     driver: DriverId | None
-    since: Annotated[Time | None, Meta(description="when the driver was settled")]
-    confidence: Annotated[Confidence, Meta(description=f"{_STEPS}; null unless settled by voice")]
-    settled_by: Annotated[SettledBy | None, Meta(description="null while nothing did")]
+    since: Annotated[Time | None, Meta(description="when the driver was assigned")]
+    confidence: Annotated[Confidence, Meta(description=f"{_STEPS}; null unless assigned by voice")]
+    settled_by: Annotated[
+        SettledBy | None, Meta(description="what assigned the driver; null while nothing did")
+    ]
     preferences: Preferences
 
 
 class RecognitionPayload(Payload, kw_only=True, frozen=True):
-    """What was concluded about one utterance."""
+    """The decision about one utterance."""
 
     time: Time
     outcome: Outcome
     driver: Annotated[DriverId | None, Meta(description="set exactly when the outcome is known")]
     speech_s: Annotated[float, Meta(ge=0, description="seconds of speech")]
-    snr_db: Annotated[float | None, Meta(description="dB; null while no noise was heard")]
+    snr_db: Annotated[float | None, Meta(description="dB; null while no noise was measured")]
     confidence: Annotated[
         Confidence, Meta(description=f"{_STEPS}; null unless the outcome is known")
     ] = None
@@ -122,14 +124,14 @@ class RecognitionPayload(Payload, kw_only=True, frozen=True):
     ]
     runner_up_llr: Annotated[float | None, Meta(description="the same of the second best")]
     reason: Annotated[
-        Reason | None, Meta(description="what is wrong with a poor sound, as a code; else null")
+        Reason | None, Meta(description="the code of the problem if the sound is poor; else null")
     ]
 
 
 _SETTABLE: Mapping[str, vss.Signal] = {
     path: signal for version in vss.VERSIONS for path, signal in vss.paths_of(version).items()
 }
-"""The settable signals by the names that any version has for them."""
+"""The settable signals by their names in all versions."""
 
 
 def _signals_schema() -> dict[str, Any]:
@@ -152,11 +154,11 @@ Settings: TypeAlias = Annotated[
 
 
 class FieldError(ValueError):
-    """What is wrong with a field, and the mend, where no type can say it."""
+    """What is wrong with a field, and the fix, where the types cannot express it."""
 
 
 def _check_range(signals: Mapping[str, Number]) -> None:
-    """Refuse what VSS does not allow; signals that we do not know are nobody's mistake."""
+    """Refuse values outside VSS's range; unknown signals are allowed."""
     for path, value in signals.items():
         if path in _SETTABLE and value not in (allowed := _SETTABLE[path].range):
             unit = _SETTABLE[path].unit
@@ -178,7 +180,7 @@ class ApplyPayload(Payload, kw_only=True, frozen=True):
 
 
 class CancelPayload(Payload, kw_only=True, frozen=True):
-    """Stop what this request started; refuse it if it still arrives."""
+    """Stop what this request started; reject it if it arrives later."""
 
     request_id: Id
     time: Time
@@ -186,7 +188,7 @@ class CancelPayload(Payload, kw_only=True, frozen=True):
 
 
 class ResultPayload(Payload, kw_only=True, frozen=True):
-    """What became of a request, as the ECU says."""
+    """The ECU's answer to a request."""
 
     time: Time
     request_id: Id
@@ -200,10 +202,10 @@ class ResultPayload(Payload, kw_only=True, frozen=True):
 
 
 class PositionPayload(Payload, kw_only=True, frozen=True):
-    """Where seat, steering wheel and mirrors are."""
+    """Positions of seat, steering wheel and mirrors."""
 
-    time: Annotated[Time, Meta(description="when that was so: ISO 8601 with a zone")]
-    moving: Annotated[bool, Meta(description="true or false: whether any of them is on its way")]
+    time: Annotated[Time, Meta(description="time of measurement: ISO 8601 with a zone")]
+    moving: Annotated[bool, Meta(description="true or false: whether any motor runs")]
     signals: Settings
 
     def __post_init__(self) -> None:
@@ -212,7 +214,7 @@ class PositionPayload(Payload, kw_only=True, frozen=True):
 
 
 class Said(Struct, kw_only=True, frozen=True):
-    """One value of the car, and when it was last known to be true."""
+    """One value of the car and the time at which it was last known to be true."""
 
     time: Annotated[
         Time, Meta(description="when it was last known to be true: ISO 8601 with a zone")
@@ -316,7 +318,7 @@ _READ: dict[str, type[Said]] = {
 
 
 READ_SIGNALS: Mapping[str, type[Said]] = _READ | dict.fromkeys(vss.SEAT_SWITCHES, Flag)
-"""Every signal of the car that is read, of every VSS version, with what may be said of it."""
+"""Every signal that is read, in every VSS version, with the type of its value."""
 
 
 if TYPE_CHECKING:
@@ -343,7 +345,7 @@ class SignalPayload(Payload, kw_only=True, frozen=True):
     """One signal of the car; its VSS path is the last level of the topic."""
 
     value: Annotated[
-        bool | int | float | str | None, Meta(description="as in `vehicle`, or null: not known")
+        bool | int | float | str | None, Meta(description="as in `vehicle`, or null: unknown")
     ]
     time: Annotated[
         Time, Meta(description="when it was last known to be true: ISO 8601 with a zone")
@@ -358,14 +360,14 @@ class ListenPayload(Payload, kw_only=True, frozen=True):
 
 
 class CommandPayload(Payload, kw_only=True, frozen=True):
-    """A command that needs no more words than its topic."""
+    """A command without parameters."""
 
     command_id: Id
     issued_at: Time
 
 
 class ChoosePayload(CommandPayload, kw_only=True, frozen=True):
-    """Who drives, chosen by hand."""
+    """The driver, chosen by hand."""
 
     driver: Annotated[
         DriverId | None,
@@ -380,20 +382,20 @@ class ForgetPayload(CommandPayload, kw_only=True, frozen=True):
 
 
 class Agreed(Struct, kw_only=True, frozen=True):
-    """That the person agreed to be enrolled, on the head unit's screen."""
+    """Consent that the person gave on the head unit's screen."""
 
     by: Annotated[
         str,
         Meta(
             pattern=r"^[A-Za-z0-9_-]{1,64}\Z",
-            description="a pseudonym of who agreed, such as an account's number; never a name",
+            description="a pseudonym of who agreed, such as an account number; never a name",
         ),
     ]
     text: Annotated[
         str,
         Meta(
             pattern=r"^[A-Za-z0-9_.-]{1,32}\Z",
-            description="the version of the text that was agreed to; see docs/privacy.md",
+            description="the version of the consent text; see docs/privacy.md",
         ),
     ]
 
@@ -403,53 +405,53 @@ class EnrolPayload(CommandPayload, kw_only=True, frozen=True):
 
     driver: Annotated[
         DriverId | None,
-        Meta(description="whom the voice is to replace, or null for a new driver"),
+        Meta(description="the driver whose voice is replaced, or null for a new driver"),
     ]
     consent: Agreed
     guest: Annotated[
         GuestId | None,
-        Meta(description="whose voice it is, if it was offered on guest; null listens"),
+        Meta(description="the guest to enrol, if offered on `guest`; null listens"),
     ] = None
 
 
 class Fault(Struct, kw_only=True, frozen=True):
-    """Something that is wrong with an enrolment."""
+    """A problem of an enrolment."""
 
     code: Annotated[str, Meta(pattern=r"^[a-z_]{1,40}\Z", description="such as too_quiet")]
     text: Reason
 
 
 class EnrolmentPayload(Payload, kw_only=True, frozen=True):
-    """How an enrolment goes."""
+    """Progress of an enrolment."""
 
     time: Time
-    command_id: Annotated[Id, Meta(description="of the command that began it")]
+    command_id: Annotated[Id, Meta(description="of the command that started it")]
     state: EnrolmentStage
     driver: Annotated[
         DriverId | None,
-        Meta(description="whose voice it is; null until a new driver is enrolled"),
+        Meta(description="the driver; null until a new driver is enrolled"),
     ]
     speech_s: Annotated[float, Meta(ge=0, description="useful seconds of speech so far")]
-    problems: Annotated[list[Fault], Meta(description="what is wrong just now; for refused: why")]
+    problems: Annotated[list[Fault], Meta(description="present problems; for refused: the reasons")]
 
 
 class Offered(Struct, kw_only=True, frozen=True):
-    """An unknown voice that comes back."""
+    """An unknown speaker who comes back."""
 
     guest: GuestId
-    trips: Annotated[int, Meta(ge=1, description="in which this voice spoke")]
-    last_seen: Annotated[date, Meta(description="the day of the latest, UTC")]
+    trips: Annotated[int, Meta(ge=1, description="number of trips in which the guest spoke")]
+    last_seen: Annotated[date, Meta(description="the day of the latest trip, UTC")]
 
 
 class GuestPayload(Payload, kw_only=True, frozen=True):
-    """Who comes back and may be asked whether to be enrolled."""
+    """Unknown speakers who come back and may be asked to enrol."""
 
     time: Time
     guests: list[Offered]
 
 
 class CommandResultPayload(Payload, kw_only=True, frozen=True):
-    """What became of a command."""
+    """The result of a command."""
 
     time: Time
     command_id: Id
@@ -458,17 +460,17 @@ class CommandResultPayload(Payload, kw_only=True, frozen=True):
 
 
 class Counters(Struct, kw_only=True):
-    """What went over the bus since the daemon's start.
+    """Message counters since the daemon's start.
 
     Attributes:
-        published: messages handed to a live connection.
-        dropped: messages that nobody would have heard, that were too old, or not fit to be said.
-        connections: times the broker was reached.
-        received: messages in.
-        refused: messages in that did not say what the contract asks.
-        ignored: retained commands and results: they are stale by nature.
-        denied: messages out that the broker did not accept.
-        replayed: commands that came again, and readings older than the newest.
+        published: messages sent on a live connection.
+        dropped: messages that were not sent: no connection, too old, or against the contract.
+        connections: connections made.
+        received: messages received.
+        refused: received messages that violate the contract.
+        ignored: received retained commands and results, which are stale.
+        denied: sent messages that the broker did not accept.
+        replayed: repeated commands, and readings older than the newest.
         misdated: reports of the car that were older than 2 s on arrival, or dated in the future.
     """
 
@@ -484,12 +486,12 @@ class Counters(Struct, kw_only=True):
 
 
 class MetricsPayload(Payload, kw_only=True, frozen=True):
-    """How whodrives does, in numbers since its start."""
+    """The daemon's counters since its start."""
 
     time: Time
     counters: Counters
-    requests: Annotated[Count, Meta(description="requests that no final answer came for yet")]
-    backlog: Annotated[Count, Meta(description="inputs that wait to be looked at")]
+    requests: Annotated[Count, Meta(description="number of requests without a final answer")]
+    backlog: Annotated[Count, Meta(description="number of inputs that wait to be processed")]
     encoder: Annotated[
         Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] | None,
         Meta(description="fingerprint of the speaker encoder"),

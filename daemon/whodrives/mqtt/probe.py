@@ -1,4 +1,4 @@
-"""Asks a broker whether it would let this daemon in."""
+"""Checks whether a broker accepts this daemon, and listens to the car's reports."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from whodrives.mqtt.link import (
 
 
 def probe(settings: Mqtt, limit_s: float) -> str | None:
-    """Why the broker does not let us in, or None if it does within `limit_s`.
+    """Why the broker refuses the connection; None if it accepts it within `limit_s`.
 
-    It disturbs no running daemon: it has a client id of its own. A broker that takes the
-    certificate's name for the client id would still end the daemon's connection, so with a
-    certificate it asks for a method of authentication that no broker has: who is refused for that
-    has passed TLS, and has taken nobody's place.
+    A running daemon is not disturbed, because the probe has its own client id. A broker that uses
+    the certificate's name as client id would still end the daemon's connection. With a certificate,
+    the probe therefore requests an authentication method that no broker has: a refusal for that
+    reason proves that TLS succeeded, without completing the login.
     """
     try:
         access = broker_access(settings)
@@ -47,12 +47,12 @@ def probe(settings: Mqtt, limit_s: float) -> str | None:
 
 
 def lets_in_strangers(host: str, port: int, limit_s: float) -> bool:
-    """Whether a broker at this port lets in a client without certificate, user or password.
+    """Whether a broker at this port accepts a client without certificate and password.
 
-    Plain MQTT and TLS are tried, nameless and under the daemon's user name.
+    Tries plain MQTT and TLS, each without a user name and with the daemon's.
     """
     tls = ssl.create_default_context()
-    # It is asked whether the door is open, and nothing is told to whoever opens it.
+    # No verification: nothing confidential is sent, only whether the broker accepts is tested.
     tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
     return any(
         _knock((host, port), Access(context, username, None, ""), limit_s) is None
@@ -78,7 +78,7 @@ def _knock(
     if unknown_method:
         properties.AuthenticationMethod = "whodrives-doctor"
     client.connect_timeout = limit_s
-    # paho takes the keepalive for the limit of a TLS handshake as well.
+    # paho also uses the keepalive as the limit of the TLS handshake.
     keepalive_s = math.ceil(limit_s)
     client.connect_async(*address, keepalive_s, clean_start=True, properties=properties)
     client.loop_start()
@@ -93,14 +93,14 @@ def _knock(
 
 @dataclass(frozen=True, slots=True)
 class Overheard:
-    """A message as it came.
+    """A received message.
 
     Attributes:
         topic: the full topic.
         payload: as received.
-        at_s: when it came, on the monotonic clock.
-        wall_s: the same moment in seconds from 1970-01-01 UTC.
-        retained: the broker kept it: it was sent before we asked.
+        at_s: time of arrival (monotonic, s).
+        wall_s: the same moment in seconds since 1970-01-01 UTC.
+        retained: whether it was retained, so sent before the subscription.
     """
 
     topic: str
@@ -113,7 +113,7 @@ class Overheard:
 def overhear(
     settings: Mqtt, topics: Sequence[str], seconds: float
 ) -> tuple[tuple[Overheard, ...], tuple[str, ...]]:
-    """Listen to a broker that lets us in, and disturb no running daemon.
+    """Listen to a broker without disturbing a running daemon.
 
     Args:
         settings: as for `Bus`.
@@ -121,7 +121,7 @@ def overhear(
         seconds: how long to listen, the connection included.
 
     Returns:
-        What came, in order, and the filters that the broker does not let us read.
+        The messages in order, and the filters that the broker denies.
 
     Raises:
         BusError: the settings can never work.

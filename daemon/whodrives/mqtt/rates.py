@@ -1,4 +1,4 @@
-"""How many messages of each topic are taken per second."""
+"""Rate limits of the topics."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A limit on the messages of one topic (token bucket).
+    """Rate limit of one topic (token bucket).
 
     Attributes:
-        burst: messages that may come at once.
-        per_s: messages a second that are allowed in the long run.
+        burst: messages accepted at once.
+        per_s: messages per second accepted in the long run.
     """
 
     burst: int
@@ -20,19 +20,19 @@ class Rate:
 
 
 COMMAND_RATE = Rate(10, 1.0)
-"""A person gives commands: more than these come from a fault or an attack."""
+"""Commands come from a person; more than this is a fault or an attack."""
 
 
 CANCEL_RATE = Rate(20, 5.0)
-"""A limit of its own, so that no flood of other commands keeps a cancel out."""
+"""A separate limit, so that a flood of other commands cannot block a cancel."""
 
 
 RESULT_RATE = Rate(40, 20.0)
-"""An ECU answers a request twice, and at most two requests are live (`outbox`)."""
+"""An ECU answers a request twice, and at most two requests are live (`trip.requests`)."""
 
 
 EXPLAINED_RATE = Rate(20, 10.0)
-"""Of all commands that come too fast together: those beyond it are not even read, nor answered."""
+"""Limit on decoding and answering commands beyond their rate, for all of them together."""
 
 
 POSITION_RATE = Rate(100, 50.0)
@@ -40,12 +40,12 @@ POSITION_RATE = Rate(100, 50.0)
 
 
 VEHICLE_RATE = Rate(200, 100.0)
-"""Of all reports together. Beyond it the state is merged and told with the next report, or by
-`merged_report`, unless a seat switch is pressed: such a report always goes on."""
+"""For all reports together. Beyond it the state is merged and passed on with the next report or by
+`merged_report`. A report with a pressed seat switch is always passed on."""
 
 
 class Bucket:
-    """Counts the messages of one topic against its rate (token bucket)."""
+    """Token bucket of one topic."""
 
     def __init__(self, rate: Rate) -> None:
         self._rate = rate
@@ -53,7 +53,7 @@ class Bucket:
         self._at_s = -math.inf
 
     def excess(self, at_s: float) -> str:
-        """Count a message; what is wrong if it is one too many, else empty."""
+        """Count a message; the error text if it exceeds the rate, else an empty string."""
         rate = self._rate
         since_s = max(0.0, at_s - self._at_s)
         self._tokens = min(float(rate.burst), self._tokens + rate.per_s * since_s)

@@ -1,4 +1,4 @@
-"""JSON text to a typed payload; every error names topic, field and fix."""
+"""JSON to a typed payload; every error names topic, field and fix."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ T = TypeVar("T")
 
 
 MAX_PAYLOAD_BYTES = 65_536
+"""Larger payloads are refused."""
+"""Larger payloads are refused."""
 
 
 def read(topic: str, payload: bytes, kind: type[T]) -> T:
-    """A payload as the type that the contract gives it.
+    """The payload as its type `kind`.
 
     Raises:
-        PayloadError: names the topic, the field and the mend; nothing else is raised.
+        PayloadError: names the topic, the field and the fix; nothing else is raised.
     """
     found: T = typed_payload(topic, json_object(topic, payload), kind)
     return found
@@ -45,7 +47,7 @@ def json_object(topic: str, payload: bytes) -> dict[str, Any]:
             parse_float=_number,
             parse_int=_number,
         )
-        if "\\u" in text:  # Half a character can be escaped, but neither logged nor passed on.
+        if "\\u" in text:  # An escaped lone surrogate can be neither logged nor passed on.
             json.dumps(body, ensure_ascii=False).encode()
     except RecursionError:
         raise PayloadError(f"{topic}: nested too deeply; see docs/mqtt.md", cause="json") from None
@@ -69,7 +71,7 @@ def _no_constant(name: str) -> float:
 
 
 def _number(text: str) -> Number:
-    """A number that a float can hold; 1.0 and 1 are the same one."""
+    """The number if a float can represent it; an int where it is whole, as 1.0."""
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text[:20]} is no finite number")
@@ -90,7 +92,7 @@ def typed_payload(topic: str, body: object, kind: type[Any]) -> Any:
     for pattern, words in _IN_OUR_WORDS:
         problem = re.sub(pattern, words, problem, flags=re.DOTALL)
     raise PayloadError(
-        f"{topic}: {field or 'payload'}: {_shown(problem)}; give {_mend(kind, field)}"
+        f"{topic}: {field or 'payload'}: {_shown(problem)}; give {_fix(kind, field)}"
     )
 
 
@@ -102,8 +104,8 @@ _IN_OUR_WORDS = (
 )
 
 
-def _mend(kind: type[Struct], field: str) -> str:
-    """What the schema says of a field."""
+def _fix(kind: type[Struct], field: str) -> str:
+    """The schema's description of a field."""
     whole = schema_of(kind)
     node = _resolved(whole, whole)
     while field:
@@ -126,6 +128,6 @@ def _resolved(whole: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str,
 
 
 def _shown(text: str) -> str:
-    """What may stand in a line of the log: short, and printable."""
+    """The text as it may be logged: short and printable."""
     plain = "".join(letter if letter.isprintable() else "?" for letter in text.replace("`", ""))
     return plain[:120]

@@ -20,7 +20,7 @@ def schema_of(payload: type[Struct]) -> dict[str, Any]:
 
 
 def _brief(node: Any) -> Any:
-    """The schema with the first paragraph of each docstring, and its patterns in ECMA-262."""
+    """The schema with only the first paragraph of each docstring, and ECMA-262 patterns."""
     if isinstance(node, list):
         return [_brief(item) for item in node]
     if not isinstance(node, dict):
@@ -34,7 +34,7 @@ def _brief(node: Any) -> Any:
 
 
 def schema(topic: Topic) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of what is said on a topic; whole in itself."""
+    """The self-contained JSON Schema (draft 2020-12) of a topic's payload."""
     found = schema_of(topic.payload)["$defs"]
     inner: dict[str, Any] = found[topic.payload.__name__]
     rest = {key: value for key, value in found.items() if value is not inner}
@@ -46,10 +46,10 @@ def schema(topic: Topic) -> dict[str, Any]:
 
 
 def schema_components(ref_template: str) -> dict[str, Any]:
-    """The JSON Schemas of all payloads and their parts, by type's name, for a larger document.
+    """The JSON Schemas of all payloads and their parts, by type name, for a larger document.
 
     Args:
-        ref_template: how one of them is referred to there, with `{name}`.
+        ref_template: the form of a reference to one of them, with `{name}`.
     """
     payloads = [topic.payload for topic in TOPICS.values()]
     found: dict[str, Any] = _brief(

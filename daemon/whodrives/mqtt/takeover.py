@@ -1,30 +1,30 @@
-"""What a daemon does when another one takes over its connection; pure."""
+"""Arbitration between two daemons with one identity; pure."""
 
 from __future__ import annotations
 
 import math
 
 PROBATION_S = 1.5
-"""A new connection asks for nothing until it has stood this long.
+"""A new connection makes no requests until it has lasted this long.
 
-If another daemon serves this car, it comes back meanwhile and ends ours.
+If another daemon serves this car, it reconnects meanwhile and ends this connection.
 """
 
 
 RETURN_S = 1.0
-"""Who comes back this soon need not wait again. Less than PROBATION_S, so that nobody else has
-gone to work meanwhile."""
+"""A daemon that reconnects within this time need not wait again. Less than PROBATION_S, so that no
+other daemon can have started work meanwhile."""
 
 
 STANDBY_FIRST_S = 60.0
 
 
 STANDBY_LAST_S = 600.0
-"""Pauses of a daemon that left its place to another one; each attempt disturbs that one."""
+"""Retry intervals of a daemon that stands by; each attempt disturbs the other daemon."""
 
 
 RIVAL_S = 300.0
-"""How long `status` tells of a client that took our place for a moment."""
+"""How long `status` reports a client that took the connection over for a moment."""
 
 
 STANDS_BY = (
@@ -38,14 +38,14 @@ TAKEN_FOR_A_MOMENT = (
 
 
 class Place:
-    """Whether this daemon has its car's place at the broker, which only one can have.
+    """Decides whether this daemon or another one with the same identity serves the car.
 
     A second daemon with the same identity makes the broker end the first one's connection, and
-    neither can ask the other. The rule: who has worked for PROBATION_S comes back at once, and who
-    is thrown out before that leaves the place to the other and stands by. So the second steps back
-    before it has asked for anything, there are two takeovers and no more, and never two requests.
+    neither can query the other. The rule: a daemon that has worked for PROBATION_S reconnects at
+    once; one whose connection ends before that stands by. So the second daemon stands by before it
+    has made a request, there are exactly two takeovers, and never two requests.
 
-    Pure: times are the monotonic clock's.
+    Pure: times are monotonic seconds.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Place:
         self._standby_s = STANDBY_FIRST_S
 
     def admits(self, up_s: float, now_s: float) -> bool:
-        """Whether a connection that is up since `up_s` goes to work now."""
+        """Whether a connection that is up since `up_s` may make requests now."""
         returned = up_s - self._left_s <= RETURN_S
         if not returned and now_s - up_s < PROBATION_S:
             return False
@@ -65,15 +65,15 @@ class Place:
         return True
 
     def missed(self, now_s: float) -> bool:
-        """Whether it is too late to come back at once: the other one goes to work."""
+        """Whether it is too late to reconnect at once, because the other daemon may start work."""
         return self._left_s + RETURN_S < now_s and self._left_s > -math.inf
 
     def lost(self, thrown_out_s: float | None, *, certain: bool = True) -> float | None:
-        """After how long to come back; None if nobody threw us out.
+        """Seconds until the reconnect; None if no other client took the connection over.
 
         Args:
-            thrown_out_s: when the broker ended the connection that was up, for another client.
-            certain: whether it said that this was why.
+            thrown_out_s: when the broker ended the connection in favour of another client, if so.
+            certain: whether the broker gave that reason.
         """
         returning = self._left_s > -math.inf and self._certain
         worked_s = -math.inf if thrown_out_s is None else thrown_out_s - self._since_s

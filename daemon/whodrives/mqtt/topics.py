@@ -1,4 +1,4 @@
-"""The table of topics: who writes, who reads, QoS, retain, expiry."""
+"""The table of topics: writer, readers, QoS, retain, expiry."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ANSWER_EXPIRY_S = 10
 
 
 Party: TypeAlias = Literal["whodrives", "ECU", "car", "head unit", "monitor"]
-"""Who speaks or listens; a monitor is whoever only looks, such as a display or a logger."""
+"""Writers and readers; a monitor only reads, such as a display or a logger."""
 
 
 Retain: TypeAlias = Literal["yes", "no", "never", "as you like"]
@@ -53,16 +53,16 @@ class Topic:
 
     Attributes:
         name: its levels; `<VSS path>` stands for a path with its dots.
-        writer: who says it.
-        readers: who must hear it; a monitor may hear everything.
+        writer: who publishes it.
+        readers: who needs it; a monitor may read everything.
         qos: 0 or 1.
-        retain: `never` marks what would do harm; a retained one is ignored where we read it.
+        retain: `never` where a retained message would do harm; whodrives ignores retained ones.
         expiry_s: MQTT message expiry interval; None for none.
-        payload: the type of what is said.
-        text: what it says, in one line.
+        payload: the payload's type.
+        text: its content, in one line.
         examples: names of the golden files.
         id: the payload's field that is also the MQTT correlation data.
-        answer: the topic on which an answer comes.
+        answer: the topic of the answer.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Topic:
 
     @property
     def file(self) -> str:
-        """The name that its schema's file has."""
+        """The name of its schema file."""
         return self.name.replace("/<VSS path>", "-signal").replace("/", "-")
 
 
@@ -108,7 +108,7 @@ _TABLE = (
         retain="yes",
         expiry_s=None,
         payload=StatusPayload,
-        text="whether whodrives can do its work",
+        text="whether whodrives works",
         examples=("status", "status-offline"),
     ),
     Topic(
@@ -119,7 +119,7 @@ _TABLE = (
         retain="yes",
         expiry_s=None,
         payload=DriverPayload,
-        text="who drives this trip, and what became of the preferences; cleared at its end",
+        text="the driver of this trip and the state of the preferences; cleared at the end",
         examples=("driver", "driver-rejected"),
     ),
     Topic(
@@ -130,7 +130,7 @@ _TABLE = (
         retain="no",
         expiry_s=10,
         payload=RecognitionPayload,
-        text="what was concluded about one utterance",
+        text="the decision about one utterance",
         examples=("recognition", "recognition-poor-sound"),
     ),
     Topic(
@@ -141,7 +141,7 @@ _TABLE = (
         retain="never",
         expiry_s=APPLY_EXPIRY_S,
         payload=ApplyPayload,
-        text="move to these positions, now or not at all",
+        text="move to these positions now, or not at all",
         examples=("preferences-apply",),
         id="request_id",
         answer="preferences/result",
@@ -167,7 +167,7 @@ _TABLE = (
         retain="no",
         expiry_s=ANSWER_EXPIRY_S,
         payload=ResultPayload,
-        text="what became of a request",
+        text="the ECU's answer to a request",
         examples=("preferences-result",),
         id="request_id",
     ),
@@ -179,7 +179,7 @@ _TABLE = (
         retain="yes",
         expiry_s=None,
         payload=PositionPayload,
-        text="where seat, steering wheel and mirrors are",
+        text="positions of seat, steering wheel and mirrors",
         examples=("preferences-position",),
     ),
     Topic(
@@ -201,13 +201,13 @@ _TABLE = (
         retain="as you like",
         expiry_s=None,
         payload=SignalPayload,
-        text="the same, one signal a topic",
+        text="the same, one signal per topic",
         examples=("vehicle-signal",),
     ),
     _command("listen", ListenPayload, "the next known voice may become the driver"),
     _command("driver", ChoosePayload, "this driver, or nobody enrolled, drives"),
-    _command("save", CommandPayload, "the present position is what the driver prefers"),
-    _command("cancel", CommandPayload, "stop all that was asked for, and ask no more"),
+    _command("save", CommandPayload, "store the present position as the driver's preference"),
+    _command("cancel", CommandPayload, "stop all requests and make no more"),
     _command("forget", ForgetPayload, "erase a driver"),
     _command("enrol", EnrolPayload, "enrol whoever speaks now, or a guest", "command-enrol-guest"),
     Topic(
@@ -218,7 +218,7 @@ _TABLE = (
         retain="no",
         expiry_s=ANSWER_EXPIRY_S,
         payload=CommandResultPayload,
-        text="what became of a command",
+        text="the result of a command",
         examples=("command-result", "command-result-refused"),
         id="command_id",
     ),
@@ -230,7 +230,7 @@ _TABLE = (
         retain="yes",
         expiry_s=None,
         payload=GuestPayload,
-        text="who comes back and may be asked to enrol",
+        text="unknown speakers who come back and may be asked to enrol",
         examples=("guest",),
     ),
     Topic(
@@ -241,7 +241,7 @@ _TABLE = (
         retain="no",
         expiry_s=ANSWER_EXPIRY_S,
         payload=EnrolmentPayload,
-        text="how an enrolment goes",
+        text="progress of an enrolment",
         examples=("enrolment", "enrolment-refused"),
         id="command_id",
     ),
@@ -253,7 +253,7 @@ _TABLE = (
         retain="yes",
         expiry_s=None,
         payload=MetricsPayload,
-        text="how whodrives does, in numbers",
+        text="the daemon's counters",
         examples=("metrics",),
     ),
 )
@@ -264,5 +264,5 @@ TOPICS: Mapping[str, Topic] = {topic.name: topic for topic in _TABLE}
 
 
 def root(vehicle: str) -> str:
-    """The topic that all of this car's topics are below."""
+    """The parent of all topics of this car."""
     return f"whodrives/{vehicle}"

@@ -1,4 +1,4 @@
-"""A household in one file under a passphrase, to move it to another car."""
+"""Export format: a household in one file under a passphrase, for another car."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ LEAST_PASSPHRASE_CHARACTERS = 12
 
 
 def check_passphrase(passphrase: str) -> None:
-    """Refuse a passphrase that is too short."""
+    """Raise ProfileError for a passphrase that is too short."""
     if len(passphrase) < LEAST_PASSPHRASE_CHARACTERS:
         raise ProfileError(
-            f"a passphrase has at least {LEAST_PASSPHRASE_CHARACTERS} characters; four words that "
-            "have nothing to do with each other are easy to remember and hard to guess"
+            f"a passphrase has at least {LEAST_PASSPHRASE_CHARACTERS} characters; four unrelated "
+            "words are easy to remember and hard to guess"
         )
 
 
 def key_from_passphrase(passphrase: str, salt: bytes) -> bytes:
-    """The key of a passphrase; made slow and large on purpose, against guessing."""
+    """The key of a passphrase (scrypt, which is slow and needs 128 MiB, against guessing)."""
     text = unicodedata.normalize("NFC", passphrase).encode()
     return Scrypt(salt=salt, length=KEY_BYTES, **_SCRYPT).derive(text)
 
 
 class _Parcel(msgspec.Struct):
-    """A driver in an exported file; `payload` is base64 of what a sealed file holds."""
+    """A driver in an exported file; `payload` is base64 of a sealed file's payload."""
 
     driver: str
     encoder: str
@@ -56,29 +56,29 @@ class _Parcel(msgspec.Struct):
 
 
 def unpack_household(data: bytes, passphrase: str, dimension: int | None) -> list[StoredProfile]:
-    """The profiles in an exported file's bytes."""
+    """The profiles in an exported file's bytes; UnusableError with the fix if it is invalid."""
     magic, rest = data[: len(HOUSEHOLD_MAGIC)], data[len(HOUSEHOLD_MAGIC) :]
     if magic != HOUSEHOLD_MAGIC:
-        raise UnusableError("is no household that whodrives exported; give another file")
+        raise UnusableError("is not a household that whodrives exported; give another file")
     if len(data) > MOST_HOUSEHOLD_BYTES:
         raise UnusableError(
             f"is larger than any household ({MOST_HOUSEHOLD_BYTES // 2**20} MiB); give another file"
         )
     if rest[:1] != bytes([HOUSEHOLD_SCHEMA]):
-        raise UnusableError("was exported by another version of whodrives; use that one")
+        raise UnusableError("was exported by another version of whodrives; use that version")
     salt, rest = rest[1 : 1 + SALT_BYTES], rest[1 + SALT_BYTES :]
     header = data[: len(magic) + 1 + SALT_BYTES]
     try:
         key = key_from_passphrase(passphrase, salt)
         text = AESGCM(key).decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], header)
     except (InvalidTag, ValueError) as error:
-        raise UnusableError("the passphrase is another, or the file was changed") from error
+        raise UnusableError("the passphrase is wrong, or the file was changed") from error
     try:
         return [
             _arrival(parcel, dimension) for parcel in msgspec.json.decode(text, type=list[_Parcel])
         ]
     except (ValueError, RecursionError, UnusableError) as error:
-        raise UnusableError("holds no valid household; export it again") from error
+        raise UnusableError("contains no valid household; export it again") from error
 
 
 def _arrival(parcel: _Parcel, dimension: int | None) -> StoredProfile:

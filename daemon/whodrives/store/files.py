@@ -1,8 +1,7 @@
-"""Files that whodrives keeps: read without waiting, written whole or not at all.
+"""Safe file access: reads that cannot block, atomic writes.
 
-Owns what every file of ours needs: a read that no FIFO, device or link can hold up or lead
-elsewhere, a replacement that survives a power cut, and folders for their owner only. Must never
-know what is in a file.
+Owns reads that no FIFO, device or link can block or redirect, replacements that survive a power
+cut, and directories for their owner only. Must not know what is in a file.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ _KINDS = (
 def read_regular(
     path: Path, most_bytes: int, *, follow: bool = False
 ) -> tuple[bytes, os.stat_result]:
-    """Up to `most_bytes` of a regular file, and what fstat(2) says of it; never waits.
+    """Up to `most_bytes` of a regular file, and its fstat(2) result; never blocks.
 
     Args:
         path: the file.
-        most_bytes: not more is read.
-        follow: whether a symbolic link may stand for the file.
+        most_bytes: maximum number of bytes to read.
+        follow: whether the path may be a symbolic link.
 
     Raises:
-        OSError: it cannot be read, or is no regular file; `strerror` says what it is.
+        OSError: the file cannot be read or is not regular; `strerror` says what it is.
     """
-    # Before it is opened: opening a device can have an effect.
+    # Check before opening: opening a device can have side effects.
     _refuse_other_kinds(path, path.stat() if follow else path.lstat())
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     descriptor = os.open(path, flags if follow else flags | os.O_NOFOLLOW)
@@ -48,16 +47,16 @@ def read_regular(
 
 
 def write_whole(path: Path, data: bytes, publish: Callable[[Path, Path], None]) -> None:
-    """Write a file that is either whole or not there, also after a power cut.
+    """Write a file atomically, also across a power cut.
 
     Args:
         path: the file; readable by its owner only.
-        data: all that is in it.
+        data: its content.
         publish: gives the finished temporary file its name: os.replace, or os.link for a file that
-            must not be there yet.
+            must not exist yet.
 
     Raises:
-        OSError: the system refuses; the file is as it was.
+        OSError: the write failed; the file is unchanged.
     """
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
@@ -74,10 +73,10 @@ def write_whole(path: Path, data: bytes, publish: Callable[[Path, Path], None]) 
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder and all above it that are missing, each for its owner only.
+    """Make the directory and its missing parents, each for its owner only.
 
     Raises:
-        OSError: the system refuses.
+        OSError: a directory cannot be made.
     """
     if not path.is_dir():
         if path.parent != path:
@@ -86,7 +85,7 @@ def make_folder(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the folder's names durable: fsync(2) of a file does not."""
+    """Make the directory's entries durable; fsync(2) of a file does not."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

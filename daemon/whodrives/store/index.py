@@ -1,4 +1,4 @@
-"""The sealed index: how often each profile was written, and who was forgotten."""
+"""The sealed index: the latest revision of each profile, and so who is enrolled."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MOST_WRITES = 2**53
 
 
 class Index(msgspec.Struct, forbid_unknown_fields=True):
-    """Which write each file is of.
+    """Which write made each file.
 
     Attributes:
         counter: number of the last write.
-        revisions: by driver's id, or "guests": the least revision of the file that is used.
+        revisions: minimum revision of the file to use, by driver's id or "guests".
         pending: ids of new drivers whose files are being written; not enrolled yet.
     """
 
@@ -33,28 +33,28 @@ class Index(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(slots=True)
 class State:
-    """What an operation knows of the folder; `index` is None before there was one."""
+    """Key and index of the directory; `index` is None in a store without an index."""
 
     key: bytes
     index: Index | None
 
     @property
     def known(self) -> Index:
-        """The index of who writes, which is always there."""
+        """The index; only for writers, which always have one."""
         if self.index is None:
             raise ValueError("only a writer has an index for certain")
         return self.index
 
     def is_unfinished(self, driver: str) -> bool:
-        """Whether an enrolment of this id was begun and not finished."""
+        """Whether an enrolment of this id was started and not finished."""
         index = self.index
         return index is not None and driver in index.pending and driver not in index.revisions
 
     def refuse_stale_book(self, revision: int) -> None:
-        """Raise SpoiltError if a guest book with this revision was put back.
+        """Raise SpoiltError if a guest book with this revision is older than the index says.
 
-        One that is newer than the index was written just before the index could be.
+        A newer one is valid: it was written just before the index would have been.
         """
         index = self.index or Index(0, {GUESTS: 0})
         if revision < index.revisions.get(GUESTS, index.counter + 1):
-            raise SpoiltError("is an older one that was put back")
+            raise SpoiltError("is an older copy that was restored")

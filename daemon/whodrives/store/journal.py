@@ -1,17 +1,17 @@
-"""What a daemon that dies leaves to the one that follows it: its trip, and its age.
+"""Persists the trip across a restart of the daemon: its state and its age.
 
-Owns one small file. Hides its format, how it is replaced as a whole, how its age is told, and how
-a file that is not ours is known. Must never know what a trip is for.
+Owns one small file: its format, its atomic replacement, its age, and the detection of files that
+this daemon's user did not write. Must not know what a trip is for.
 
-The first line of the file is a time (of `clock`, in ns) and a seal; the rest is the trip, as JSON.
-The time is when the dead daemon last knew seat, door and ignition; it is renewed in place about
-once a second. The seal is an HMAC (RFC 2104, SHA-256) over both, with a key that is derived from
-the key of the profiles: who cannot read that one cannot forge a trip. What is read is also checked
-against what a daemon can have remembered. Without a key nobody is enrolled, and nothing is kept.
+The first line of the file is a time (of `clock`, in ns) and an authentication code; the rest is the
+trip as JSON. The time is when the daemon last knew seat, door and ignition; it is updated in place
+about once a second. The code is an HMAC (RFC 2104, SHA-256) over both, with a key derived from the
+profiles' key: without that key a trip cannot be forged. The content is also checked for
+plausibility. Without a key nobody is enrolled, and nothing is stored.
 
-The file belongs to one start of the machine, whose identity stands in it: after another start,
-times of the clock mean nothing and whoever sat there is gone. It need not survive a power cut, so
-nothing is forced to the disk. No link is followed, neither in reading nor in writing.
+The file is valid for one boot, whose id it contains: after a reboot, times of the clock are
+meaningless and the driver may have changed. It need not survive a power cut, so it is not synced.
+Links are followed neither in reading nor in writing.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _CommandId: TypeAlias = Annotated[str, msgspec.Meta(max_length=36)]
 
 
 class _Sheet(msgspec.Struct, forbid_unknown_fields=True):
-    """What is in the file."""
+    """The content of the trip's file."""
 
     schema: int
     boot: str
@@ -73,7 +73,7 @@ class _Sheet(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Obeyed(msgspec.Struct, forbid_unknown_fields=True):
-    """What is in the file of `Commands`: ids, with the time by `clock` at which each came."""
+    """The content of the file of `Commands`: ids, each with its time of arrival by `clock`."""
 
     schema: int
     boot: str
@@ -81,13 +81,13 @@ class _Obeyed(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Commands:
-    """Which commands were obeyed in the last seconds, for the daemon that follows this one.
+    """Persists the ids of recently accepted commands for the next daemon.
 
-    No method raises: a daemon that cannot keep them says so once in the log, and obeys. Who can
-    write the file can only suppress a command, and only one that names an id in it.
+    No method raises: a daemon that cannot write logs that once and accepts commands. Whoever can
+    write the file can only suppress a command whose id is in it.
 
     Args:
-        path: the file; its folder is made when the first command is kept.
+        path: the file; its directory is made when the first command is stored.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,7 +96,7 @@ class Commands:
         self._failed = False
 
     def recall(self, now_s: float) -> Mapping[str, float]:
-        """The ids that are kept, with the time at which each came; `now_s` by `clock`."""
+        """The stored ids, each with its time of arrival; `now_s` by `clock`."""
         try:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             with os.fdopen(descriptor, "rb") as file:
@@ -108,11 +108,11 @@ class Commands:
             return {}
         if not self._boot or (found.schema, found.boot) != (_SCHEMA, self._boot):
             return {}
-        # A time to come would keep an id for ever.
+        # A time in the future would keep an id for ever.
         return {key: min(now_s, at_s) for key, at_s in found.commands.items()}
 
     def keep(self, obeyed: Mapping[str, float]) -> None:
-        """Replace what is kept by ids, with the time by `clock` at which each came."""
+        """Replace the stored ids; each with its time of arrival by `clock`."""
         temporary = self._path.with_name(f".{self._path.name}.new")
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -131,13 +131,13 @@ class Commands:
 
 
 class Journal:
-    """The memory of one daemon's trip.
+    """Persists one daemon's trip.
 
-    No method raises: a daemon without a memory still works, and says so once in the log.
+    No method raises: if the journal fails, the daemon logs that once and works without it.
 
     Args:
-        path: the file; its folder is made when the first thing is kept.
-        key: gives the key of the seal; None while there is none.
+        path: the file; its directory is made at the first write.
+        key: gives the key of the HMAC; None while there is none.
     """
 
     def __init__(self, path: Path, key: Callable[[], bytes | None]) -> None:
@@ -145,23 +145,23 @@ class Journal:
         self._find_key = key
         self._found_key: bytes | None = None
         self._boot = _boot_id()
-        # What we have written last, and which file that is; neither before we have.
+        # The last written content and the file's device and inode; empty before the first write.
         self._body = b""
         self._file: tuple[int, int] | None = None
         self._failed = False
 
     def recall(self) -> tuple[TripSnapshot | None, float]:
-        """What the daemon before this one remembered, and the seconds since it last heard of it.
+        """The previous daemon's trip, and the seconds since it last knew the car's state.
 
-        None, and 0 seconds, if there was none in this start of the machine, or what it left is
-        damaged or not ours; that is then removed.
+        None and 0 seconds if there was none since boot, or if the file is damaged or not ours; such
+        a file is removed.
         """
         try:
             memory, gone_s = self._read()
         except FileNotFoundError:
             return None, 0.0
         except (OSError, ValueError, TypeError, RecursionError) as error:
-            # The text of an error may hold what is in the file; its kind does not.
+            # The text of an error may contain the file's content; its type does not.
             self._forget(f"{self._path} is damaged or not ours ({type(error).__name__})")
             return None, 0.0
         if memory is None:
@@ -169,11 +169,11 @@ class Journal:
         return memory, gone_s
 
     def keep(self, memory: TripSnapshot, heard_s: float) -> None:
-        """Replace what is remembered; whole or not at all.
+        """Replace the stored trip atomically.
 
         Args:
             memory: the trip.
-            heard_s: when seat, door and ignition were last known.
+            heard_s: when seat, door and ignition were last known, by `clock`.
         """
         self._body = msgspec.json.encode(
             _Sheet(_SCHEMA, self._boot, memory),
@@ -186,7 +186,7 @@ class Journal:
         temporary = self._path.with_name(f".{self._path.name}.new")
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Never through what somebody else has put there.
+            # Never write through a file or link that somebody else has made.
             temporary.unlink(missing_ok=True)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
@@ -194,13 +194,13 @@ class Journal:
                 found = os.fstat(file.fileno())
             temporary.replace(self._path)
         except OSError as error:
-            # An older memory would be worse than none.
+            # An outdated trip would be worse than none.
             self._forget(f"{self._path}: {error.strerror}")
         else:
             self._file, self._failed = (found.st_dev, found.st_ino), False
 
     def beat(self, heard_s: float) -> None:
-        """Say when seat, door and ignition were last known. To be called every second or so."""
+        """Store when seat, door and ignition were last known. Call about once a second."""
         key = self._key() if self._file is not None else None
         if key is None:
             return
@@ -245,7 +245,7 @@ class Journal:
         return sheet.memory, now_s - heard_s
 
     def _forget(self, reason: str) -> None:
-        """Remove the file; `reason` is what went wrong, said once."""
+        """Remove the file; log `reason`, if any, once."""
         self._file = None
         try:
             self._path.unlink(missing_ok=True)
@@ -258,8 +258,13 @@ class Journal:
 
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    """A descriptor of a file that is ours alone; OSError or ValueError if it is anything else."""
-    # Not to wait for the other end of a FIFO.
+    """A descriptor of a regular file that only its owner, our user, can access.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: the file is not ours alone.
+    """
+    # Non-blocking, so that a FIFO cannot block.
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         found = os.fstat(descriptor)
@@ -272,7 +277,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 
 def _ns(heard_s: float) -> int:
-    """As the first line tells it; what was never heard of, since the machine started."""
+    """The time in ns for the first line; 0, the boot, if the state was never known."""
     return round(max(heard_s, 0.0) * 1e9)
 
 
@@ -282,9 +287,9 @@ def _first_line(key: bytes, heard_ns: int, body: bytes) -> bytes:
 
 
 def _check(memory: TripSnapshot, now_s: float) -> None:
-    """Refuse what no daemon can have remembered by now; ValueError."""
+    """Raise ValueError for a trip that no daemon can have stored by now."""
     if memory.opened_s is None:
-        # A cancel counts outside a trip, too, and changes nothing else.
+        # Outside a trip only a cancel may be stored.
         if memory != TripSnapshot(outbox=OutboxSnapshot(cancelled=memory.outbox.cancelled)):
             raise ValueError("something without a trip")
         return
@@ -323,7 +328,7 @@ def _can_be(request: Request, opened_s: float, now_s: float) -> bool:
 
 
 def _boot_id() -> str:
-    """What names this start of the machine; empty if the system does not say: nothing is kept."""
+    """The boot id; empty if the system has none: then nothing is read back."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""What can be a driver's name, id or key fob."""
+"""Validation and comparison of drivers' names."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ MOST_CHARACTERS = 64
 
 
 _MOST_TYPED = 16 * MOST_CHARACTERS
-"""Text that is longer is refused before it is examined."""
+"""Longer text is refused before it is examined."""
 
 
 _LEFT_OUT = frozenset("\u00ad\u034f\u061c\u200b\u200e\u200f\u2060\ufeff")
-"""Invisible, and no part of a spelling: soft hyphen, grapheme joiner, direction marks (Arabic,
-left to right, right to left), zero-width space, word joiner, byte order mark. Keyboards and the
-clipboard add them unasked."""
+"""Invisible characters that no spelling needs: soft hyphen, grapheme joiner, direction marks
+(Arabic, left to right, right to left), zero-width space, word joiner, byte order mark. Keyboards
+and the clipboard insert them."""
 
 
 _JOINERS = frozenset("\u200c\u200d")
-"""Zero-width non-joiner and joiner: spelling in Persian, Hindi, Sinhala, ... and in emoji."""
+"""Zero-width non-joiner and joiner, which Persian, Hindi, Sinhala, ... and emoji need."""
 
 
 _UNJOINED = ("LATIN ", "GREEK ", "CYRILLIC ")
-"""Scripts that have no use for a joiner (RFC 5892, appendix A)."""
+"""Scripts without joiners (RFC 5892, appendix A)."""
 
 
 _BLANK_LETTERS = frozenset("\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-"""They count as letters or symbols, and show nothing."""
+"""Letters and symbols that are invisible."""
 
 
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Unicode categories of what is no visible text: controls, formats, surrogates, private use,
-unassigned, line and paragraph separators."""
+"""Unicode categories without visible text: controls, formats, surrogates, private use, unassigned,
+line and paragraph separators."""
 
 
 _ID = re.compile(r"[dg]-[0-9a-f]{8}")
-"""What the ids of drivers and guests look like."""
+"""Ids of drivers and guests."""
 
 
 def checked(name: str) -> str:
-    """The name as it is kept.
+    """The name as it is stored.
 
     Raises:
-        ProfileError: nobody can be called so; the text says why and what to do.
+        ProfileError: the name is invalid; the text gives the reason and the fix.
     """
     name = checked_text(name, "a name")
     if name.startswith("-"):
@@ -58,10 +58,10 @@ def checked(name: str) -> str:
 
 
 def checked_text(text: str, what: str) -> str:
-    """Text that says who somebody is, as it is kept; `what` begins the error's sentence.
+    """Text that identifies a person, as it is stored; `what` begins the error's sentence.
 
     Raises:
-        ProfileError: it is no such text; the error says why and what to do.
+        ProfileError: the text is invalid; the error gives the reason and the fix.
     """
     if len(text) > _MOST_TYPED:
         raise ProfileError(
@@ -96,7 +96,7 @@ def checked_text(text: str, what: str) -> str:
 
 
 def refuse_id(name: str) -> None:
-    """Raise ProfileError for a name that could be taken for a driver's or a guest's id."""
+    """Raise ProfileError for a name that looks like a driver's or a guest's id."""
     plain = unicodedata.normalize("NFKC", name).casefold()
     plain = "".join("-" if _is_dash(character) else character for character in plain)
     if _ID.fullmatch("".join(plain.split())):
@@ -104,12 +104,12 @@ def refuse_id(name: str) -> None:
 
 
 def readable(text: str) -> str:
-    """Text that was kept by whatever rule, so that it can be shown: `?` for what cannot."""
+    """Stored text of any version as printable text, with `?` for other characters."""
     return "".join(c if _is_allowed(c) or c in _JOINERS else "?" for c in _trimmed(text))
 
 
 def folded(name: str) -> str:
-    """The same for names that look the same: in case, width, blanks and what is invisible."""
+    """The name for comparison, without differences in case, width, blanks, invisible characters."""
     with suppress(UnicodeError):
         name = _decoded(name)
     name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
@@ -118,24 +118,24 @@ def folded(name: str) -> str:
 
 
 def shown(text: str) -> str:
-    """The start of any text, safe to print in an error."""
+    """The start of a text, safe to print in an error."""
     return "".join(c if _is_allowed(c) else _escaped(c) for c in text[:MOST_CHARACTERS])
 
 
 def _escaped(character: str) -> str:
-    """The character as Python writes it; a byte that no encoding explained, as that byte."""
+    """The character as a Python escape; an undecodable byte as a hex escape."""
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
 
 
 def _decoded(text: str) -> str:
-    """Bytes that the locale could not decode come as surrogates, and may be UTF-8 all the same."""
+    """Decode surrogates, which stand for bytes that the locale could not decode, as UTF-8."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8")
 
 
 def _trimmed(text: str) -> str:
-    """The text in NFC without what is left out, and without joiners that join nothing."""
+    """The text in NFC, without removed characters and joiners that join nothing."""
     text = "".join(c for c in unicodedata.normalize("NFC", text) if c not in _LEFT_OUT)
     text = unicodedata.normalize("NFC", text).strip()
     return "".join(
@@ -146,7 +146,7 @@ def _trimmed(text: str) -> str:
 
 
 def _joins(before: str, after: str) -> bool:
-    """Whether a joiner between these belongs to the spelling."""
+    """Whether a joiner between these is part of the spelling."""
     return all(
         side
         and unicodedata.category(side)[0] in "LMS"
@@ -164,7 +164,7 @@ def _is_allowed(character: str) -> bool:
 
 
 def _is_selector(character: str) -> bool:
-    """Whether it chooses a glyph: the variation selectors, Mongolian's too."""
+    """Whether it is a variation selector, Mongolian's included."""
     return (
         character in "\u180b\u180c\u180d\u180f"
         or "\ufe00" <= character <= "\ufe0f"

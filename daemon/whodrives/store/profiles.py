@@ -1,23 +1,22 @@
-"""The enrolled drivers on disk: sealed, whole, erasable.
+"""The store of enrolled drivers: sealed files, atomic writes, erasure.
 
 Owns the profile files: names, voices (embeddings), consent and preferences, one file per driver.
-Hides their format, the key, and how a write survives a power cut. Must never log a name or an
-embedding, and must never know how a voice is compared or what is sent to the car.
+Hides their format, the key, and how a write survives a power cut. Must not log a name or an
+embedding, and must not know how a voice is compared or what is sent to the car.
 
 A file `d-xxxxxxxx.profile` is: magic, schema (1 byte), key id (8), vehicle id (8), encoder's
-fingerprint (32), nonce (12), then the AES-256-GCM ciphertext of the payload (NIST SP 800-38D). All
-that stands before the nonce, and the driver's id, are bound to it as associated data. The payload
-is a JSON object, a newline, and the embeddings as little-endian float32: the enrolled voice's, then
-those of the voice before, if there is one.
+fingerprint (32), nonce (12), then the AES-256-GCM ciphertext of the payload (NIST SP 800-38D).
+Everything before the nonce, and the driver's id, are associated data. The payload is a JSON object,
+a newline, and the embeddings as little-endian float32: those of the enrolled voice, then those of
+the replaced voice, if there is one.
 
-`guests.sealed` holds the guest book in the same way, as JSON alone; there is none without guests.
-`index.sealed` holds, as JSON, the number of the last write and which write each of these files is
-of. Each file holds that number too, so that an older copy, or one of a forgotten driver, is
-noticed when somebody puts it back. Whoever puts the whole folder back as it was, index included, is
-not noticed.
+`guests.sealed` contains the guest book in the same format, as JSON only; without guests there is no
+file. `index.sealed` contains, as JSON, the number of the last write and the write that made each of
+these files. Each file contains its number too, so that a restored older copy, or one of an erased
+driver, is detected. A restored copy of the whole directory, index included, is not detected.
 
-A file that cannot be used is left as it is: with the right key, vehicle, encoder or whodrives it is
-well again.
+An unusable file is not changed: with the right key, vehicle, encoder or version of whodrives it can
+be used again.
 
 `export` and `import_household` move all profiles in one file, sealed with a passphrase: magic,
 schema (1 byte), salt (16), nonce (12), AES-256-GCM ciphertext; the key is scrypt's (RFC 7914) with
@@ -102,7 +101,7 @@ REJECTED = ".rejected"
 _TRIAL_BYTES = 256 * 1024  # more than a profile has after years
 
 
-_NEW_BOOK = "the daemon sets it aside when it starts or is reloaded, and begins a new one"
+_NEW_BOOK = "the daemon sets it aside when it starts or reloads, and starts a new one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +111,7 @@ class Receipt:
     Attributes:
         driver: the id.
         at: when, ISO 8601, UTC, to the second.
-        erased: a phrase for each thing that is gone.
+        erased: a phrase for each erased item.
     """
 
     driver: str
@@ -122,23 +121,24 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What could be read, by ascending id, and a sentence about everything that could not."""
+    """The usable profiles by ascending id, and a sentence about each problem."""
 
     profiles: tuple[StoredProfile, ...]
     problems: tuple[str, ...]
 
 
 class ProfileStore:
-    """The profiles of one folder, for one encoder and one car.
+    """The profiles of one directory, for one encoder and one car.
 
     Every method raises ProfileError, with the fix in its text, if the key cannot be used, the disk
-    refuses, or the folder is another car's; a profile on disk is then still whole, as before or as
-    asked. A `who` is a driver's name, in any case, or id. Several processes may write: they take
-    turns. An operation opens each file at most once; nothing is kept in memory between operations.
+    fails, or the directory belongs to another car; a profile on disk is then either unchanged or
+    completely written. `who` is a driver's name, in any case, or id. Several processes may write:
+    a lock serialises them. An operation opens each file at most once; nothing is cached between
+    operations.
 
-    The index says which revision of each profile is the last one. A file that is older, or is not
-    in the index, is not used: it was put back. So the order of writes is: an existing profile, then
-    the index; a new one is announced in the index first, and is enrolled once the index lists it.
+    The index has the latest revision of each profile. A file that is older, or not in the index,
+    was restored from a copy and is not used. Therefore a write replaces an existing profile first
+    and then the index; a new profile is listed as pending first, and is enrolled by the index.
     """
 
     def __init__(
@@ -151,16 +151,16 @@ class ProfileStore:
         *,
         dimension: int | None = None,
     ) -> None:
-        """Look at nothing yet.
+        """Create a store without accessing the disk.
 
         Args:
-            directory: where the profiles are; made, for its owner only, when the first is saved.
-            key_file: 32 bytes, outside `directory`, readable by its owner only; made when the
-                first profile is saved. The systemd credential `profile-key` goes before it.
-            encoder: fingerprint of the encoder, hexadecimal; other encoders' profiles are problems.
-            limits: what the car's ECUs accept; preferences outside are problems.
-            vehicle: the car's id; other cars' profiles are problems.
-            dimension: numbers in an embedding of the encoder; None: any.
+            directory: the profiles' directory; made, for its owner only, at the first save.
+            key_file: 32 bytes, outside `directory`, readable by its owner only; made at the first
+                save. The systemd credential `profile-key` takes precedence.
+            encoder: fingerprint of the encoder, hexadecimal; profiles of others are problems.
+            limits: the ranges that the car's ECUs accept; preferences outside are problems.
+            vehicle: the car's id; profiles of other cars are problems.
+            dimension: dimension of the encoder's embeddings; None: any.
         """
         self._directory = directory
         self._key_file = key_file
@@ -170,11 +170,11 @@ class ProfileStore:
         self._dimension = dimension
 
     def load(self) -> Loaded:
-        """All profiles that can be used; nothing on disk is changed.
+        """All usable profiles; the disk is not changed.
 
         Raises:
-            ProfileError: the folder as a whole cannot be used: it is another car's, or of another
-                key, or its index is missing.
+            ProfileError: the directory as a whole cannot be used: it belongs to another car or to
+                another key, or its index is missing.
         """
         with self._reading() as there:
             if not there or not (self._paths() or os.path.lexists(self._index_path)):
@@ -203,7 +203,7 @@ class ProfileStore:
         return Loaded(tuple(profiles.values()), tuple(problems))
 
     def _missing(self, state: State) -> Iterator[str]:
-        """A sentence for each profile that the index lists and that is not there."""
+        """A sentence for each profile that the index lists and whose file is missing."""
         for driver in state.index.revisions if state.index else ():
             if driver != GUESTS and not self._path(driver).is_symlink():
                 if self._path(driver).exists():
@@ -214,10 +214,9 @@ class ProfileStore:
                 )
 
     def set_aside(self) -> None:
-        """Rename a guest book that can never be used, so that a new one can begin.
+        """Rename a damaged guest book to `guests.sealed.rejected`, so that a new one can start.
 
-        It is called `guests.sealed.rejected` then. Profiles are never renamed: one that cannot be
-        used today may be well tomorrow.
+        Profiles are never renamed, because an unusable one may become usable again.
         """
         if not os.path.lexists(self._book):
             return
@@ -240,15 +239,15 @@ class ProfileStore:
         consent: Consent | None = None,
         replace: bool = False,
     ) -> StoredProfile:
-        """Enrol a driver; or, with `replace`, enrol anew one who keeps id, key and preferences.
+        """Enrol a driver; with `replace`, enrol one again who keeps id, key and preferences.
 
         Args:
-            name: 1 to 64 printable characters, unlike every other name in more than case.
-            embeddings: as `domain.Profile` has them.
+            name: 1 to 64 printable characters; differs from all other names in more than case.
+            embeddings: as in `voice.profile.Profile`.
             speech_s: seconds of speech they were made from.
-            preferences: VSS path to value; None keeps what a replaced profile holds.
-            consent: that the driver agreed to this voice being kept.
-            replace: whether a driver of this name may exist.
+            preferences: VSS path to value; None keeps those of a replaced profile.
+            consent: the driver's consent to storing this voice.
+            replace: whether a driver with this name may exist.
         """
         name = names.checked(name)
         with self._writing():
@@ -260,7 +259,7 @@ class ProfileStore:
     def adopt(
         self, driver: str | None, embeddings: Floats, speech_s: float, consent: Consent
     ) -> StoredProfile:
-        """Enrol whose name is not known: a new driver, called "driver N", or `driver` anew."""
+        """Enrol without a name: a new driver, called "driver N", or `driver` again."""
         with self._writing():
             state = self._state_to_write(first=True)
             if driver is not None:
@@ -271,7 +270,7 @@ class ProfileStore:
             name = next(each for each in free if names.folded(each) not in taken)
             return self._enrol(state, None, name, embeddings, speech_s, None, consent)
 
-    def _enrol(  # noqa: PLR0917 (a driver has so many facts)
+    def _enrol(  # noqa: PLR0917 (the fields of a profile)
         self,
         state: State,
         old: StoredProfile | None,
@@ -294,17 +293,17 @@ class ProfileStore:
         return self._write(stored if wanted is None else with_preferences(stored, wanted), state)
 
     def restore(self, who: str) -> StoredProfile:
-        """Go back to the voice that the present one replaced.
+        """Restore the voice that the present one replaced.
 
-        The present one is erased, and what was learned since: it was learned of that one.
+        The present voice is erased, and so is the adaptation, which belongs to it.
         """
         with self._writing():
             state = self._state_to_write()
             old = self._require(who, state)
             if old.before is None:
                 raise ProfileError(
-                    f"{who}: there is no voice before this one; it was never replaced, or the new "
-                    "one has settled a trip since"
+                    f"{who}: there is no previous voice; it was never replaced, or the new one has "
+                    "assigned the driver of a trip since"
                 )
             voice = old.before
             profile = dataclasses.replace(
@@ -319,10 +318,10 @@ class ProfileStore:
             return self._write(stored, state)
 
     def recognised(self, driver: str) -> None:
-        """Remember that this driver's voice settled a trip today.
+        """Record that this driver's voice assigned the driver of a trip today.
 
-        It has proved itself, so the voice before is erased. Writes at most once a day. The day
-        never goes back, and a day that the clock cannot mean is not noted.
+        This confirms the voice, so the replaced one is erased. Writes at most once a day. The day
+        never decreases, and an implausible day is not recorded.
         """
         today = believed(calendar.today_iso())
         with self._writing():
@@ -335,7 +334,7 @@ class ProfileStore:
                 self._write(new, state)
 
     def rename(self, who: str, name: str) -> StoredProfile:
-        """Call the driver `name`; the id stays."""
+        """Rename the driver; the id stays."""
         name = names.checked(name)
         with self._writing():
             state = self._state_to_write()
@@ -343,18 +342,18 @@ class ProfileStore:
             old = _called(who, everybody) or self._require(who, state)
             namesake = _called(name, everybody)
             if namesake and namesake.profile.id != old.profile.id:
-                raise ProfileError(f"{name} is another driver's name; take a different one")
+                raise ProfileError(f"{name} is another driver's name; give a different one")
             return self._write(dataclasses.replace(old, name=name), state)
 
     def set_preferences(self, who: str, preferences: Mapping[str, float]) -> StoredProfile:
-        """Replace the driver's preferences, VSS path to value, by these; keep the ones before."""
+        """Replace the driver's preferences, VSS path to value; keep the former ones."""
         wanted = self._checked(preferences)
         with self._writing():
             state = self._state_to_write()
             return self._write(with_preferences(self._require(who, state), wanted), state)
 
     def adjust_preferences(self, who: str, changes: Mapping[str, float]) -> StoredProfile:
-        """Replace those of the driver's preferences that are in `changes`; keep the ones before."""
+        """Change the driver's preferences that are in `changes`; keep the former ones."""
         changes = self._checked(changes)
         with self._writing():
             state = self._state_to_write()
@@ -363,20 +362,20 @@ class ProfileStore:
             return self._write(with_preferences(old, wanted), state)
 
     def bring_back_preferences(self, who: str) -> StoredProfile:
-        """Swap the driver's preferences with the ones before the last change."""
+        """Swap the driver's preferences with those before the last change."""
         with self._writing():
             state = self._state_to_write()
             old = self._require(who, state)
             if old.previous is None:
                 raise ProfileError(
-                    f"{who}: the preferences were never changed; there is nothing to bring back"
+                    f"{who}: the preferences were never changed; there is nothing to restore"
                 )
             return self._write(with_preferences(old, self._checked(old.previous)), state)
 
     def set_key(self, who: str, fob: str | None) -> StoredProfile:
-        """Say which key fob is the driver's, by the id that the car gives it; None for none.
+        """Set the id of the driver's key fob, as the car reports it; None for none.
 
-        No two drivers have one key.
+        Two drivers cannot have the same key.
         """
         fob = None if fob is None else checked_fob(fob)
         with self._writing():
@@ -388,16 +387,16 @@ class ProfileStore:
             return self._write(dataclasses.replace(old, profile=profile), state)
 
     def change(self, who: str, change: Callable[[Profile], Profile]) -> StoredProfile:
-        """Replace the driver's profile by what `change` makes of it; it may be called once only."""
+        """Replace the driver's profile by `change` of it; `change` is called at most once."""
         with self._writing():
             state = self._state_to_write()
             old = self._require(who, state)
             return self._write(dataclasses.replace(old, profile=change(old.profile)), state)
 
     def rehearse(self, name: str | None = None, *, replace: bool = False) -> None:
-        """Try whether a profile can be saved now: the folder, the key, the name, room on the disk.
+        """Check whether a profile can be saved: the directory, the key, the name, disk space.
 
-        To be called before anybody speaks. It may make the folders, and leaves nothing else.
+        Call it before anybody speaks. It may make the directories, and leaves nothing else.
 
         Args:
             name: as for `save`; None: not known yet.
@@ -416,10 +415,10 @@ class ProfileStore:
             _try_writing(self._directory)
 
     def derived_key(self, purpose: str) -> bytes:
-        """32 bytes that only who has the store's key can know, for one purpose.
+        """A 32-byte key for one purpose, derived from the store's key.
 
-        HMAC-SHA-256 of the purpose under the key (RFC 2104). Other purposes' bytes tell nothing
-        of these.
+        HMAC-SHA-256 of the purpose under the key (RFC 2104). Keys of different purposes are
+        independent.
 
         Raises:
             ProfileError: there is no key yet, or it cannot be used.
@@ -427,14 +426,14 @@ class ProfileStore:
         return hmac.digest(self._key(), b"whodrives derived key " + purpose.encode(), "sha256")
 
     def load_guests(self) -> tuple[guests.Guest, ...]:
-        """The guest book; empty when there is none."""
+        """The guest book; empty if there is none."""
         with self._reading() as there:
             if not there or not os.path.lexists(self._book):
                 return ()
             return self._read_guests(self._state())
 
     def save_guests(self, book: Sequence[guests.Guest]) -> None:
-        """Replace the guest book; an empty one is no file."""
+        """Replace the guest book; an empty one has no file."""
         if not book and not os.path.lexists(self._book):
             return
         with self._writing():
@@ -445,12 +444,12 @@ class ProfileStore:
         try:
             encoder, payload = unseal(state.key, self._vehicle, GUESTS, read_bounded(path))
             facts = msgspec.json.decode(payload)
-            # A book of before there was an index is the list alone.
+            # A guest book from before the index is only the list.
             revision, said = (
                 (0, facts) if isinstance(facts, list) else unpack_revised(facts, GUESTS)
             )
             state.refuse_stale_book(revision)
-            # Another encoder's voices cannot be compared; those guests will come again.
+            # Embeddings of another encoder cannot be compared; those guests will come again.
             return guests.unpacked(said) if encoder == self._encoder else ()
         except FileNotFoundError:
             return ()
@@ -461,7 +460,7 @@ class ProfileStore:
         except UnusableError as error:
             raise ProfileError(f"the guest book {path} {error}") from error
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
-            raise _DamagedError(f"the guest book {path} holds no guests; {_NEW_BOOK}") from error
+            raise _DamagedError(f"the guest book {path} contains no guests; {_NEW_BOOK}") from error
 
     def _write_guests(self, book: Sequence[guests.Guest], state: State) -> None:
         index = state.known
@@ -481,7 +480,7 @@ class ProfileStore:
         self._write_index(index, state.key)
 
     def holds(self, driver: str) -> bool:
-        """Whether there is a profile of this id, readable or not."""
+        """Whether there is a profile with this id, readable or not."""
         return bool(DRIVER_ID.fullmatch(driver)) and self._path(driver) in self._paths()
 
     def forget(
@@ -489,14 +488,14 @@ class ProfileStore:
         who: str,
         stays: Callable[[Profile, Sequence[guests.Guest]], Sequence[guests.Guest]] | None = None,
     ) -> Receipt:
-        """Erase the driver: every file there is of that id, readable or not.
+        """Erase the driver: every file with that id, readable or not.
 
-        An id needs no key. Flash memory may keep the sealed bytes until it reuses the place; they
-        stay unreadable without the key.
+        With an id, no key is needed. Flash memory may keep the sealed bytes until it reuses the
+        blocks; they are unreadable without the key.
 
         Args:
             who: name or id.
-            stays: given the profile and the guest book, the guests who are not erased with it.
+            stays: given the profile and the guest book, the guests that are not erased with it.
         """
         with self._writing():
             state, refusal = self._state_if_any()
@@ -518,7 +517,7 @@ class ProfileStore:
             files.sync_folder(self._directory)
             if state is None:
                 erased.append(
-                    "not noted in the index, which cannot be opened: erase copies of the file too"
+                    "not removed from the index, which cannot be opened: erase copies of the file"
                 )
             elif driver in state.known.revisions:
                 self._strike_out(driver, state, anyway=True)
@@ -528,7 +527,7 @@ class ProfileStore:
         return Receipt(driver, now(), tuple(erased))
 
     def _strike_out(self, driver: str, state: State | None, *, anyway: bool = False) -> None:
-        """Take the driver out of the index; a full disk keeps nobody from being erased."""
+        """Remove the driver from the index; a full disk does not prevent the erasure."""
         if state is None:
             return
         left = {each: n for each, n in state.known.revisions.items() if each != driver}
@@ -547,8 +546,8 @@ class ProfileStore:
         stays: Callable[[Profile, Sequence[guests.Guest]], Sequence[guests.Guest]],
         state: State,
     ) -> int:
-        """Erase the guests who are this driver; how many there were."""
-        # A guest book that cannot be read does not keep a driver from being erased.
+        """Erase the guests who are this driver; return how many there were."""
+        # An unreadable guest book does not prevent the erasure of the driver.
         with suppress(ProfileError):
             book = self._read_guests(state)
             left = stays(profile, book)
@@ -558,16 +557,17 @@ class ProfileStore:
         return 0
 
     def accept(self, who: Sequence[str] = ()) -> tuple[StoredProfile, ...]:
-        """Take profiles of this key that are not used as they are: somebody restored or moved them.
+        """Accept refused profiles that open with this key, because they were restored or moved.
 
-        Those of another `vehicle.id`, older ones, those set aside by an earlier whodrives, and all
-        of them if the index is missing or damaged. All or none; nothing is erased.
+        These are profiles of another `vehicle.id`, older ones, those set aside by an earlier
+        whodrives, and all profiles if the index is missing or damaged. All or none are accepted;
+        nothing is erased.
 
         Args:
-            who: names or ids; empty: everybody but who was forgotten, who must be named.
+            who: names or ids; empty: all except erased drivers, who must be named.
 
         Returns:
-            Who is taken in now.
+            The profiles accepted by this call.
         """
         with self._writing():
             key = self._key()
@@ -591,7 +591,7 @@ class ProfileStore:
                 if not any(stored.is_called(each) for stored in known):
                     raise ProfileError(
                         f"no file of {each} opens with this key; give an id that `whodrives "
-                        "drivers` names"
+                        "drivers` lists"
                     )
             _refuse_two_of_one_name(known)
             if found or not is_ours:
@@ -599,9 +599,9 @@ class ProfileStore:
             return tuple(stored for _, stored in found)
 
     def _openable(self, key: bytes) -> Iterator[tuple[Path, StoredProfile, bool]]:
-        """One file of each id that opens with the key, and whether it is in use but for the index.
+        """One file of each id that opens with the key, and whether only the index may refuse it.
 
-        A profile goes before what was set aside of it.
+        A profile takes precedence over copies that were set aside.
         """
         seen: set[str] = set()
         for path in (*self._paths(), *self._rejected_paths()):
@@ -622,7 +622,7 @@ class ProfileStore:
         ours: Sequence[StoredProfile],
         found: Sequence[tuple[Path, StoredProfile]],
     ) -> None:
-        """Seal them for this car as the newest revision; the index, which is last, enrols them."""
+        """Seal them for this car as the newest revision; the index is written last and enrols."""
         there = [*ours, *(stored for _, stored in found)]
         counter = max([index.counter if index else 0, *(each.revision for each in there)]) + 1
         revisions = dict(index.revisions) if index else {}
@@ -646,7 +646,7 @@ class ProfileStore:
         files.sync_folder(self._directory)
 
     def _any_book(self, key: bytes, revision: int, *, is_listed: bool) -> bytes | None:
-        """The guest book of another `vehicle.id`, or of no index, sealed anew; None if none is."""
+        """A guest book of another `vehicle.id`, or without an index, sealed again; else None."""
         try:
             data = read_bounded(self._book)
             if is_listed and is_of(data, key, self._vehicle):
@@ -660,10 +660,10 @@ class ProfileStore:
         return seal(key, self._vehicle, encoder, GUESTS, text.encode())
 
     def export(self, path: Path, passphrase: str) -> int:
-        """Write the household to a new file, sealed with the passphrase; how many drivers.
+        """Write the household to a new file, sealed with the passphrase; return how many drivers.
 
-        The names, voices, consents and preferences are in it: whoever has file and passphrase has
-        them. Profiles that cannot be used are left out.
+        It contains names, voices, consents and preferences: whoever has file and passphrase has
+        them. Unusable profiles are left out.
         """
         check_passphrase(passphrase)
         profiles = self.load().profiles
@@ -681,7 +681,7 @@ class ProfileStore:
         if len(text) > MOST_HOUSEHOLD_BYTES:
             raise ProfileError(
                 f"the household is larger than {MOST_HOUSEHOLD_BYTES // 2**20} MiB, which no "
-                "import takes; nothing was written"
+                "import accepts; nothing was written"
             )
         header = HOUSEHOLD_MAGIC + bytes([HOUSEHOLD_SCHEMA]) + secrets.token_bytes(SALT_BYTES)
         nonce = secrets.token_bytes(NONCE_BYTES)
@@ -690,13 +690,15 @@ class ProfileStore:
         try:
             files.write_whole(path, header + nonce + sealed, os.link)
         except OSError as error:
-            raise ProfileError(f"cannot write {path}: {error.strerror}; take another") from error
+            raise ProfileError(
+                f"cannot write {path}: {error.strerror}; give another file"
+            ) from error
         return len(profiles)
 
     def import_household(self, path: Path, passphrase: str) -> tuple[StoredProfile, ...]:
-        """Take in the drivers of an exported file, all of them or none.
+        """Import the drivers of an exported file, all or none.
 
-        None is taken in if one has the name, id or key fob of somebody who is enrolled here or of
+        None is imported if a driver has the name, id or key fob of a driver enrolled here or of
         another one in the file, was made by another encoder, or could not be enrolled here.
         """
         try:
@@ -707,7 +709,7 @@ class ProfileStore:
         try:
             arrivals = unpack_household(data, passphrase, self._dimension)
         except UnusableError as error:
-            raise ProfileError(f"{path}: {error}; nobody was taken in") from error
+            raise ProfileError(f"{path}: {error}; nobody was imported") from error
         with self._writing():
             state = self._state_to_write(first=True)
             there = list(self._all(state))
@@ -717,29 +719,29 @@ class ProfileStore:
             return self._write_new(arrivals, state)
 
     def _refuse_arrival(self, stored: StoredProfile, there: Sequence[StoredProfile]) -> None:
-        """Raise ProfileError if the driver of an exported file cannot live with who is there."""
+        """Raise ProfileError if an imported driver conflicts with an enrolled one."""
         profile = stored.profile
         who = f"{stored.name} ({profile.id})"
         if profile.encoder != self._encoder:
             raise ProfileError(
                 f"{who} was enrolled with another encoder; export again from a car with the models "
-                "of this one, or enrol this driver anew here; nobody was taken in"
+                "of this one, or enrol this driver again here; nobody was imported"
             )
         if any(each.profile.id == profile.id for each in there) or self._files_of(profile.id):
             raise ProfileError(
-                f"{who} is enrolled here already, or a file of that id is here; whoever is here "
-                "stays; nobody was taken in"
+                f"{who} is already enrolled here, or a file with that id exists; nobody was "
+                "imported"
             )
         if other := _called(stored.name, there):
             raise ProfileError(
-                f"{who} is enrolled here already, as {other.profile.id}: two drivers cannot have "
+                f"{who} is already enrolled here, as {other.profile.id}: two drivers cannot have "
                 f"one name; run: whodrives drivers rename {other.profile.id} NEW-NAME, or rename "
-                "the driver in the other car and export again; nobody was taken in"
+                "the driver in the other car and export again; nobody was imported"
             )
         try:
             _refuse_key_of_another(profile.id, profile.key, there)
         except ProfileError as error:
-            raise ProfileError(f"{who}: {error}; nobody was taken in") from error
+            raise ProfileError(f"{who}: {error}; nobody was imported") from error
 
     # --- one file ---
 
@@ -758,11 +760,11 @@ class ProfileStore:
         return self._listed("*.profile")
 
     def _rejected_paths(self) -> list[Path]:
-        """What an earlier whodrives has set aside."""
+        """Files that an earlier whodrives set aside."""
         return self._listed(f"*{REJECTED}*")
 
     def _files_of(self, driver: str) -> list[Path]:
-        """The driver's profile, and what was set aside of it."""
+        """The driver's profile, and copies that were set aside."""
         return self._listed(f"{driver}.profile*")
 
     def _listed(self, pattern: str) -> list[Path]:
@@ -772,13 +774,13 @@ class ProfileStore:
             raise ProfileError(f"cannot list {self._directory}: {error.strerror}") from error
 
     def _set_aside_before(self) -> Iterator[str]:
-        """A sentence for each file that an earlier whodrives set aside and that is still there."""
+        """A sentence for each file that an earlier whodrives set aside."""
         for path in self._rejected_paths():
             driver = path.name.partition(".")[0]
             if DRIVER_ID.fullmatch(driver):
                 yield (
-                    f"profile {driver}: was set aside as {path.name}; to take it back if it is "
-                    f"well: whodrives drivers accept {driver}; to erase it: whodrives drivers "
+                    f"profile {driver}: was set aside as {path.name}; to use it again if it is "
+                    f"valid: whodrives drivers accept {driver}; to erase it: whodrives drivers "
                     f"forget {driver}"
                 )
             else:
@@ -794,7 +796,7 @@ class ProfileStore:
         return driver
 
     def _current(self, path: Path, state: State) -> StoredProfile:
-        """What the file holds, whatever encoder made it; ProfileError says why it is not used."""
+        """The file's profile, of any encoder; ProfileError says why it is not used."""
         stored = self._read(path, state.key, self._vehicle)[0]
         driver = stored.profile.id
         if state.index is None:
@@ -804,25 +806,25 @@ class ProfileStore:
         least = state.index.revisions.get(driver)
         if least is None:
             raise ProfileError(
-                f"profile {driver}: is not in the index: it was forgotten, and its file put back; "
+                f"profile {driver}: is not in the index: it was erased, and its file restored; "
                 f"to erase it: whodrives drivers forget {driver}; if you restored it on purpose: "
                 f"whodrives drivers accept {driver}"
             )
         if stored.revision < least:
             raise ProfileError(
-                f"profile {driver}: is older than what was stored last: its file was put back; put "
-                "the newer one in its place, or if you restored it on purpose: whodrives drivers "
-                f"accept {driver}"
+                f"profile {driver}: is older than what was stored last: an old file was restored; "
+                "restore the newer one, or if you restored it on purpose: whodrives drivers accept "
+                f"{driver}"
             )
         return stored
 
     def _read(
         self, path: Path, key: bytes, vehicle: str | None, driver: str | None = None
     ) -> tuple[StoredProfile, bytes]:
-        """What the file holds, and its bytes; ProfileError says why it holds nothing."""
+        """The file's profile and bytes; ProfileError says why it is unusable."""
         driver = driver or path.stem
         if not DRIVER_ID.fullmatch(driver):
-            # The file's name may be a person's: it is not repeated.
+            # The file's name may be a person's, so the message does not repeat it.
             raise ProfileError(
                 f"a file in {self._directory} is not named d-xxxxxxxx.profile; move it elsewhere"
             )
@@ -832,13 +834,12 @@ class ProfileStore:
             return unpack_record(driver, encoder, payload, self._dimension_of(encoder)), data
         except OSError as error:
             raise ProfileError(
-                f"profile {driver}: cannot be read: {error.strerror}; correct that, or restore the "
-                "file"
+                f"profile {driver}: cannot be read: {error.strerror}; fix that, or restore the file"
             ) from error
         except SpoiltError as error:
             raise ProfileError(
                 f"profile {driver}: {error}; restore it from a backup; if there is none, erase it "
-                f"and enrol anew: whodrives drivers forget {driver}"
+                f"and enrol again: whodrives drivers forget {driver}"
             ) from error
         except UnusableError as error:
             raise ProfileError(f"profile {driver}: {error}") from error
@@ -849,7 +850,7 @@ class ProfileStore:
     def _sealed_profile(
         self, stored: StoredProfile, revision: int, key: bytes
     ) -> tuple[bytes, StoredProfile]:
-        """The bytes of a profile's file, and the profile as it will be read from them."""
+        """The bytes of a profile's file, and the profile as read back from them."""
         profile = stored.profile
         payload = pack_record(dataclasses.replace(stored, revision=revision))
         try:
@@ -863,11 +864,11 @@ class ProfileStore:
         return sealed, again
 
     def _write(self, stored: StoredProfile, state: State) -> StoredProfile:
-        """Replace a profile that is there, whole or not at all."""
+        """Replace an existing profile atomically."""
         index = state.known
         revision = index.counter + 1
         sealed, again = self._sealed_profile(stored, revision, state.key)
-        # Before the index: a file that is newer than the index says is the one to use.
+        # Before the index: a file that is newer than its index entry is used.
         files.write_whole(self._path(stored.profile.id), sealed, os.replace)
         index.counter = index.revisions[stored.profile.id] = revision
         self._write_index(index, state.key)
@@ -876,7 +877,7 @@ class ProfileStore:
     def _write_new(
         self, arrivals: Sequence[StoredProfile], state: State
     ) -> tuple[StoredProfile, ...]:
-        """Put new profiles on disk, all or none: the index that lists them is the last write."""
+        """Write new profiles, all or none: the index that lists them is written last."""
         before = state.known
         revision = before.counter + 1
         made = [self._sealed_profile(stored, revision, state.key) for stored in arrivals]
@@ -898,7 +899,7 @@ class ProfileStore:
     # --- the index ---
 
     def _state(self) -> State:
-        """Key and index; ProfileError if the folder as a whole is not ours to use."""
+        """Key and index; ProfileError if the directory as a whole cannot be used."""
         key = self._key()
         index = self._read_index(key)
         if index is None:
@@ -906,10 +907,10 @@ class ProfileStore:
         return State(key, index)
 
     def _state_to_write(self, *, first: bool = False) -> State:
-        """The same, with an index, and without what an interrupted writer left.
+        """Key and index for writing; makes a missing index, removes an interrupted enrolment.
 
         Args:
-            first: whether a key may be made for an empty store.
+            first: whether to make a key for an empty store.
         """
         if first:
             self._make_first_key()
@@ -917,7 +918,7 @@ class ProfileStore:
             return State(b"", Index(0, {}, []))
         state = self._state()
         if state.index is None:
-            # Profiles of before there was an index; none of them has a revision.
+            # Profiles from before the index have no revision; iterating raises if one has.
             for _ in self._all(state):
                 pass
             heads = {path.stem: read_head(path) for path in (*self._paths(), self._book)}
@@ -946,7 +947,7 @@ class ProfileStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            said = f"cannot read {self._index_path}: {error.strerror}; correct that"
+            said = f"cannot read {self._index_path}: {error.strerror}; fix that"
             raise _RefusedError(said) from error
         except OtherKeyError as error:
             raise self._other_key() from error
@@ -958,7 +959,7 @@ class ProfileStore:
             raise self._index_missing("is damaged") from error
 
     def _any_index(self, key: bytes) -> tuple[Index | None, bool]:
-        """The index, of whatever `vehicle.id`, and whether it is ours; None if it is damaged."""
+        """The index, of any `vehicle.id`, and whether it is ours; None if it is damaged."""
         try:
             data = read_bounded(self._index_path)
             _, payload = unseal(key, None, INDEX, data)
@@ -980,7 +981,7 @@ class ProfileStore:
         files.write_whole(self._index_path, sealed, os.replace)
 
     def _refuse_foreign_folder(self, key: bytes, vehicle: str | None) -> None:
-        """Refuse a folder without an index in which everything is another's; `vehicle` as above."""
+        """Raise if there is no index and all files are foreign; `vehicle` None accepts any."""
         heads = [read_head(path) for path in self._paths()]
         kinds = [kind for head in heads if (kind := foreign_error(head, key, vehicle))]
         if len(kinds) == len(heads):
@@ -991,28 +992,28 @@ class ProfileStore:
 
     def _other_key(self) -> _RefusedError:
         return _RefusedError(
-            f"the profiles in {self._directory} were sealed with another key; bring that key back "
-            f"as {credential_file() or self._key_file}; if it is lost, move {self._directory} away "
-            "to begin anew"
+            f"the profiles in {self._directory} were sealed with another key; restore that key as "
+            f"{credential_file() or self._key_file}; if it is lost, move {self._directory} away to "
+            "start again"
         )
 
     def _other_vehicle(self) -> _RefusedError:
         return _RefusedError(
             f"the household in {self._directory} belongs to another vehicle than {self._vehicle}, "
-            "so nobody is used and nothing was changed; set vehicle.id back, or take them over for "
+            "so no profile is used and nothing was changed; restore vehicle.id, or accept them for "
             "this one: whodrives drivers accept"
         )
 
     def _index_missing(self, what: str = "is missing") -> _RefusedError:
         return _RefusedError(
-            f"{self._index_path} {what}, so nobody can tell which profiles were forgotten; restore "
-            "it, or take all that are there as they are: whodrives drivers accept"
+            f"{self._index_path} {what}, so it is unknown who was erased; restore it, or "
+            "accept all existing profiles as they are: whodrives drivers accept"
         )
 
     # --- all files ---
 
     def _all(self, state: State) -> Iterator[StoredProfile]:
-        """Every profile that is in use, of any encoder."""
+        """Every current profile, of any encoder."""
         for path in self._paths():
             if not state.is_unfinished(path.stem):
                 try:
@@ -1023,7 +1024,7 @@ class ProfileStore:
                     continue
 
     def _find(self, who: str, state: State) -> StoredProfile | None:
-        """The driver of this name or id, of any encoder."""
+        """The profile with this name or id, of any encoder."""
         if DRIVER_ID.fullmatch(who):
             with suppress(ProfileError):
                 return self._current(self._path(who), state)
@@ -1037,13 +1038,13 @@ class ProfileStore:
         return found
 
     def _usable(self, stored: StoredProfile) -> tuple[StoredProfile, list[str]]:
-        """The profile without the preferences this car does not accept, and a sentence for each."""
+        """The profile without the preferences that the car refuses, and a sentence for each."""
         profile, ours = stored.profile, self._encoder
         if profile.encoder != ours:
             raise ProfileError(
                 f"profile {profile.id}: was made by another encoder ({profile.encoder[:12]}, ours "
-                f"is {ours[:12]}); their voices cannot be compared: bring the models back that it "
-                "was made with, or enrol this driver again with --replace, which keeps all but the "
+                f"is {ours[:12]}); their voices cannot be compared: restore the models that it was "
+                "made with, or enrol this driver again with --replace, which keeps all but the "
                 "voice"
             )
         wanted = profile.preferences
@@ -1054,7 +1055,7 @@ class ProfileStore:
         return dataclasses.replace(stored, profile=slim), left_out
 
     def _checked(self, preferences: Mapping[str, float]) -> Mapping[str, float]:
-        """The preferences as floats; ProfileError lists all that the car does not accept."""
+        """The preferences as floats; ProfileError lists those that the car refuses."""
         found = (vss.check(path, value, self._limits) for path, value in preferences.items())
         if mistakes := [said for said in found if said]:
             raise ProfileError("\n  ".join(["preferences not accepted:", *mistakes]))
@@ -1062,7 +1063,7 @@ class ProfileStore:
 
     @contextmanager
     def _reading(self) -> Iterator[bool]:
-        """Let nobody write meanwhile; gives whether there is a folder."""
+        """Take the shared lock; yields whether the directory exists."""
         try:
             folder = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
@@ -1070,8 +1071,8 @@ class ProfileStore:
             return
         except OSError as error:
             raise ProfileError(
-                f"cannot read {self._directory}: {error.strerror}; run this as the user whom it "
-                "belongs to"
+                f"cannot read {self._directory}: {error.strerror}; run this as the user that "
+                "owns it"
             ) from error
         try:
             fcntl.flock(folder, fcntl.LOCK_SH)
@@ -1081,7 +1082,7 @@ class ProfileStore:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Be the only writer; sweep up what an interrupted one left."""
+        """Take the exclusive lock; remove temporary files of an interrupted writer."""
         try:
             files.make_folder(self._directory)
             folder = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -1095,14 +1096,14 @@ class ProfileStore:
         except OSError as error:
             place = error.filename or self._directory
             raise ProfileError(
-                f"cannot write {place}: {error.strerror}; free space or correct the permissions, "
+                f"cannot write {place}: {error.strerror}; free space or fix the permissions, "
                 "then try again"
             ) from error
 
     # --- the key ---
 
     def _key(self) -> bytes:
-        """The key; the service manager's credential goes before the file."""
+        """The key; a systemd credential takes precedence over the file."""
         if given := credential_file():
             return checked_key(given.read_bytes(), given)
         self._refuse_key_among_profiles()
@@ -1110,23 +1111,23 @@ class ProfileStore:
             key, status = files.read_regular(self._key_file, KEY_BYTES + 1, follow=True)
         except OSError as error:
             raise ProfileError(
-                f"cannot read the key {self._key_file}: {error.strerror}; bring it back from a "
-                f"backup; if it is lost, move {self._directory} away to begin anew"
+                f"cannot read the key {self._key_file}: {error.strerror}; restore it from a "
+                f"backup; if it is lost, move {self._directory} away to start again"
             ) from error
         refuse_shared(status, self._key_file)
         return checked_key(key, self._key_file)
 
     def _needs_key(self) -> bool:
-        """Whether a key is there, or something that only the right one opens."""
+        """Whether a key exists, or a profile that needs an existing one."""
         there = credential_file() or os.path.lexists(self._key_file) or self._paths()
         return bool(there)
 
     def _make_first_key(self) -> None:
-        """Make a key, if none was given or made yet and no profile needs an older one."""
+        """Make a key, unless one exists or a profile needs an existing one."""
         if self._needs_key():
             return
         self._refuse_key_among_profiles()
-        # Without their key and without a profile they say nothing any more.
+        # Without the key and without profiles, index and guest book are useless.
         self._index_path.unlink(missing_ok=True)
         if os.path.lexists(self._book):
             self._book.rename(free_path(self._book.with_name(self._book.name + REJECTED)))
@@ -1134,7 +1135,7 @@ class ProfileStore:
         files.write_whole(self._key_file, secrets.token_bytes(KEY_BYTES), os.link)
 
     def _refuse_root_among_others(self) -> None:
-        """What root writes into another user's folder, that user's daemon cannot read."""
+        """Raise for root in another user's directory: that user could not read the file."""
         with suppress(FileNotFoundError, NotADirectoryError):
             owner = self._directory.stat().st_uid
             if os.geteuid() == 0 and owner != 0:
@@ -1150,8 +1151,8 @@ class ProfileStore:
         key, folder = map(os.path.realpath, (self._key_file, self._directory))
         if Path(key).is_relative_to(folder):
             raise ProfileError(
-                f"the key {self._key_file} lies among the profiles it seals, so that a copy of the "
-                "folder is a copy of the voices; move it, and set profiles.key_file"
+                f"the key {self._key_file} lies among the profiles it seals, so a copy of the "
+                "directory reveals the voices; move it, and set profiles.key_file"
             )
 
 
@@ -1169,7 +1170,7 @@ def _refuse_enrolled(name: str, old: StoredProfile | None, *, replace: bool) -> 
 
 
 def _refuse_namesake(stored: StoredProfile, others: Mapping[str, StoredProfile]) -> None:
-    """Two files of one driver can come from a backup; each would make the other ambiguous."""
+    """Raise ProfileError for a second profile with the same name, as from a backup."""
     if other := others.get(names.folded(stored.name)):
         driver = stored.profile.id
         raise ProfileError(
@@ -1184,8 +1185,8 @@ def _refuse_two_of_one_name(profiles: Sequence[StoredProfile]) -> None:
         driver = stored.profile.id
         if other := seen.get(names.folded(stored.name)):
             raise ProfileError(
-                f"the drivers of {other} and {driver} have one name; take in one, give it another, "
-                f"then take in the other: whodrives drivers accept {other}; whodrives drivers "
+                f"the drivers of {other} and {driver} have one name; accept one, rename it, then "
+                f"accept the other: whodrives drivers accept {other}; whodrives drivers "
                 f"rename {other} NEW-NAME; whodrives drivers accept {driver}"
             )
         seen[names.folded(stored.name)] = driver
@@ -1194,13 +1195,13 @@ def _refuse_two_of_one_name(profiles: Sequence[StoredProfile]) -> None:
 def _without_shared_key(
     stored: StoredProfile, others: Iterable[StoredProfile]
 ) -> tuple[StoredProfile, list[str]]:
-    """The profile without a key fob that another driver has, and a sentence if that is so."""
+    """The profile without a key fob that another driver has too, and a sentence if so."""
     fob, driver = stored.profile.key, stored.profile.id
     other = next((each.profile.id for each in others if fob and each.profile.key == fob), None)
     if other is None:
         return stored, []
     said = (
-        f"profile {driver}: its key is also that of {other}, and is not used; take it away from "
+        f"profile {driver}: its key is also that of {other}, and is not used; remove it from "
         f"one of the two: whodrives drivers key {driver} --clear"
     )
     return dataclasses.replace(stored, profile=dataclasses.replace(stored.profile, key=None)), [
@@ -1214,16 +1215,16 @@ def _refuse_key_of_another(driver: str, fob: str | None, others: Iterable[Stored
         owner = other.profile.id
         if fob and other.profile.key == fob and owner != driver:
             raise ProfileError(
-                f"this key is {owner}'s; take it away first: whodrives drivers key {owner} --clear"
+                f"this key is {owner}'s; remove it first: whodrives drivers key {owner} --clear"
             )
 
 
 def unused(
     profiles: Sequence[StoredProfile], retention_days: int
 ) -> tuple[tuple[StoredProfile, int], ...]:
-    """Who was not recognised for longer than `retention_days`, and for how many days; 0: nobody.
+    """Profiles not recognised for more than `retention_days`, each with that number of days.
 
-    Nobody while the clock cannot be right, and nobody of whom no day is known.
+    Empty if `retention_days` is 0 or the clock is implausible; skips profiles without a date.
     """
     today = believed(calendar.today_iso())
     if today is None or not retention_days:
@@ -1233,15 +1234,15 @@ def unused(
 
 
 class _RefusedError(ProfileError):
-    """The folder as a whole cannot be used."""
+    """The directory as a whole cannot be used."""
 
 
 class _DamagedError(ProfileError):
-    """The guest book can never be used."""
+    """The guest book is damaged."""
 
 
 def _try_writing(folder: Path) -> None:
-    """Raise OSError unless a profile's worth of bytes can be written into the folder."""
+    """Raise OSError unless the directory has room for a profile."""
     trial = folder / f".trial.{secrets.token_hex(4)}.tmp"
     try:
         descriptor = os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

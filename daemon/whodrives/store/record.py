@@ -1,4 +1,4 @@
-"""What a profile file holds, as values and as bytes."""
+"""The content of a profile file, as values and as bytes."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ _PATH = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,254}")  # a VSS path, of whatever v
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """That the driver agreed to be enrolled.
+    """The driver's consent to the enrolment.
 
     Attributes:
-        by: who agreed, as they call themselves; never published, never logged.
+        by: name of the person who consented; never published, never logged.
         at: when, ISO 8601, UTC, to the second.
-        text: the version of the text they agreed to (`coaching.CONSENT`).
+        text: the version of the consent text (`enrolment.prompts.CONSENT`).
     """
 
     by: str
@@ -61,10 +61,10 @@ class Consent:
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """An enrolled voice that another one has replaced.
+    """An enrolled voice that was replaced.
 
     Attributes:
-        embeddings: as `domain.Profile` has them.
+        embeddings: as in `voice.profile.Profile`.
         speech_s: seconds of speech they were made from.
         enrolled_at: ISO 8601 date, UTC.
     """
@@ -76,19 +76,18 @@ class Voice:
 
 @dataclass(frozen=True, slots=True)
 class StoredProfile:
-    """A profile and what only people care for.
+    """A profile with the data that recognition does not need.
 
     Attributes:
-        name: what the driver is called; never published, never logged.
-        profile: what recognition needs.
+        name: the driver's name; never published, never logged.
+        profile: the data for recognition.
         enrolled_at: ISO 8601 date, UTC.
-        previous: the preferences before the last change, VSS path to value; None before there
-            was one.
-        consent: who agreed, when, to what; None for a voice whose consent is recorded elsewhere.
-        recognised_on: ISO 8601 date, UTC, of the last trip this driver's voice settled; None before
-            the first.
-        before: the voice that the present one replaced, until that has settled a trip.
-        revision: number of the store's write that it is of; 0 before there was an index.
+        previous: the preferences before the last change, VSS path to value; None before the first.
+        consent: who consented, when, to what; None if the consent is recorded elsewhere.
+        recognised_on: ISO 8601 date, UTC, of the last trip whose driver this voice assigned; None
+            before the first.
+        before: the replaced voice, until the present one has assigned the driver of a trip.
+        revision: number of the store's write that made it; 0 in a store without an index.
     """
 
     name: str
@@ -105,13 +104,13 @@ class StoredProfile:
         return folded(who) in (folded(self.name), self.profile.id)
 
     def unused_days(self, today: date) -> int | None:
-        """Days since the driver was recognised last, or enrolled; None if no clock knew then."""
+        """Days since the last recognition or the enrolment; None without a plausible date."""
         known = [day for day in map(believed, (self.recognised_on, self.enrolled_at)) if day]
         return (today - date.fromisoformat(max(known))).days if known else None
 
 
 def _stored_name(name: str) -> str:
-    """A name out of a file; one that an older rule took stays a name."""
+    """A name from a file; names that older rules allowed stay valid."""
     if not isinstance(name, str) or not (text := names.readable(name)):
         raise ProfileError("a profile without a name")
     names.refuse_id(text)
@@ -119,18 +118,18 @@ def _stored_name(name: str) -> str:
 
 
 def checked_fob(fob: str) -> str:
-    """The key fob's id without surrounding blanks; ProfileError if it cannot be one."""
+    """The key fob's id without surrounding blanks; ProfileError if it is invalid."""
     fob = fob.strip()
     if not fob or not fob.isprintable() or len(fob) > _MOST_FOB_CHARACTERS:
         raise ProfileError(
             f"a key's id is 1 to {_MOST_FOB_CHARACTERS} printable characters; give what the car "
-            "says in Vehicle.Occupant.Row1.DriverSide.Identifier.Subject"
+            "reports in Vehicle.Occupant.Row1.DriverSide.Identifier.Subject"
         )
     return fob
 
 
 def with_preferences(stored: StoredProfile, wanted: Mapping[str, float]) -> StoredProfile:
-    """The profile with these preferences, and with the ones before if they were others."""
+    """The profile with these preferences; the former ones become `previous` if they differ."""
     if dict(wanted) == dict(stored.profile.preferences):
         return stored
     profile = dataclasses.replace(stored.profile, preferences=wanted)
@@ -138,7 +137,7 @@ def with_preferences(stored: StoredProfile, wanted: Mapping[str, float]) -> Stor
 
 
 def unpack_revised(facts: Mapping[str, Any], name: str) -> tuple[int, Any]:
-    """The revision and what is of that revision."""
+    """The revision and the data of that revision."""
     revision = facts["revision"]
     if not isinstance(revision, int):
         raise TypeError("a revision is a number")
@@ -174,7 +173,7 @@ def pack_record(stored: StoredProfile) -> bytes:
 
 
 class _VoiceFacts(msgspec.Struct):
-    """What is said of embeddings that follow the text."""
+    """Description of embeddings that follow the text."""
 
     speech_s: float
     enrolled_at: str
@@ -188,7 +187,7 @@ class _ConsentFacts(msgspec.Struct):
 
 
 class _Facts(msgspec.Struct):
-    """A profile's text. Those of before there were such things do not hold the last ones."""
+    """A profile's text; older profiles lack the fields with defaults."""
 
     name: str
     enrolled_at: str
@@ -207,19 +206,19 @@ class _Facts(msgspec.Struct):
 def unpack_record(
     driver: str, encoder: str, payload: bytes, dimension: int | None
 ) -> StoredProfile:
-    """The payload's profile; UnusableError if it is not one, however it came about."""
+    """The payload's profile; SpoiltError if it is invalid."""
     try:
         return _stored(driver, encoder, payload, dimension)
     except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise SpoiltError("holds no valid profile") from error
+        raise SpoiltError("contains no valid profile") from error
     except ProfileError as error:
-        raise SpoiltError(f"holds no valid profile ({error})") from error
+        raise SpoiltError(f"contains no valid profile ({error})") from error
 
 
 def _stored(driver: str, encoder: str, payload: bytes, dimension: int | None) -> StoredProfile:
-    """The payload's profile; any of the usual errors if it is not one."""
+    """The payload's profile; raises built-in errors or ProfileError if it is invalid."""
     text, _, raw = payload.partition(b"\n")
-    # Not msgspec's decoder: an older whodrives kept names that are no Unicode (lone surrogates).
+    # Not msgspec's decoder: an older whodrives stored names with lone surrogates.
     facts = msgspec.convert(json.loads(text), _Facts)
     numbers, count = np.frombuffer(raw, dtype="<f4"), math.prod(facts.shape)
     rows = checked_embeddings(numbers[:count].reshape(facts.shape), dimension)
@@ -260,7 +259,7 @@ def _before(facts: _VoiceFacts | None, numbers: Floats, dimension: int) -> Voice
 
 
 def _check_adaptation(known: Adaptation, dimension: int) -> None:
-    """Raise ValueError unless all that was learned is of such embeddings and of days that exist."""
+    """Raise ValueError unless all embeddings and days of the adaptation are valid."""
     days = [step.day for step in known.revisions]
     for trip in (*(trip for step in known.revisions for trip in step.trips), *known.pending):
         days.append(trip.day)
@@ -298,9 +297,9 @@ def _day(text: str) -> str:
 
 
 def replacing(old: StoredProfile, new: StoredProfile) -> StoredProfile:
-    """The newly enrolled voice with the one before kept, until the new one has proved itself.
+    """The new voice with the replaced one as `before`, until the new one has been confirmed.
 
-    A voice that itself has not is not kept; and one of another encoder cannot be gone back to.
+    An unconfirmed voice is not kept, and a voice of another encoder cannot be restored.
     """
     before = old.before or Voice(old.profile.embeddings, old.profile.speech_s, old.enrolled_at)
     return dataclasses.replace(
@@ -312,15 +311,15 @@ def replacing(old: StoredProfile, new: StoredProfile) -> StoredProfile:
 
 
 def described(stored: StoredProfile) -> Iterator[str]:
-    """What a profile held, in words for a receipt, without the voice or the preferences."""
+    """The content of a profile in phrases for a receipt, without voice and preferences."""
     count, seconds = len(stored.profile.embeddings), stored.profile.speech_s
     yield f"the name, and the voice: {count} embeddings of {seconds:.1f} s of speech"
     if stored.profile.adaptation != Adaptation():
         learned, held = stored.profile.adaptation.revisions, stored.profile.adaptation.pending
         trips = sum(len(step.trips) for step in learned)
-        yield f"what was learned since, from {trips} trips, and {len(held)} trips in quarantine"
+        yield f"the adaptation, from {trips} trips, and {len(held)} trips in quarantine"
     if stored.before:
-        yield f"the voice before: {len(stored.before.embeddings)} embeddings"
+        yield f"the previous voice: {len(stored.before.embeddings)} embeddings"
     if stored.profile.preferences:
         yield f"{len(stored.profile.preferences)} preferences"
     if stored.consent:
@@ -330,7 +329,7 @@ def described(stored: StoredProfile) -> Iterator[str]:
 
 
 def checked_embeddings(embeddings: Floats, dimension: int | None) -> Floats:
-    """The embeddings, read-only; ProfileError unless they are rows of unit length."""
+    """The embeddings as read-only float32 (n, D); ProfileError unless rows have unit length."""
     rows = np.array(embeddings, dtype=np.float32)
     match rows.shape:
         case (int(k), int(d)) if k and d and k % AUGMENTATIONS == 0 and dimension in (None, d):

@@ -50,32 +50,32 @@ _CREDENTIAL = "profile-key"
 
 
 class UnusableError(Exception):
-    """Why a file's bytes cannot be used, and the fix; without a name, `{who}` for the id."""
+    """Why a file's bytes cannot be used, and the fix; without the file's name."""
 
 
 class NewerError(UnusableError):
-    """A newer whodrives wrote it: it is well, only not for us."""
+    """A newer whodrives wrote it."""
 
 
 class OtherKeyError(UnusableError):
-    """Another key opens it."""
+    """It was sealed with another key."""
 
 
 class OtherVehicleError(UnusableError):
-    """It is another vehicle's."""
+    """It belongs to another vehicle."""
 
 
 class SpoiltError(UnusableError):
-    """It was sealed for us, and was changed since."""
+    """It was sealed for us and is damaged."""
 
 
 def _key_id(key: bytes) -> bytes:
-    """Tells keys apart and tells nothing of them."""
+    """An id that distinguishes keys without revealing them."""
     return hmac.digest(key, b"whodrives key id", "sha256")[:_KEY_ID_BYTES]
 
 
 def _vehicle_id(key: bytes, vehicle: str) -> bytes:
-    """Tells cars apart, and tells nobody without the key which car it is."""
+    """An id that distinguishes cars and, without the key, does not reveal the car."""
     return hmac.digest(key, b"whodrives vehicle " + vehicle.encode(), "sha256")[:_VEHICLE_BYTES]
 
 
@@ -92,11 +92,11 @@ def seal(key: bytes, vehicle: str, encoder: str, name: str, payload: bytes) -> b
 
 
 def unseal(key: bytes, vehicle: str | None, name: str, data: bytes) -> tuple[str, bytes]:
-    """The encoder and the payload in a file's bytes; `vehicle` None: of any."""
+    """The encoder's fingerprint and the payload; `vehicle` None accepts any vehicle."""
     header, rest = data[:_HEADER_BYTES], data[_HEADER_BYTES:]
     kind = foreign_error(header, key, vehicle)
     if kind is SpoiltError:
-        raise SpoiltError("is damaged or no file of whodrives")
+        raise SpoiltError("is damaged or not a file of whodrives")
     if kind is not None:
         raise kind(_FOREIGN[kind].format(written=header[len(_MAGIC)], read=_SCHEMA))
     if len(data) > _MOST_BYTES:
@@ -105,7 +105,7 @@ def unseal(key: bytes, vehicle: str | None, name: str, data: bytes) -> tuple[str
         nonce, ciphertext = rest[:NONCE_BYTES], rest[NONCE_BYTES:]
         payload = AESGCM(key).decrypt(nonce, ciphertext, header + name.encode())
     except (InvalidTag, ValueError) as error:
-        raise SpoiltError("was changed, cut short or renamed since it was sealed") from error
+        raise SpoiltError("was changed, truncated or renamed since it was sealed") from error
     return header[-ENCODER_BYTES:].hex(), payload
 
 
@@ -141,7 +141,7 @@ def is_of(data: bytes, key: bytes, vehicle: str) -> bool:
 
 
 def credential_file() -> Path | None:
-    """The key that systemd's LoadCredential= gives a service; it guards that file itself."""
+    """The key from systemd's LoadCredential=, if any; systemd protects that file."""
     path = Path(os.environ.get("CREDENTIALS_DIRECTORY", os.devnull)) / _CREDENTIAL
     return path if path.is_file() else None
 
@@ -149,14 +149,12 @@ def credential_file() -> Path | None:
 def checked_key(key: bytes, path: Path) -> bytes:
     """The key if it has the right length; ProfileError if not."""
     if len(key) != KEY_BYTES:
-        raise ProfileError(
-            f"the key {path} is not {KEY_BYTES} bytes long; bring the right one back"
-        )
+        raise ProfileError(f"the key {path} is not {KEY_BYTES} bytes long; restore the right one")
     return key
 
 
 def refuse_shared(status: os.stat_result, path: Path) -> None:
-    """A key that others can read or write seals nothing."""
+    """Raise ProfileError for a key that others can read or write."""
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ProfileError(
             f"others may use the key {path}; run `chmod 600 {shlex.quote(str(path))}`"
@@ -164,12 +162,12 @@ def refuse_shared(status: os.stat_result, path: Path) -> None:
 
 
 def read_bounded(path: Path) -> bytes:
-    """What is in a sealed file; of one that is too large to be ours, enough not to open."""
+    """The bytes of a sealed file; of a too large one, enough for `unseal` to refuse it."""
     return files.read_regular(path, _MOST_BYTES + 1)[0]
 
 
 def read_head(path: Path) -> bytes:
-    """The header of a sealed file; nothing if there is none."""
+    """The header of a sealed file; empty if it cannot be read."""
     try:
         return files.read_regular(path, _HEADER_BYTES)[0]
     except OSError:
@@ -177,7 +175,7 @@ def read_head(path: Path) -> bytes:
 
 
 def refuse_large(sealed: bytes) -> None:
-    """Refuse bytes that are too many for a sealed file."""
+    """Raise ProfileError for a sealed file that would be too large to read back."""
     if len(sealed) > _MOST_BYTES:
         raise ProfileError(
             f"a profile or guest book is larger than {_MOST_BYTES // 2**20} MiB, and could not be "
@@ -186,6 +184,6 @@ def refuse_large(sealed: bytes) -> None:
 
 
 def free_path(path: Path) -> Path:
-    """The path, or with a number after it if something is there."""
+    """The path, with a number appended if it exists."""
     candidates = (path.with_name(f"{path.name}.{n}" if n else path.name) for n in range(1000))
     return next(each for each in candidates if not each.exists())
