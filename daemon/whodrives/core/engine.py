@@ -50,7 +50,7 @@ whose noise is gated does, when nobody speaks for so long and nothing is heard o
 
 
 TICK_INTERVAL_S = 0.2
-"""So often sound and ticks tell the trip the time; news of the car and verdicts do at once."""
+"""So often sound and ticks tell the trip the time; reports of the car and verdicts do at once."""
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class _Utterance:
 
 
 class Recognizer:
-    """Hears blocks of sound and news of the car; says who speaks and what the car should do.
+    """Hears blocks of sound and reports of the car; says who speaks and what the car should do.
 
     Args:
         activity: the voice-activity detector; its state belongs to this object from now on.
@@ -110,7 +110,7 @@ class Recognizer:
         self._rival = ""
         self._silent_blocks = 0
         self._health: Health | None = None
-        self._turned_s = float("-inf")
+        self._told_time_s = float("-inf")
         self._block_s = float("inf")
 
     @property
@@ -138,26 +138,26 @@ class Recognizer:
         """The number of requests of this trip that no final answer came for yet."""
         return self._trip.live_requests
 
-    def step(self, news: Input) -> list[Event]:
+    def step(self, item: Input) -> list[Event]:
         """Take one input; return what follows from it, in order.
 
         Inputs must come in the order of their `at_s`, as one clock gave it.
         """
-        if isinstance(news, AudioBlock):
-            (events,) = self.hear([news])
+        if isinstance(item, AudioBlock):
+            (events,) = self.hear([item])
             return events
-        if isinstance(news, RefusedCommand):
-            return [CommandResult(news.at_s, news.command, news.reason)]
-        if isinstance(news, Executed):
-            return list(news.events)
-        if isinstance(news, EnrolReady):
+        if isinstance(item, RefusedCommand):
+            return [CommandResult(item.at_s, item.command, item.reason)]
+        if isinstance(item, Executed):
+            return list(item.events)
+        if isinstance(item, EnrolReady):
             return []
-        events = self._told(news)
-        if not isinstance(news, Tick):
-            self._reports.step(news)
-            told = isinstance(news, Household | SourceState | LinkState)
+        events = self._told(item)
+        if not isinstance(item, Tick):
+            self._reports.step(item)
+            told = isinstance(item, Household | SourceState | LinkState)
             if told or self._health is not None:
-                events += self._health_events(news.at_s)
+                events += self._health_events(item.at_s)
         return self._with_samples(events)
 
     def hear(self, blocks: Sequence[AudioBlock]) -> Iterator[list[Event]]:
@@ -192,7 +192,7 @@ class Recognizer:
         events = self._silence_events(block)
         for piece in self._gate.step(block, probability):
             events += self._judged(piece)
-        return events + self._turned(block.at_s)
+        return events + self._time_passed(block.at_s)
 
     def _silence_events(self, block: AudioBlock) -> list[Event]:
         """Say when a source that is open has given no sound for DEAF_S, and when it does again."""
@@ -205,43 +205,43 @@ class Recognizer:
     def _is_deaf(self) -> bool:
         return self.silent_s >= DEAF_S
 
-    def _turned(self, at_s: float) -> list[Event]:
+    def _time_passed(self, at_s: float) -> list[Event]:
         """Let the trip know the time, unless it was told just before."""
-        if at_s - self._turned_s < TICK_INTERVAL_S:
+        if at_s - self._told_time_s < TICK_INTERVAL_S:
             return []
-        self._turned_s = at_s
+        self._told_time_s = at_s
         self._reports.step(Tick(at_s))
         changed = [] if self._health is None else self._health_events(at_s)
         return [*self._trip.step(Tick(at_s)), *changed]
 
-    def _told(self, news: Input) -> list[Event]:
-        if isinstance(news, Tick):
-            return self._turned(news.at_s)
-        if isinstance(news, SourceState):
-            return self._source_changed(news)
-        if isinstance(news, LinkState):
-            self._rival = news.rival
-        if isinstance(news, Household):
+    def _told(self, item: Input) -> list[Event]:
+        if isinstance(item, Tick):
+            return self._time_passed(item.at_s)
+        if isinstance(item, SourceState):
+            return self._source_changed(item)
+        if isinstance(item, LinkState):
+            self._rival = item.rival
+        if isinstance(item, Household):
             calibration = self._policy.calibration
             self._voices = tuple(
-                (p.id, following.speaker_model(p, calibration)) for p in news.profiles
+                (p.id, following.speaker_model(p, calibration)) for p in item.profiles
             )
             self._templates = tuple(
-                following.enrolment_template(p, calibration) for p in news.profiles
+                following.enrolment_template(p, calibration) for p in item.profiles
             )
-            self._problems = news.problems
+            self._problems = item.problems
             # Evidence about the old household says nothing of the new one.
             self._gate.reset()
             self._utterance = _Utterance()
             self._samples.household_changed()
-        return list(self._trip.step(news))
+        return list(self._trip.step(item))
 
-    def _source_changed(self, news: SourceState) -> list[Event]:
-        self._source_reason = "" if news.health is SourceHealth.OPEN else f"source: {news.reason}"
+    def _source_changed(self, item: SourceState) -> list[Event]:
+        self._source_reason = "" if item.health is SourceHealth.OPEN else f"source: {item.reason}"
         self._silent_blocks = 0
         events: list[Event] = []
-        if news.health is SourceHealth.ENDED:
-            for piece in self._gate.flush(news.at_s):
+        if item.health is SourceHealth.ENDED:
+            for piece in self._gate.flush(item.at_s):
                 events += self._judged(piece)
         self._activity.reset()
         self._gate.reset()

@@ -60,7 +60,7 @@ class Engine(Protocol):
     def awaits_verdict(self) -> bool:
         """Whether any block may decide an utterance."""
 
-    def step(self, news: Input, /) -> list[Event]:
+    def step(self, item: Input, /) -> list[Event]:
         """Take one input; return what follows from it."""
 
     def hear(self, blocks: Sequence[AudioBlock], /) -> Iterator[list[Event]]:

@@ -13,7 +13,7 @@ from whodrives.voice.profile import Household
 
 
 def replay(
-    recognizer: Recognizer, house: Household, blocks: Iterable[AudioBlock], news: Sequence[Input]
+    recognizer: Recognizer, house: Household, blocks: Iterable[AudioBlock], inputs: Sequence[Input]
 ) -> Iterator[Event]:
     """What the daemon would have said of a recording; the same every time.
 
@@ -21,12 +21,12 @@ def replay(
         recognizer: a fresh one.
         house: the enrolled drivers.
         blocks: the recording; time is its position in it.
-        news: what the car said meanwhile, by ascending `at_s`.
+        inputs: what the car said meanwhile, by ascending `at_s`.
 
     Yields:
         Every event, in order. The broker is taken to be there all the time.
     """
-    waiting = deque(news)
+    waiting = deque(inputs)
     end_s = 0.0
     for start in (
         Begin(0.0, "replay"),
