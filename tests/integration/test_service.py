@@ -162,7 +162,8 @@ def test_a_file_is_played_in_real_time_and_can_be_stopped(
 
 
 @pytest.mark.parametrize(
-    ("sound", "said"), [(b"", "ended before any sound came"), (b"RIFF" + bytes(2000), "a file comes in")]
+    ("sound", "said"),
+    [(b"", "ended before any sound came"), (b"RIFF" + bytes(2000), "a file comes in")],
 )
 def test_a_pipe_without_raw_sound_ends_with_the_reason(
     run: Start, installed: Installation, car: Car, sound: bytes, said: str
