@@ -19,6 +19,7 @@ from tests.conftest import Prompts
 from whodrives.audio.blocks import BLOCK_SAMPLES, SAMPLE_RATE_HZ, Floats
 from whodrives.audio.files import channels_of, read_file
 from whodrives.audio.pipe import read_pipe
+from whodrives.audio.rawformat import FormatCheck
 from whodrives.errors import SourceError
 
 NOISE: Floats = np.random.default_rng(1).uniform(-0.5, 0.5, 32_000).astype(np.float32)
@@ -56,6 +57,19 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 def test_directory_is_no_file(tmp_path: Path) -> None:
     """A folder of recordings is refused, with the fix."""
     assert refusal(tmp_path) == "is a directory; name one sound file"
+
+
+@pytest.mark.parametrize("packed", ["<f4", ">f4"])
+def test_floats_between_pauses_of_zeros_are_told_from_integers(packed: str) -> None:
+    """Floats made of 16-bit samples, most of them zero, look smooth as 32-bit integers too."""
+    tone = 0.3 * np.sin(np.arange(3200) * 2 * np.pi * 180 / SAMPLE_RATE_HZ)
+    mostly_zero = np.tile(np.concatenate([np.zeros(4800), tone]), 5)
+    sound = np.concatenate([mostly_zero, np.tile(tone, 8)])
+    data = (np.round(sound * 32767) / 32768).astype(packed).tobytes()
+    check = FormatCheck(SAMPLE_RATE_HZ, 1)
+    found = (check.hear(data[at : at + 3840]) for at in range(0, len(data), 3840))
+    known = next(each for each in found if each is not None)
+    assert known.ffmpeg == {"<f4": "f32le", ">f4": "f32be"}[packed]
 
 
 def test_a_file_name_that_is_no_utf_8_is_read(tmp_path: Path) -> None:

@@ -113,14 +113,21 @@ def _packed24(little: bool) -> Callable[[bytes], Floats]:  # noqa: FBT001
     return read
 
 
+def _are_floats(data: bytes, packed: str, most_zeros: float) -> bool:
+    """Whether the bytes are floats of a plausible size, at most so many of them zero."""
+    with np.errstate(all="ignore"):
+        size = np.abs(np.frombuffer(data, packed))
+        plausible = (size == 0) | ((size > _LEAST_FLOAT) & (size < _MOST_FLOAT))
+    return bool(np.mean(plausible) >= _PLAUSIBLE and np.mean(size == 0) <= most_zeros)
+
+
 def _floats(packed: str) -> Callable[[bytes], Floats]:
     def read(data: bytes) -> Floats:
-        found: NDArray[np.floating] = np.frombuffer(data, packed)
-        with np.errstate(all="ignore"):
-            size = np.abs(found)
-            plausible = (size == 0) | ((size > _LEAST_FLOAT) & (size < _MOST_FLOAT))
-        if np.mean(plausible) < _PLAUSIBLE or np.mean(size == 0) > _MOST_ZEROS:
+        if not _are_floats(data, packed, _MOST_ZEROS):
             return np.zeros(0, np.float32)
+        found: NDArray[np.floating] = np.frombuffer(data, packed)
+        size = np.abs(found)
+        plausible = (size == 0) | ((size > _LEAST_FLOAT) & (size < _MOST_FLOAT))
         return np.where(plausible, found, 0).astype(np.float32)
 
     return read
@@ -136,6 +143,9 @@ _MOST_ZEROS = 0.5
 
 
 _EXPECTED = _integers("<i2")
+
+
+_FLOAT_TYPES = ("<f4", ">f4", "<f8")
 
 
 FLOATS = (
@@ -227,6 +237,10 @@ class FormatCheck:
             # No other bytes are numbers of a plausible size throughout.
             if floats.read(window).size:
                 return floats
+        if any(_are_floats(window, packed, most_zeros=1.0) for packed in _FLOAT_TYPES):
+            # Floats between pauses of zeros: the next windows tell which.
+            self._left += 1
+            return None
         found = [_smoothness(other.read(window)[:: self._channels]) for other in INTEGERS]
         return INTEGERS[int(np.argmax(found))] if max(found) > SMOOTH else None
 
