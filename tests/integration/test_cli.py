@@ -345,8 +345,12 @@ def test_a_household_is_carried_to_another_car(
 ) -> None:
     """Exported, imported into a car with another id and key, and known there."""
     (tmp_path / "words").write_text("four words nobody guesses\n")
+    (tmp_path / "words").chmod(0o644)
     file = tmp_path / "household"
     words = ("--passphrase-file", tmp_path / "words")
+    refused = enrolled.run("drivers", "export", file, *words)
+    assert f"chmod 600 {tmp_path / 'words'}" in refused.stderr
+    (tmp_path / "words").chmod(0o600)
     assert "2 drivers" in enrolled.run("drivers", "export", file, *words).stdout
     (tmp_path / "other").mkdir()
     other = Installation(tmp_path / "other")

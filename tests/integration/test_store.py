@@ -79,6 +79,7 @@ def test_what_is_no_file_holds_no_command_up(installed: Installation) -> None:
     os.mkfifo(pipe)
     word = installed.folder / "word"
     word.write_text(PASSPHRASE, encoding="utf-8")
+    word.chmod(0o600)
     done = installed.run("drivers", "import", pipe, "--passphrase-file", word)
     assert "named pipe" in done.stderr
     profile = installed.folder / "profiles" / "d-00000000.profile"
@@ -96,6 +97,7 @@ def test_a_household_moves_and_nobody_arrives_twice(
     """Exported, imported by another car, and refused there the second time."""
     word, file = installed.folder / "word", installed.folder / "household"
     word.write_text(PASSPHRASE, encoding="utf-8")
+    word.chmod(0o600)
     secret = ("--passphrase-file", word)
     assert installed.run("drivers", "export", file, *secret).returncode == 0
     other = Installation(tmp_path_factory.mktemp("other"))

@@ -9,6 +9,7 @@ import argparse
 import getpass
 import json
 import math
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -296,6 +297,10 @@ def _accept(options: argparse.Namespace) -> int:
 def _passphrase(path: Path | None, *, again: bool = False) -> str:
     """The passphrase from a file's first line, or from the terminal."""
     if path:
+        # A pipe, as the shell's <(...) is, has no rights to look at.
+        if path.is_file() and path.stat().st_mode & 0o077:
+            fix = f"run: chmod 600 {shlex.quote(str(path))}"
+            raise ProfileError(f"{path}: others may read the passphrase; {fix}")
         return read_text(path, ProfileError).partition("\n")[0].rstrip("\r")
     if sys.stdin is None or not sys.stdin.isatty():
         raise ProfileError("there is no terminal to ask for a passphrase; give --passphrase-file")
