@@ -24,7 +24,7 @@ def test_a_few_hours_with_faults_change_no_decision(tmp_path: Path) -> None:
     assert result["requests"] >= 1
     assert result["answers"]["completed"] >= 1
     assert set(result["faults"]) - {"none"}
-    assert set(result["topics"]) <= {"driver", "guest", "metrics", "status"}
+    assert set(result["topics"]) <= {"driver", "echo", "guest", "metrics", "status"}
 
 
 @pytest.mark.parametrize(("leak_mb", "noticed"), [(0.0, False), (0.05, True)])

@@ -419,11 +419,12 @@ def test_what_nobody_foresaw_is_one_line_and_in_the_log_of_the_daemon(
 ) -> None:
     """A person is asked to report it; the daemon's log has the traceback."""
     script = (
-        "import sys, whodrives.cli as cli\n"
+        "import sys\n"
+        "from whodrives.cli import main\n"
         "def fails(_): raise KeyError('unforeseen')\n"
-        "cli.load_config = fails\n"
-        "import whodrives.commands as commands; commands.load_config = fails\n"
-        "sys.exit(cli.main(sys.argv[1:]))\n"
+        "main.load_config = fails\n"
+        "from whodrives.cli import commands; commands.load_config = fails\n"
+        "sys.exit(main.main(sys.argv[1:]))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, *command],
@@ -498,7 +499,7 @@ def test_the_chmod_that_is_named_helps(tmp_path: Path, mode: int) -> None:
     assert "chmod 600" in refused
     for command in (refused.split("`")[1], typed):
         subprocess.run(command, shell=True, check=True)  # noqa: S602 (as a person types it)
-    assert "chmod" not in installation.run("drivers").stderr
+    assert "run `chmod" not in installation.run("drivers").stderr
     assert "✗ permissions" not in installation.run("doctor").stdout
 
 

@@ -12,15 +12,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnxruntime
 
+from tools.bench import usual
 from tools.lab.conditions import enrolled, tested
 from tools.lab.corpus import Person, material
 from tools.lab.front_end import DURATIONS, WHOLE_LOOK_S, Heard, Plan, Subject, ear, pieces
+from tools.lab.machine import describe
 from whodrives.audio.blocks import SAMPLE_RATE_HZ, Floats
 from whodrives.enrolment.recording import WINDOW_S, in_noise
 from whodrives.models.encoder import OnnxEncoder
@@ -48,7 +49,7 @@ def available(folder: Path, models: Path) -> dict[str, str]:
     elif importlib.util.find_spec("sherpa_onnx") is None:
         missing[SHERPA] = "not installed: tools/setup test"
     else:
-        _sibling("usual").write_model(folder / "float.onnx", folder / "sherpa.onnx")
+        usual.write_model(folder / "float.onnx", folder / "sherpa.onnx")
     if importlib.util.find_spec("resemblyzer") is None:
         missing[RESEMBLYZER] = "not installed; docs/accuracy.md says how"
     return missing
@@ -65,21 +66,9 @@ def _build_float(folder: Path, models: Path) -> str:
     return "" if done.returncode == 0 else f"could not be built: {done.stderr.strip()[-200:]}"
 
 
-def _sibling(name: str) -> ModuleType:
-    """Load a module of the bench, whose folder is a program and not a package."""
-    path = TOOLS / "bench" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def machine() -> dict[str, Any]:
     """Return what a result must say of the machine, as the bench says it."""
-    described: dict[str, Any] = _sibling("machine").describe()
-    return described
+    return describe()
 
 
 def open_baseline(name: str, folder: Path) -> Embed:
