@@ -380,7 +380,7 @@ def _replay(options: argparse.Namespace) -> int:
         print(f"whodrives: {problem}", file=sys.stderr)
     inputs = recorded_vehicle(options.vehicle, settings.vehicle.id) if options.vehicle else []
     for event in replay.replay(load_recognizer(settings), house, blocks, inputs):
-        if line := json_line(event, settings.vehicle):
+        if line := json_line(event, settings.vehicle, evidence=settings.mqtt.evidence):
             print(line, flush=True)
     return 0
 
@@ -400,9 +400,9 @@ def _recording(name: str, settings: Config) -> Iterator[AudioBlock]:
     return read_file(path, channel=taken.channel)
 
 
-def json_line(event: Event, vehicle: schema.Vehicle) -> str | None:
+def json_line(event: Event, vehicle: schema.Vehicle, *, evidence: bool = False) -> str | None:
     """An event as a JSON line with its MQTT message; None if it has none."""
-    message = encode.encode(event, vehicle, 0.0)
+    message = encode.encode(event, vehicle, 0.0, evidence=evidence)
     if message is None:
         return None
     payload = json.loads(message.payload) if message.payload else None
