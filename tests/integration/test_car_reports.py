@@ -104,7 +104,7 @@ def test_a_doctor_says_what_the_broker_kept_of_a_car(
     """A report of two hours ago is no report; one that says that the car is off explains itself."""
     gateway.report(7200.0, retain=True)
     found = _doctor(installed, voices, broker)
-    assert "✗ car: nothing on whodrives/car/vehicle within 3 s, the last that the broker" in found
+    assert "✗ car: nothing on whodrives/car/vehicle within 3 s, the last retained report: " in found
     assert "Speed 120 min" in found
     gateway.report(7200.0, retain=True, Vehicle__LowVoltageSystemState="OFF")
     assert "✓ car: sleeps, its ignition is off" in _doctor(installed, voices, broker)
