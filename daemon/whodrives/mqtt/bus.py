@@ -35,16 +35,13 @@ MAX_LAG_S = 1.0
 
 CONNECT_LIMIT_S = 15.0
 """Maximum time for a connection to come up."""
-"""Maximum time for a connection to come up."""
 
 
 METRICS_S = 10.0
 """Interval of `metrics`."""
-"""Interval of `metrics`."""
 
 
 RETRY_FIRST_S = 1.0
-"""First retry interval; it doubles up to RETRY_LAST_S."""
 """First retry interval; it doubles up to RETRY_LAST_S."""
 
 

@@ -40,11 +40,9 @@ log = logging.getLogger(__name__)
 
 KEEPALIVE_S = 10
 """MQTT keepalive."""
-"""MQTT keepalive."""
 
 
 UNACKNOWLEDGED_S = 3
-"""The system ends a TCP connection whose data stays unacknowledged for so long."""
 """The system ends a TCP connection whose data stays unacknowledged for so long."""
 
 

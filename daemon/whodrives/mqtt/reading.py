@@ -20,7 +20,6 @@ T = TypeVar("T")
 
 MAX_PAYLOAD_BYTES = 65_536
 """Larger payloads are refused."""
-"""Larger payloads are refused."""
 
 
 def read(topic: str, payload: bytes, kind: type[T]) -> T:

@@ -139,6 +139,6 @@ def forget(store: ProfileStore, who: str, calibration: Calibration) -> Receipt:
 
 
 def today() -> int | None:
-    """This day in UTC, as `domain.Held.day` counts; None while the clock cannot be right."""
+    """This day in UTC, as `PendingTrip.day` counts; None while the clock cannot be right."""
     day = believed(now()[:10])
     return None if day is None else date.fromisoformat(day).toordinal()

@@ -18,10 +18,6 @@ from whodrives.voice.types import Sound
 Doubles: TypeAlias = NDArray[np.floating[Any]]
 
 
-SILENCE_DBFS = -120.0
-"""Level of digital silence."""
-
-
 VOICE_HZ = (300.0, 3400.0)
 """The band of a telephone channel (ITU-T G.712)."""
 
