@@ -29,6 +29,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 
 from whodrives import clock
+from whodrives.store.record import DRIVER_ID
 from whodrives.trip.requests import MOST_REQUESTS, WANTED_S
 from whodrives.trip.table import LISTEN_S
 from whodrives.trip.types import Delivery, OutboxSnapshot, Request, TripSnapshot
@@ -53,9 +54,6 @@ _FIRST_LINE = re.compile(rb"([0-9]{20}) ([0-9a-f]{64})\n")
 
 
 _FIRST_LINE_BYTES = 20 + 1 + 64 + 1
-
-
-_DRIVER = re.compile(r"d-[0-9a-f]{8}")
 
 
 _REQUEST = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -113,14 +111,9 @@ class Commands:
 
     def keep(self, obeyed: Mapping[str, float]) -> None:
         """Replace the stored ids; each with its time of arrival by `clock`."""
-        temporary = self._path.with_name(f".{self._path.name}.new")
+        data = msgspec.json.encode(_Obeyed(_SCHEMA, self._boot, dict(obeyed)))
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary.unlink(missing_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(msgspec.json.encode(_Obeyed(_SCHEMA, self._boot, dict(obeyed))))
-            temporary.replace(self._path)
+            _replace(self._path, data)
         except OSError as error:
             self._fail(str(error.strerror))
 
@@ -183,16 +176,8 @@ class Journal:
         if key is None:
             self._forget("")
             return
-        temporary = self._path.with_name(f".{self._path.name}.new")
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Never write through a file or link that somebody else has made.
-            temporary.unlink(missing_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(_first_line(key, _ns(heard_s), self._body) + self._body)
-                found = os.fstat(file.fileno())
-            temporary.replace(self._path)
+            found = _replace(self._path, _first_line(key, _ns(heard_s), self._body) + self._body)
         except OSError as error:
             # An outdated trip would be worse than none.
             self._forget(f"{self._path}: {error.strerror}")
@@ -256,6 +241,24 @@ class Journal:
             log.warning("event=journal_failed reason=%r", reason)
 
 
+def _replace(path: Path, data: bytes) -> os.stat_result:
+    """Replace a file atomically, unsynced; return the fstat(2) result of the new one.
+
+    Raises:
+        OSError: the write failed; the file is unchanged.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Never write through a file or link that somebody else has made.
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        found = os.fstat(file.fileno())
+    temporary.replace(path)
+    return found
+
+
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
     """A descriptor of a regular file that only its owner, our user, can access.
@@ -296,7 +299,7 @@ def _check(memory: TripSnapshot, now_s: float) -> None:
     box, since_s, driver = memory.outbox, memory.since_s, memory.driver
     can_be = (
         0.0 <= memory.opened_s <= now_s,
-        driver is None or (memory.settled and _DRIVER.fullmatch(driver)),
+        driver is None or (memory.settled and DRIVER_ID.fullmatch(driver)),
         (driver is None) == (since_s is None),
         since_s is None or memory.opened_s <= since_s <= now_s,
         0.0 <= (memory.probability or 0.0) <= 1.0,
@@ -315,7 +318,7 @@ def _check(memory: TripSnapshot, now_s: float) -> None:
 def _can_be(request: Request, opened_s: float, now_s: float) -> bool:
     return bool(
         _REQUEST.fullmatch(request.request)
-        and _DRIVER.fullmatch(request.driver)
+        and DRIVER_ID.fullmatch(request.driver)
         and request.signals
         and all(
             path in vss.SIGNALS and value in vss.SIGNALS[path].range

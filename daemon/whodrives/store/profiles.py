@@ -205,9 +205,7 @@ class ProfileStore:
     def _missing(self, state: State) -> Iterator[str]:
         """A sentence for each profile that the index lists and whose file is missing."""
         for driver in state.index.revisions if state.index else ():
-            if driver != GUESTS and not self._path(driver).is_symlink():
-                if self._path(driver).exists():
-                    continue
+            if driver != GUESTS and not os.path.lexists(self._path(driver)):
                 yield (
                     f"profile {driver}: its file is missing; put it back from a backup, or run: "
                     f"whodrives drivers forget {driver}"
@@ -224,7 +222,7 @@ class ProfileStore:
             try:
                 self._read_guests(self._state())
             except _DamagedError:
-                self._book.rename(free_path(self._book.with_name(self._book.name + REJECTED)))
+                self._reject_book()
                 files.sync_folder(self._directory)
             except (ProfileError, OSError):
                 return
@@ -767,6 +765,10 @@ class ProfileStore:
         """The driver's profile, and copies that were set aside."""
         return self._listed(f"{driver}.profile*")
 
+    def _reject_book(self) -> None:
+        """Rename the guest book, so that a new one can start and nothing is lost."""
+        self._book.rename(free_path(self._book.with_name(self._book.name + REJECTED)))
+
     def _listed(self, pattern: str) -> list[Path]:
         try:
             return sorted(self._directory.glob(pattern))
@@ -942,38 +944,40 @@ class ProfileStore:
     def _read_index(self, key: bytes) -> Index | None:
         """The index; None if there is none."""
         try:
-            _, payload = unseal(key, self._vehicle, INDEX, read_bounded(self._index_path))
-            return msgspec.json.decode(payload, type=Index)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            said = f"cannot read {self._index_path}: {error.strerror}; fix that"
-            raise _RefusedError(said) from error
-        except OtherKeyError as error:
-            raise self._other_key() from error
+            return self._unsealed_index(key, self._vehicle)[0]
         except OtherVehicleError as error:
             raise self._other_vehicle() from error
-        except NewerError as error:
-            raise _RefusedError(f"{self._index_path} {error}") from error
         except (UnusableError, ValueError, RecursionError) as error:
             raise self._index_missing("is damaged") from error
 
     def _any_index(self, key: bytes) -> tuple[Index | None, bool]:
         """The index, of any `vehicle.id`, and whether it is ours; None if it is damaged."""
         try:
+            index, data = self._unsealed_index(key, None)
+        except (UnusableError, ValueError, RecursionError):
+            return None, False
+        return index, index is None or is_of(data, key, self._vehicle)
+
+    def _unsealed_index(self, key: bytes, vehicle: str | None) -> tuple[Index | None, bytes]:
+        """The index and its file's bytes, None if there is none; `vehicle` as for `unseal`.
+
+        Raises:
+            ProfileError: the file cannot be read, or is sealed with another key or newer.
+            UnusableError, ValueError, RecursionError: it is another vehicle's, or damaged.
+        """
+        try:
             data = read_bounded(self._index_path)
-            _, payload = unseal(key, None, INDEX, data)
-            return msgspec.json.decode(payload, type=Index), is_of(data, key, self._vehicle)
+            _, payload = unseal(key, vehicle, INDEX, data)
+            return msgspec.json.decode(payload, type=Index), data
         except FileNotFoundError:
-            return None, True
+            return None, b""
         except OSError as error:
-            raise _RefusedError(f"cannot read {self._index_path}: {error.strerror}") from error
+            said = f"cannot read {self._index_path}: {error.strerror}; fix that"
+            raise _RefusedError(said) from error
         except OtherKeyError as error:
             raise self._other_key() from error
         except NewerError as error:
             raise _RefusedError(f"{self._index_path} {error}") from error
-        except (UnusableError, ValueError, RecursionError):
-            return None, False
 
     def _write_index(self, index: Index, key: bytes) -> None:
         payload = msgspec.json.encode(index)
@@ -1130,7 +1134,7 @@ class ProfileStore:
         # Without the key and without profiles, index and guest book are useless.
         self._index_path.unlink(missing_ok=True)
         if os.path.lexists(self._book):
-            self._book.rename(free_path(self._book.with_name(self._book.name + REJECTED)))
+            self._reject_book()
         files.make_folder(self._key_file.parent)
         files.write_whole(self._key_file, secrets.token_bytes(KEY_BYTES), os.link)
 

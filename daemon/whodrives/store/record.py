@@ -180,12 +180,6 @@ class _VoiceFacts(msgspec.Struct):
     shape: tuple[int, int]
 
 
-class _ConsentFacts(msgspec.Struct):
-    by: str
-    at: str
-    text: str
-
-
 class _Facts(msgspec.Struct):
     """A profile's text; older profiles lack the fields with defaults."""
 
@@ -197,7 +191,7 @@ class _Facts(msgspec.Struct):
     previous: dict[str, float] | None = None
     key: str | None = None
     adaptation: dict[str, Any] | None = None
-    consent: _ConsentFacts | None = None
+    consent: Consent | None = None
     recognised_on: str | None = None
     before: _VoiceFacts | None = None
     revision: int = 0
@@ -278,7 +272,7 @@ def _seconds(seconds: float) -> float:
     return seconds
 
 
-def _consent(facts: _ConsentFacts | None) -> Consent | None:
+def _consent(facts: Consent | None) -> Consent | None:
     if facts is None:
         return None
     when = datetime.fromisoformat(facts.at).isoformat(timespec="seconds")
