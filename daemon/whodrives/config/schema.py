@@ -271,7 +271,7 @@ class GuestSettings:
     remember: bool = field(
         default=False,
         metadata=knob(
-            Leaf("true or false", lambda value: isinstance(value, bool)),
+            SWITCH,
             "Whether to store, sealed, the voices of unknown speakers who come back, to offer "
             "them enrolment. Tell them first: they have not consented to anything yet.",
         ),

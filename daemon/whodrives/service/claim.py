@@ -146,10 +146,7 @@ def _holder(name: str) -> str:
             return "another process"
         except OSError:
             return ""
-        size = struct.calcsize("3i")
-        pid, uid, _ = struct.unpack(
-            "3i", asked.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        )
+        pid, uid = _peer(asked)
     try:
         user = pwd.getpwuid(uid).pw_name
     except KeyError:
