@@ -12,11 +12,10 @@ format (2026-12-01). Signed 8-bit samples are not noticed: they are smooth at tw
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from whodrives.audio.blocks import Floats
 from whodrives.audio.headers import is_mpeg_audio
@@ -75,19 +74,10 @@ def _is_adts(start: bytes) -> bool:
 
 
 class Format(NamedTuple):
-    """A sample format.
-
-    Attributes:
-        text: for people.
-        ffmpeg: its name for ffmpeg.
-        sample_bytes: bytes of a sample.
-        read: from bytes, a whole number of samples, to samples in [-1, 1].
-    """
+    """A sample format: its name for people, and for ffmpeg."""
 
     text: str
     ffmpeg: str
-    sample_bytes: int
-    read: Callable[[bytes], Floats]
 
 
 def _integers(packed: str) -> Callable[[bytes], Floats]:
@@ -121,18 +111,6 @@ def _are_floats(data: bytes, packed: str, most_zeros: float) -> bool:
     return bool(np.mean(plausible) >= _PLAUSIBLE and np.mean(size == 0) <= most_zeros)
 
 
-def _floats(packed: str) -> Callable[[bytes], Floats]:
-    def read(data: bytes) -> Floats:
-        if not _are_floats(data, packed, _MOST_ZEROS):
-            return np.zeros(0, np.float32)
-        found: NDArray[np.floating] = np.frombuffer(data, packed)
-        size = np.abs(found)
-        plausible = (size == 0) | ((size > _LEAST_FLOAT) & (size < _MOST_FLOAT))
-        return np.where(plausible, found, 0).astype(np.float32)
-
-    return read
-
-
 _LEAST_FLOAT, _MOST_FLOAT = 1e-9, 16.0
 
 
@@ -145,26 +123,25 @@ _MOST_ZEROS = 0.5
 _EXPECTED = _integers("<i2")
 
 
-_FLOAT_TYPES = ("<f4", ">f4", "<f8")
+FLOATS: Mapping[str, Format] = {
+    "<f4": Format("32-bit float", "f32le"),
+    ">f4": Format("32-bit float, big-endian", "f32be"),
+    "<f8": Format("64-bit float", "f64le"),
+}
+"""By NumPy's name of the type."""
 
 
-FLOATS = (
-    Format("32-bit float", "f32le", 4, _floats("<f4")),
-    Format("32-bit float, big-endian", "f32be", 4, _floats(">f4")),
-    Format("64-bit float", "f64le", 8, _floats("<f8")),
-)
+INTEGERS: Mapping[Format, Callable[[bytes], Floats]] = {
+    Format("16-bit big-endian", "s16be"): _integers(">i2"),
+    Format("24-bit", "s24le"): _packed24(little=True),
+    Format("24-bit big-endian", "s24be"): _packed24(little=False),
+    Format("32-bit", "s32le"): _integers("<i4"),
+    Format("32-bit big-endian", "s32be"): _integers(">i4"),
+}
+"""Each with what reads it: from bytes, a whole number of samples, to samples in [-1, 1]."""
 
 
-INTEGERS = (
-    Format("16-bit big-endian", "s16be", 2, _integers(">i2")),
-    Format("24-bit", "s24le", 3, _packed24(little=True)),
-    Format("24-bit big-endian", "s24be", 3, _packed24(little=False)),
-    Format("32-bit", "s32le", 4, _integers("<i4")),
-    Format("32-bit big-endian", "s32be", 4, _integers(">i4")),
-)
-
-
-UNSIGNED_8 = Format("unsigned 8-bit", "u8", 1, _unsigned8)
+UNSIGNED_8 = Format("unsigned 8-bit", "u8")
 
 
 FULL, QUIET = 0.7, 0.25
@@ -233,16 +210,19 @@ class FormatCheck:
             return UNSIGNED_8
         if _smoothness(expected[:: self._channels]) >= ROUGH:
             return None
-        for floats in FLOATS:
+        for packed, floats in FLOATS.items():
             # No other bytes are numbers of a plausible size throughout.
-            if floats.read(window).size:
+            if _are_floats(window, packed, _MOST_ZEROS):
                 return floats
-        if any(_are_floats(window, packed, most_zeros=1.0) for packed in _FLOAT_TYPES):
+        if any(_are_floats(window, packed, most_zeros=1.0) for packed in FLOATS):
             # Floats between pauses of zeros: the next windows tell which.
             self._left += 1
             return None
-        found = [_smoothness(other.read(window)[:: self._channels]) for other in INTEGERS]
-        return INTEGERS[int(np.argmax(found))] if max(found) > SMOOTH else None
+        found = {
+            other: _smoothness(read(window)[:: self._channels]) for other, read in INTEGERS.items()
+        }
+        smoothest = max(found, key=found.__getitem__)
+        return smoothest if found[smoothest] > SMOOTH else None
 
 
 def _smoothness(samples: Floats) -> float:
