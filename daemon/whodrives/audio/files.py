@@ -85,7 +85,7 @@ def read_file(
     """
     facts = _inspect(path, longest_s)
     energy = peak = np.ones(facts.channels)
-    if channel is None or facts.subtype in _FLOATS | _LOSSY:
+    if (channel is None and facts.channels > 1) or facts.subtype in _FLOATS | _LOSSY:
         energy, peak = _surveyed(path, facts, longest_s)
     chosen = int(energy.argmax()) if channel is None else channel
     full = _OVERSHOOT if facts.subtype in _LOSSY else 1.0
@@ -287,11 +287,8 @@ def _read_chunk(path: Path, sound: soundfile.SoundFile, frames: int) -> Floats:
 def _surveyed(
     path: Path, facts: _Facts, longest_s: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Energy and peak of each channel; (channels,). Ones where nothing depends on them."""
-    energy, peak = np.ones(facts.channels), np.ones(facts.channels)
-    if facts.channels == 1 and facts.subtype not in _FLOATS | _LOSSY:
-        return energy, peak
-    energy[:] = peak[:] = 0
+    """Energy and peak of each channel; (channels,)."""
+    energy, peak = np.zeros(facts.channels), np.zeros(facts.channels)
     for chunk in _file_chunks(path, longest_s):
         # What stays the same for 30 ms, a constant offset, is not heard.
         energy += np.var(chunk, axis=0, dtype=np.float64) * len(chunk)

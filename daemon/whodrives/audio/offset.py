@@ -31,6 +31,11 @@ LEAST_OFFSET = 1e-4
 """An offset below this, -80 dBFS, is below any noise."""
 
 
+def is_silent(samples: Floats) -> bool:
+    """Whether samples of shape (n,), n >= 1, are silence: within SILENT_SPAN of each other."""
+    return float(np.ptp(samples)) <= SILENT_SPAN
+
+
 class Offset:
     """Removes a constant offset (DC) from sound, if one is measured to be there.
 

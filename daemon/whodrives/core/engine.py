@@ -15,7 +15,7 @@ from whodrives.adaptation import following
 from whodrives.adaptation.samples import SampleCollector
 from whodrives.adaptation.types import AdaptationSample
 from whodrives.audio.blocks import BLOCK_S, AudioBlock, Floats, SourceHealth, SourceState
-from whodrives.audio.offset import SILENCE, SILENT_SPAN
+from whodrives.audio.offset import SILENCE, is_silent
 from whodrives.core.events import EnrolReady, Event, Executed, Health, Input, RefusedCommand
 from whodrives.trip.reports import CarReports
 from whodrives.trip.trip import Trip
@@ -197,8 +197,7 @@ class Recognizer:
     def _silence_events(self, block: AudioBlock) -> list[Event]:
         """Say when a source that is open has given no sound for DEAF_S, and when it does again."""
         before = self._is_deaf
-        silent = float(block.samples.max() - block.samples.min()) <= SILENT_SPAN
-        self._silent_blocks = self._silent_blocks + 1 if silent else 0
+        self._silent_blocks = self._silent_blocks + 1 if is_silent(block.samples) else 0
         return self._health_events(block.at_s) if self._is_deaf != before else []
 
     @property

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from whodrives.audio.blocks import BLOCK_S, SAMPLE_RATE_HZ, AudioBlock, Floats
-from whodrives.audio.offset import SILENCE, SILENT_SPAN
+from whodrives.audio.offset import SILENCE, is_silent
 from whodrives.enrolment.types import Problem
 from whodrives.errors import EnrolmentError
 from whodrives.voice import acoustics
@@ -327,7 +327,7 @@ class Enrolment:
             yield _clipping(clipped)
         if not self._useful and not self._road and self._pauses.loud_tones:
             yield _MELODY
-        silent = float(np.ptp(block.samples)) <= SILENT_SPAN
+        silent = is_silent(block.samples)
         self._silent_blocks = self._silent_blocks + 1 if silent else 0
         self._sounded = self._sounded or not silent
         if self._silent_blocks * BLOCK_S >= (_GATED_S if self._sounded else _MUTE_S):
