@@ -23,7 +23,7 @@ from whodrives.audio.blocks import BLOCK_S, AudioBlock, Floats, SourceState
 from whodrives.audio.files import read_file
 from whodrives.audio.level import level
 from whodrives.audio.microphone import Device, Microphone, devices
-from whodrives.audio.offset import SILENCE, SILENT_SPAN
+from whodrives.audio.offset import SILENCE, is_silent
 from whodrives.config.schema import MICROPHONE, PIPE, Config
 from whodrives.errors import PayloadError, SourceError, WhodrivesError
 from whodrives.models.calibration import load_calibration
@@ -106,7 +106,6 @@ def findings(config: Config) -> Iterator[Finding]:
     yield from _daemon(config)
     yield from _checked("sound", lambda: _sound(config))
     yield from _checked("broker", lambda: _broker(config))
-    yield from _checked("car", lambda: _car(config))
 
 
 def _checked(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -195,7 +194,7 @@ def _file(path: Path, config: Config) -> Iterator[Finding]:
     taken = taken_channel(path, config)
     blocks = read_file(path, channel=taken.channel)
     start = [block.samples for block in islice(blocks, FILE_BLOCKS)]
-    if float(np.ptp(np.concatenate(start))) <= SILENT_SPAN:
+    if is_silent(np.concatenate(start)):
         found = f"{path}: only silence in its first {len(start) * BLOCK_S:.0f} s"
         yield Finding("sound", well=False, found=f"{found}; record it again")
     else:
@@ -211,7 +210,7 @@ def _microphone(device: str | int | None) -> Iterator[Finding]:
     heard = _listen(device)
     measured = level(heard)
     said = f"level {measured.rms_dbfs:.0f} dBFS, peak {measured.peak_dbfs:.0f} dBFS"
-    if float(np.ptp(heard)) <= SILENT_SPAN:
+    if is_silent(heard):
         yield Finding("level", well=False, found=f"{said}: {SILENCE}")
     elif measured.peak_dbfs < QUIET_DBFS:
         yield Finding(
@@ -263,6 +262,8 @@ def _broker(config: Config) -> Iterator[Finding]:
         fix = "start it (sudo systemctl start mosquitto), or fix the section mqtt"
         yield Finding("broker", well=False, found=f"{where}: {refusal}; {fix}")
     yield from _strangers(config)
+    if refusal is None:
+        yield from _checked("car", lambda: _car(config))
 
 
 def _strangers(config: Config) -> Iterator[Finding]:
@@ -308,8 +309,6 @@ def _listening(port: int) -> set[int]:
 
 def _car(config: Config) -> Iterator[Finding]:
     """The age of each reported signal, and missing signals."""
-    if probe(config.mqtt, BROKER_S) is not None:
-        return
     who, reasons = ask(config)
     if who and config.mqtt.tls is not None and config.mqtt.tls.certificate is not None:
         # A broker that names clients by their certificates would end the daemon's connection.
