@@ -238,10 +238,13 @@ class Daemon:
 
     def handle(self, item: Input) -> None:
         """Take one input, carry out what follows, then handle the consequences of that."""
-        following: Input | None = item
-        while following is not None:
-            self._carry_out(following, self._engine.step(following))
-            following = self._inbox.consequence()
+        self._carry_out(item, self._engine.step(item))
+        self._handle_consequences()
+
+    def _handle_consequences(self) -> None:
+        """Handle what was put as a consequence, and the consequences of that."""
+        while (consequence := self._inbox.consequence()) is not None:
+            self._carry_out(consequence, self._engine.step(consequence))
 
     def _begin(self) -> None:
         self._flags.wake = self._inbox.wake
@@ -284,8 +287,7 @@ class Daemon:
         """Handle blocks, each with the consequences of the one before in effect."""
         for block, events in zip(blocks, self._engine.hear(blocks), strict=True):
             self._carry_out(block, events)
-            if (consequence := self._inbox.consequence()) is not None:
-                self.handle(consequence)
+            self._handle_consequences()
 
     def _carry_out(self, item: Input, events: list[Event]) -> None:
         """Let the enrolment take the input too, and have all that follows carried out."""
@@ -311,8 +313,7 @@ class Daemon:
     def _renew_household(self) -> Household:
         """Let the engine know the household as the store has it now."""
         house = self._effects.load_household()
-        if (consequence := self._inbox.consequence()) is not None:
-            self.handle(consequence)
+        self._handle_consequences()
         return house
 
     def _reload(self) -> None:
