@@ -28,7 +28,7 @@ PARK = 126
 """VSS's SelectedGear for Park."""
 
 
-ROW_1 = "Vehicle.Cabin.Seat.Row1.DriverSide."
+ROW_1 = f"{vss.SEAT}."
 
 
 MIRRORS = "Vehicle.Body.Mirrors."

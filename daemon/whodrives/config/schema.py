@@ -36,18 +36,15 @@ PIPE = "-"
 
 
 # Ranges of a usual power seat; VSS gives these signals no upper bound.
-_SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide"
-
-
 _USUAL = {
     vss.SEAT_POSITION: vss.Range(0, 250),
-    f"{_SEAT}.Height": vss.Range(0, 80),
-    f"{_SEAT}.Tilt": vss.Range(-5, 15),
-    f"{_SEAT}.Backrest.Recline": vss.Range(0, 50),
-    f"{_SEAT}.Backrest.LumbarHeight": vss.Range(0, 60),
-    f"{_SEAT}.Seating.Length": vss.Range(0, 60),
-    f"{_SEAT}.Headrest.Height": vss.Range(0, 80),
-    f"{_SEAT}.Headrest.Angle": vss.Range(-10, 30),
+    f"{vss.SEAT}.Height": vss.Range(0, 80),
+    f"{vss.SEAT}.Tilt": vss.Range(-5, 15),
+    f"{vss.SEAT}.Backrest.Recline": vss.Range(0, 50),
+    f"{vss.SEAT}.Backrest.LumbarHeight": vss.Range(0, 60),
+    f"{vss.SEAT}.Seating.Length": vss.Range(0, 60),
+    f"{vss.SEAT}.Headrest.Height": vss.Range(0, 80),
+    f"{vss.SEAT}.Headrest.Angle": vss.Range(-10, 30),
 }
 
 

@@ -269,9 +269,6 @@ class Subject(Said, kw_only=True, frozen=True):
     ]
 
 
-_SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide"
-
-
 SPEED = "Vehicle.Speed"
 
 
@@ -287,10 +284,10 @@ PARKING_BRAKE = "Vehicle.Chassis.ParkingBrake.IsEngaged"
 DOOR = "Vehicle.Cabin.Door.Row1.DriverSide.IsOpen"
 
 
-OCCUPANCY = f"{_SEAT}.OccupancyStatus"
+OCCUPANCY = f"{vss.SEAT}.OccupancyStatus"
 
 
-OCCUPIED = f"{_SEAT}.IsOccupied"
+OCCUPIED = f"{vss.SEAT}.IsOccupied"
 
 
 IGNITION = "Vehicle.LowVoltageSystemState"
@@ -299,7 +296,7 @@ IGNITION = "Vehicle.LowVoltageSystemState"
 KEY = "Vehicle.Occupant.Row1.DriverSide.Identifier.Subject"
 
 
-SEAT_KEY = f"{_SEAT}.Occupant.Identifier.Subject"
+SEAT_KEY = f"{vss.SEAT}.Occupant.Identifier.Subject"
 """The same before VSS 4.2."""
 
 

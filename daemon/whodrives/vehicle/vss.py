@@ -84,13 +84,14 @@ _EITHER_WAY = (-100.0, 100.0)
 _Row: TypeAlias = tuple[str, Datatype, str, tuple[float, float]]
 
 
-_SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide"
+SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide"
+"""The branch of the driver's seat."""
 
 
-SEAT_POSITION = f"{_SEAT}.Position"
+SEAT_POSITION = f"{SEAT}.Position"
 
 
-HEATING_COOLING = f"{_SEAT}.HeatingCooling"
+HEATING_COOLING = f"{SEAT}.HeatingCooling"
 
 
 # VSS limits millimetres and degrees only by datatype. These bounds are ours and wider than any real
@@ -98,15 +99,15 @@ HEATING_COOLING = f"{_SEAT}.HeatingCooling"
 # car is in its configuration, `vehicle.signals`.
 _SEAT_ROWS: tuple[_Row, ...] = (
     (SEAT_POSITION, "uint16", "mm", (0.0, 1000.0)),
-    (f"{_SEAT}.Height", "uint16", "mm", (0.0, 500.0)),
-    (f"{_SEAT}.Tilt", "float", "degrees", (-45.0, 45.0)),
-    (f"{_SEAT}.Backrest.Recline", "float", "degrees", (-90.0, 90.0)),
-    (f"{_SEAT}.Backrest.LumbarSupport", "float", "percent", _PERCENT),
-    (f"{_SEAT}.Backrest.LumbarHeight", "uint8", "mm", (0.0, 255.0)),
-    (f"{_SEAT}.Backrest.SideBolsterSupport", "float", "percent", _PERCENT),
-    (f"{_SEAT}.Seating.Length", "uint16", "mm", (0.0, 500.0)),
-    (f"{_SEAT}.Headrest.Height", "uint8", "mm", (0.0, 255.0)),
-    (f"{_SEAT}.Headrest.Angle", "float", "degrees", (-90.0, 90.0)),
+    (f"{SEAT}.Height", "uint16", "mm", (0.0, 500.0)),
+    (f"{SEAT}.Tilt", "float", "degrees", (-45.0, 45.0)),
+    (f"{SEAT}.Backrest.Recline", "float", "degrees", (-90.0, 90.0)),
+    (f"{SEAT}.Backrest.LumbarSupport", "float", "percent", _PERCENT),
+    (f"{SEAT}.Backrest.LumbarHeight", "uint8", "mm", (0.0, 255.0)),
+    (f"{SEAT}.Backrest.SideBolsterSupport", "float", "percent", _PERCENT),
+    (f"{SEAT}.Seating.Length", "uint16", "mm", (0.0, 500.0)),
+    (f"{SEAT}.Headrest.Height", "uint8", "mm", (0.0, 255.0)),
+    (f"{SEAT}.Headrest.Angle", "float", "degrees", (-90.0, 90.0)),
     (HEATING_COOLING, "int8", "percent", _EITHER_WAY),
     # The wheel moves towards the driver's body, so the interlock rule of the seat applies.
     ("Vehicle.Chassis.SteeringWheel.Tilt", "uint8", "percent", _PERCENT),
@@ -154,12 +155,12 @@ class _Former:
 # 4.x beside the new ones and calls them deprecated; 6.0 does the same with Pan.
 _FORMER: Mapping[str, _Former] = MappingProxyType(
     {
-        f"{_SEAT}.Backrest.LumbarSupport": _Former(f"{_SEAT}.Backrest.Lumbar.Support", "4.2"),
-        f"{_SEAT}.Backrest.LumbarHeight": _Former(f"{_SEAT}.Backrest.Lumbar.Height", "4.2"),
-        f"{_SEAT}.Backrest.SideBolsterSupport": _Former(
-            f"{_SEAT}.Backrest.SideBolster.Support", "4.2"
+        f"{SEAT}.Backrest.LumbarSupport": _Former(f"{SEAT}.Backrest.Lumbar.Support", "4.2"),
+        f"{SEAT}.Backrest.LumbarHeight": _Former(f"{SEAT}.Backrest.Lumbar.Height", "4.2"),
+        f"{SEAT}.Backrest.SideBolsterSupport": _Former(
+            f"{SEAT}.Backrest.SideBolster.Support", "4.2"
         ),
-        f"{_SEAT}.HeatingCooling": _Former(f"{_SEAT}.Heating", "4.0"),
+        f"{SEAT}.HeatingCooling": _Former(f"{SEAT}.Heating", "4.0"),
     }
     # A positive Pan looks to the left of the car, a positive Yaw to the right.
     | {
@@ -236,7 +237,7 @@ def _switches() -> tuple[str, ...]:
     old = [f"Switch.{branch}Is{name}Engaged" for branch, names in _SWITCH_ROWS for name in names]
     old += [f"Switch.Backrest.Lumbar.Is{name}Engaged" for name in _LUMBAR]
     old += [f"Switch.Backrest.SideBolster.Is{name}Engaged" for name in _BOLSTER]
-    return tuple(f"{_SEAT}.{name}" for name in new + old)
+    return tuple(f"{SEAT}.{name}" for name in new + old)
 
 
 SEAT_SWITCHES = _switches()
@@ -250,7 +251,7 @@ def group_of(path: str) -> Group:
 
 def has_switch(path: str) -> bool:
     """Whether one of `SEAT_SWITCHES` moves this signal by hand."""
-    return path.startswith(f"{_SEAT}.")
+    return path.startswith(f"{SEAT}.")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
