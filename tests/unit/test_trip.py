@@ -1211,7 +1211,7 @@ def _silent(drive: Drive, seconds: float, *names: str) -> None:
     "names", [(), ("seat_occupied",), ("door_open",), ("ignition_on",)], ids=str
 )
 def test_a_driver_who_was_not_watched_is_doubted(names: tuple[str, ...]) -> None:
-    """A silent gateway, sensor or broker for longer than GONE_S: somebody may have changed seats.
+    """A gateway, sensor or broker silent for ABSENCE_LIMIT_S: somebody may have changed seats.
 
     Exactly as after a restart: what was asked is withdrawn, no voice takes the place unasked.
     """
@@ -1233,7 +1233,7 @@ def test_a_driver_who_was_not_watched_is_doubted(names: tuple[str, ...]) -> None
 
 
 def test_a_driver_who_was_watched_stays() -> None:
-    """Silences of less than GONE_S, with a report between two of them, change nothing."""
+    """Silences of less than ABSENCE_LIMIT_S, with a report between two of them, change nothing."""
     drive = Drive()
     drive.get_in()
     drive.says(ANN)

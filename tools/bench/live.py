@@ -72,10 +72,6 @@ class Subscriber:
         body = checked("vehicle", {"schema": 1, "signals": readings})
         self._client.publish(demo.TOPICS + "vehicle", body, qos=1, retain=True)
 
-    def came(self, topic: str) -> list[Heard]:
-        """The messages of one topic, in order."""
-        return [heard for heard in self.heard if heard.topic == topic]
-
     def _take(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
         at_s = time.monotonic()
         body = json.loads(message.payload) if message.payload else {}
@@ -157,7 +153,7 @@ def run(stage: Stage, blocks: Sequence[AudioBlock], share: float = 1.0) -> Run:
         daemon = end.enter_context(_daemon(stage.config, log))
         if not subscriber.online.wait(START_LIMIT_S):
             raise BenchError(f"the daemon did not come online:\n{log.read_text()}")
-        life.ready_s = subscriber.came("status")[-1].at_s - started_s
+        life.ready_s = life.came("status")[-1].at_s - started_s
         with starved(daemon.pid, share):
             _measure(life, daemon, _with_car(stage.drive, subscriber, blocks))
         if daemon.stdin:

@@ -53,6 +53,7 @@ from tools.evaluate.trials import (
 from tools.lab import conditions
 from tools.lab.corpus import Person, read_people, read_trials
 from tools.lab.front_end import DURATIONS, Plan, Subject, ear, hear_person
+from tools.lab.machine import describe
 from tools.lab.metrics import resampled
 from whodrives.errors import WhodrivesError
 from whodrives.models.calibration import load_calibration
@@ -133,7 +134,7 @@ def _measured(options: argparse.Namespace) -> Result:
         "date": datetime.now(UTC).date().isoformat(),
         "command": "python tools/evaluate " + shlex.join(_anonymous(sys.argv[1:])),
         "encoder": calibration.encoder,
-        "machine": baselines.machine(),
+        "machine": describe(),
     }
     if options.corpus.is_file():
         asked = read_trials(options.corpus, options.root)
@@ -238,11 +239,7 @@ def _baselines(
     with tempfile.TemporaryDirectory(prefix="whodrives-evaluate-") as temporary:
         folder = Path(temporary)
         missing = baselines.available(folder, plans[0].models)
-        names = [
-            n
-            for n in (baselines.FLOAT, baselines.SHERPA, baselines.RESEMBLYZER)
-            if n not in missing
-        ]
+        names = [n for n in baselines.ALL if n not in missing]
         heard = pool.map(baselines.hear_baselines, people, plans, repeat(names), repeat(folder))
         found: list[Mapping[str, Subject]] = list(_watched(heard, len(people)))
     entries = [

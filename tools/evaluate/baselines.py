@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import onnxruntime
@@ -21,7 +21,6 @@ from tools.bench import usual
 from tools.lab.conditions import enrolled, tested
 from tools.lab.corpus import Person, material
 from tools.lab.front_end import DURATIONS, WHOLE_LOOK_S, Heard, Plan, Subject, ear, pieces
-from tools.lab.machine import describe
 from whodrives.audio.blocks import SAMPLE_RATE_HZ, Floats
 from whodrives.enrolment.recording import WINDOW_S, in_noise
 from whodrives.models.encoder import OnnxEncoder
@@ -64,11 +63,6 @@ def _build_float(folder: Path, models: Path) -> str:
         text=True,
     )
     return "" if done.returncode == 0 else f"could not be built: {done.stderr.strip()[-200:]}"
-
-
-def machine() -> dict[str, Any]:
-    """Return what a result must say of the machine, as the bench says it."""
-    return describe()
 
 
 def open_baseline(name: str, folder: Path) -> Embed:

@@ -214,7 +214,6 @@ class Car:
         self.drivers: list[str] = []
         self._fifo = -1
         self._sound: list[int] = []
-        self._saying: tuple[float, str | None, int] | None = None
         self._offsets = [(0.0, 0.0)]
         self._reported_s = self._shown_s = self._stepped_s = self._heard_s = 0.0
         self._lost: dict[str | None, float] = {}
@@ -299,10 +298,15 @@ class Car:
         for number in sorted(self._erased):
             if not self._store.holds(self.drivers[number]):
                 self.drivers[number] = self._enrolled(number)
-        if self._erased and self.pid is not None and self._reborn_s is None:
+        if self._erased:
+            self._reread()
+        self._erased.clear()
+
+    def _reread(self) -> None:
+        """Let the daemon read the store anew, if it is there."""
+        if self.pid is not None and self._reborn_s is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGHUP)
-        self._erased.clear()
 
     def _bear(self) -> None:
         self.pid = self._born(self._fifo, "")
@@ -565,9 +569,7 @@ class Car:
         wanted = [one | place for one in self._preferences[driver]]
         self._preferences[driver] += wanted
         self._note_preferred(now_s, driver, sure=False)
-        if self.pid is not None and self._reborn_s is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGHUP)
+        self._reread()
         self._ends.append((now_s + EDITED_S, lambda: self._edited(driver, wanted)))
 
     def _edited(self, driver: str, wanted: list[dict[str, float]]) -> None:

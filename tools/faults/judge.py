@@ -306,7 +306,7 @@ def _left(said: dict[str, Any]) -> bool:
 
 
 def _unwatched(record: Record) -> list[Span]:
-    """When the daemon surely did not know seat, door and ignition for longer than GONE_S.
+    """When the daemon surely did not know seat, door and ignition for longer than ABSENCE_LIMIT_S.
 
     What was said while it was deaf may have reached it when it heard again.
     """
@@ -324,7 +324,7 @@ def _unwatched(record: Record) -> list[Span]:
 
 
 def _perhaps_unwatched(record: Record) -> Iterator[Span]:
-    """When it may not have known them for GONE_S."""
+    """When it may not have known them for ABSENCE_LIMIT_S."""
     for path in (OCCUPANCY, DOOR, IGNITION):
         known_s = record.began_s
         for t, said in record.readings:

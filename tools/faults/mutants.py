@@ -414,9 +414,6 @@ _AROUND = {
         "a daemon that was away too long takes nobody's place",
         _set("trip.trip", "ABSENCE_LIMIT_S", 1e9),
     ),
-}
-
-_AROUND |= {
     "press": Mutant(
         "a press of a switch is not lost to the release of another",
         _method("mqtt.decode", "Decoder", "_switched", _newest_switch),

@@ -143,10 +143,15 @@ def _arrive(made: Plan, rng: random.Random, driver: int) -> float:
 
 def _adjust(made: Plan, rng: random.Random, seated_s: float) -> float:
     """Somebody sets the seat by hand before anybody speaks; returns when that is over."""
-    made.add(seated_s + 0.2, "switch", rng.choice((90, 140)))
-    made.add(seated_s + 0.2, "car", {SWITCH: True})
-    made.add(seated_s + 1.4, "car", {SWITCH: False})
+    _press(made, rng, seated_s + 0.2)
     return seated_s + 4.0
+
+
+def _press(made: Plan, rng: random.Random, at_s: float) -> None:
+    """A hand moves the seat by its switch, and the car says so."""
+    made.add(at_s, "switch", rng.choice((90, 140)))
+    made.add(at_s, "car", {SWITCH: True})
+    made.add(at_s + 1.2, "car", {SWITCH: False})
 
 
 def _too_early(made: Plan, rng: random.Random, driver: int) -> None:
@@ -214,9 +219,7 @@ def _saved(made: Plan, rng: random.Random, driver: int, seated_s: float) -> floa
             made.add(seated_s + 8.0, "ecu_cut", 8)
             made.add(seated_s + 13.0, "save")
         case _:
-            made.add(seated_s + 10.0, "switch", rng.choice((90, 140)))
-            made.add(seated_s + 10.0, "car", {SWITCH: True})
-            made.add(seated_s + 11.2, "car", {SWITCH: False})
+            _press(made, rng, seated_s + 10.0)
             made.add(seated_s + 17.0, "save")
             made.add(seated_s + 20.0, "choose", driver)
     return seated_s + 22.0
@@ -287,9 +290,7 @@ def _saved_after_another(made: Plan, rng: random.Random, driver: int, seated_s: 
     other = (driver + rng.randrange(1, DRIVERS)) % DRIVERS
     made.add(seated_s + 0.5, "say", (driver + 1, 1.6))
     made.add(seated_s + 6.0, "say", (other + 1, 1.6))
-    made.add(seated_s + 11.0, "switch", rng.choice((90, 140)))
-    made.add(seated_s + 11.0, "car", {SWITCH: True})
-    made.add(seated_s + 12.2, "car", {SWITCH: False})
+    _press(made, rng, seated_s + 11.0)
     made.add(seated_s + 18.0, "save")
     if _chance(rng, 0.5):
         made.add(seated_s + 20.0, "choose", rng.choice((driver, other)))

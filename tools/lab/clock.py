@@ -24,59 +24,42 @@ _real_sleep = time.sleep
 _real_select = select.select
 
 
+class _Seconds:
+    """A number of the calendar's file, by its place in it."""
+
+    def __init__(self, place: int) -> None:
+        self._bytes = slice(8 * place, 8 * place + 8)
+
+    def __get__(self, calendar: Calendar, _kind: type | None = None) -> float:
+        return float(struct.unpack("d", calendar.memory[self._bytes])[0])
+
+    def __set__(self, calendar: Calendar, value: float) -> None:
+        calendar.memory[self._bytes] = struct.pack("d", value)
+
+
 class Calendar:
-    """An offset of the calendar, in a file that processes share; and how late one of them is."""
+    """An offset of the calendar, in a file that processes share; and how late one of them is.
+
+    Attributes:
+        memory: the file, mapped.
+        offset_s: by how much the calendar was stepped.
+        late_s: how late the slowest thing of a process was: the machine's fault, not the process's.
+        disk_slow_until_s: until when, on the fast monotonic clock, the disk is slow.
+        skipped_s: how much time passed at once, on both clocks.
+        asleep_s: for how long the machine was suspended, and a monotonic clock stood still.
+    """
+
+    offset_s = _Seconds(0)
+    late_s = _Seconds(1)
+    disk_slow_until_s = _Seconds(2)
+    skipped_s = _Seconds(3)
+    asleep_s = _Seconds(4)
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
             path.write_bytes(bytes(40))
         with path.open("r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), 40)
-
-    @property
-    def offset_s(self) -> float:
-        """By how much the calendar was stepped."""
-        return float(struct.unpack("d", self._memory[:8])[0])
-
-    @offset_s.setter
-    def offset_s(self, value: float) -> None:
-        self._memory[:8] = struct.pack("d", value)
-
-    @property
-    def late_s(self) -> float:
-        """How late the slowest thing of a process was: the machine's fault, not the process's."""
-        return float(struct.unpack("d", self._memory[8:16])[0])
-
-    @late_s.setter
-    def late_s(self, value: float) -> None:
-        self._memory[8:16] = struct.pack("d", value)
-
-    @property
-    def disk_slow_until_s(self) -> float:
-        """Until when, on the fast monotonic clock, the disk is slow."""
-        return float(struct.unpack("d", self._memory[16:24])[0])
-
-    @disk_slow_until_s.setter
-    def disk_slow_until_s(self, value: float) -> None:
-        self._memory[16:24] = struct.pack("d", value)
-
-    @property
-    def skipped_s(self) -> float:
-        """How much time passed at once, on both clocks."""
-        return float(struct.unpack("d", self._memory[24:32])[0])
-
-    @skipped_s.setter
-    def skipped_s(self, value: float) -> None:
-        self._memory[24:32] = struct.pack("d", value)
-
-    @property
-    def asleep_s(self) -> float:
-        """For how long the machine was suspended, and a monotonic clock stood still."""
-        return float(struct.unpack("d", self._memory[32:])[0])
-
-    @asleep_s.setter
-    def asleep_s(self, value: float) -> None:
-        self._memory[32:] = struct.pack("d", value)
+            self.memory = mmap.mmap(file.fileno(), 40)
 
 
 @dataclass(slots=True)

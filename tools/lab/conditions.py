@@ -239,7 +239,7 @@ def generator(*names: object) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32("/".join(map(str, names)).encode()))
 
 
-def _converted(samples: Floats) -> Floats:
+def converted(samples: Floats) -> Floats:
     """What a 16-bit converter makes of it; a band that a codec emptied is never quite empty."""
     return (np.round(np.clip(samples, -1, 1) * 32767) / 32767).astype(np.float32)
 
@@ -247,10 +247,10 @@ def _converted(samples: Floats) -> Floats:
 def tested(samples: Floats, condition: str, *names: object) -> Floats:
     """A test sound under a condition, in [-1, 1]; the noise lasts longer than the speech."""
     rng = generator(condition, *names)
-    return _converted(TESTS[condition](padded(samples, rng), rng))
+    return converted(TESTS[condition](padded(samples, rng), rng))
 
 
 def enrolled(samples: Floats, condition: str, *names: object) -> Floats:
     """An enrolment recording under a condition, in [-1, 1]."""
     rng = generator("enrolment", condition, *names)
-    return _converted(ENROLMENTS[condition](padded(samples, rng), rng))
+    return converted(ENROLMENTS[condition](padded(samples, rng), rng))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from tools.lab.conditions import TESTS, generator, padded
+from tools.lab.conditions import TESTS, converted, generator, padded
 from tools.lab.corpus import ENROL_S, Person, read_sound, speech_s, trimmed
 from tools.lab.front_end import Ear, summed
 from tools.lab.scene import active_level_db, level_speech
@@ -100,7 +100,7 @@ def speakers(people: Iterable[Person], models: Path, enrol_s: float = ENROL_S) -
         if not trips or not tests:
             continue
         try:
-            profile = ear.enrol(_converted(padded(enrolment, generator(person.name))))
+            profile = ear.enrol(converted(padded(enrolment, generator(person.name))))
         except EnrolmentError:
             continue
         speaker = Speaker(person, profile)
@@ -137,7 +137,7 @@ def _heard(ear: Ear, sounds: Sequence[Floats], condition: str, *names: str) -> I
     """Each sound under the condition; of several voices that are heard in it the longest."""
     for number, sound in enumerate(sounds):
         rng = generator(condition, *names, number)
-        looks = ear.looks(_converted(CONDITIONS[condition](padded(sound, rng), rng)))
+        looks = ear.looks(converted(CONDITIONS[condition](padded(sound, rng), rng)))
         if looks:
             yield max(_parts(ear, looks), key=lambda part: part.speech_s[-1])
 
@@ -154,8 +154,3 @@ def _parts(ear: Ear, looks: Sequence[tuple[int, Segment]]) -> Iterator[Utterance
             sounds.append(quality.sound())
         seconds = tuple(heard.speech_s[own].tolist())
         yield Utterance(heard.voices[own], seconds, tuple(sounds), looks[own[-1]][1].snr_db)
-
-
-def _converted(samples: Floats) -> Floats:
-    """What a 16-bit converter makes of it."""
-    return (np.round(np.clip(samples, -1, 1) * 32767) / 32767).astype(np.float32)

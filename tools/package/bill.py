@@ -98,14 +98,15 @@ def sbom(tree: Path, version: str) -> str:
         )
     for path in sorted((tree / MODELS).glob("*.onnx")):
         manifest = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        digest = sha256(path)
         bom.components.add(
             Component(
                 name=path.name,
-                version=sha256(path)[:12],
+                version=digest[:12],
                 type=ComponentType.MACHINE_LEARNING_MODEL,
                 bom_ref=f"model/{path.name}",
                 description=manifest["licence"],
-                hashes=[HashType(alg=HashAlgorithm.SHA_256, content=sha256(path))],
+                hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)],
                 licenses=[licences.make_from_string(manifest["licence"].split(",")[0])],
             )
         )
