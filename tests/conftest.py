@@ -3,6 +3,7 @@
 None of them is replaced when it is missing: the test fails and says what to install.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -45,6 +47,31 @@ RAW = ("--raw", "--rate=16000", "--channels=1", "--format=s16le", "--latency-mse
 SERVER_OPTIONS = ("-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no")
 
 Prompts = Callable[..., list[NDArray[np.float32]]]
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def repeatedly(act: Callable[[], object], every_s: float) -> Iterator[None]:
+    """Act every so many seconds, on a thread, for as long as the block runs."""
+    over = threading.Event()
+
+    def acting() -> None:
+        while not over.wait(every_s):
+            act()
+
+    thread = threading.Thread(target=acting)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -294,9 +321,7 @@ class Broker:
     def __init__(self, folder: Path) -> None:
         """Choose a free port and write the configuration into `folder`."""
         self._program = program("mosquitto", "mosquitto")
-        with socket.socket() as probe:
-            probe.bind((self.host, 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self._config = folder / "mosquitto.conf"
         self._config.write_text(
             f"listener {self.port} {self.host}\nallow_anonymous true\npersistence false\n"

@@ -7,7 +7,6 @@ import re
 import select
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -19,10 +18,10 @@ import pytest
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.conftest import Broker
+from tests.conftest import Broker, repeatedly
 from tests.integration.installation import POSITION, Installation
+from tools.lab.corpus import read_sound
 from tools.schemas import checked
-from whodrives.audio.files import read_file
 
 PATIENCE_S = 25.0
 STANDING = {
@@ -36,7 +35,7 @@ STANDING = {
 
 def pcm(path: Path) -> bytes:
     """A sentence and the pause that ends it, as `arecord -t raw` gives them."""
-    heard = np.concatenate([block.samples for block in read_file(path)])
+    heard = read_sound(path)
     quiet = np.random.default_rng(1).normal(0, 1e-4, 16_000)
     return (np.concatenate([quiet, heard, quiet]) * 32767).astype("<i2").tobytes()
 
@@ -85,22 +84,9 @@ class Car:
             self._report()
             time.sleep(0.1)
 
-    @contextlib.contextmanager
-    def reporting(self) -> Iterator[None]:
+    def reporting(self) -> contextlib.AbstractContextManager[None]:
         """Report the parked car for as long as the block runs."""
-        over = threading.Event()
-
-        def report() -> None:
-            while not over.wait(0.2):
-                self._report()
-
-        thread = threading.Thread(target=report)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
+        return repeatedly(self._report, 0.2)
 
     def _take(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
         if not message.topic.endswith("/vehicle"):

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Prompts
+from tools.lab.corpus import read_sound
 from whodrives.audio.blocks import BLOCK_SAMPLES, SAMPLE_RATE_HZ, Floats
 from whodrives.audio.files import channels_of, read_file
 from whodrives.audio.pipe import read_pipe
@@ -231,14 +232,14 @@ def test_header_that_was_never_finished_is_read(
 ) -> None:
     """A recorder that was ended before it wrote the length has all the sound in its file."""
     path = written(tmp_path / "ended", format=container, subtype=subtype)
-    whole = np.concatenate([block.samples for block in read_file(path)])
+    whole = read_sound(path)
     data = bytearray(path.read_bytes())
     for chunk, offset, size, empty in UNFINISHED[container]:
         at = data.index(chunk) + offset
         data[at : at + size] = bytes(size)
         data[at] = empty
     path.write_bytes(data)
-    read = np.concatenate([block.samples for block in read_file(path)])
+    read = read_sound(path)
     assert np.array_equal(read[: len(NOISE)], whole[: len(NOISE)])
 
 
@@ -286,7 +287,7 @@ def test_float_file_beyond_full_scale_is_scaled_and_not_clipped(
     """Floats have room above full scale: that we would cut it off is not the recorder's fault."""
     path = tmp_path / "loud"
     soundfile.write(path, NOISE * 2 * peak, 16_000, format=container, subtype="FLOAT")
-    read = np.concatenate([block.samples for block in read_file(path)])[: len(NOISE)]
+    read = read_sound(path)[: len(NOISE)]
     assert np.abs(read).max() == pytest.approx(1.0)
     assert np.corrcoef(read, NOISE)[0, 1] > 0.9999
 
@@ -345,7 +346,7 @@ def test_constant_offset_of_a_file_is_removed(tmp_path: Path, offset: float) -> 
     """An input without a capacitor has one; it is no noise, and nothing of the file is lost."""
     path = tmp_path / "offset.wav"
     soundfile.write(path, NOISE / 2 + offset, 16_000)
-    read = np.concatenate([block.samples for block in read_file(path)])[: len(NOISE)]
+    read = read_sound(path)[: len(NOISE)]
     assert np.abs(read - NOISE / 2).max() < 0.01
 
 
@@ -353,7 +354,7 @@ def test_sound_without_an_offset_is_given_bit_for_bit(tmp_path: Path) -> None:
     """A filter would change every recording: only an offset that is there is removed."""
     path = tmp_path / "plain.wav"
     soundfile.write(path, NOISE, 16_000, subtype="FLOAT")
-    read = np.concatenate([block.samples for block in read_file(path)])
+    read = read_sound(path)
     assert np.array_equal(read[: len(NOISE)], NOISE)
 
 
@@ -362,7 +363,7 @@ def test_channel_that_is_dead_at_an_offset_is_not_the_loudest(tmp_path: Path) ->
     path = tmp_path / "dead.wav"
     soundfile.write(path, np.stack([NOISE / 5, np.full_like(NOISE, -0.48)], axis=1), 16_000)
     assert channels_of(path) == (0, 1)
-    assert np.std(np.concatenate([block.samples for block in read_file(path)])) > 0.05
+    assert np.std(read_sound(path)) > 0.05
 
 
 # --- pipes ----------------------------------------------------------------------------------------

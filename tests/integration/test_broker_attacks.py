@@ -16,7 +16,7 @@ import pytest
 from paho.mqtt.client import Client, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.conftest import Broker, wait_until
+from tests.conftest import Broker, free_port, repeatedly, wait_until
 from tests.integration.installation import Installation
 from tests.integration.test_bus import Bench
 from tests.integration.test_security import Party, SecureBroker
@@ -37,15 +37,8 @@ FLOOD_S = 8
 OPEN_DOOR = "listener {port} 127.0.0.1\nallow_anonymous true\n"
 
 
-def _free_port() -> int:
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        return int(chosen.getsockname()[1])
-
-
-def _tls(broker: SecureBroker, role: str = "whodrives") -> Tls:
-    ca, certificate, key = (f"{broker.folder}/{name}.pem" for name in ("ca", role, f"{role}-key"))
-    return Tls(ca, certificate, key)
+def _tls(broker: SecureBroker) -> Tls:
+    return Tls(**broker.tls())
 
 
 @pytest.fixture
@@ -278,19 +271,8 @@ def test_doctor_leaves_the_reports_of_the_car_to_the_daemon_that_runs(
     config = Config(mqtt=settings, profiles=files)
     with contextlib.closing(Claim()) as claim:
         claim.take(config)
-        answering = threading.Event()
-
-        def answer() -> None:
-            while not answering.wait(0.05):
-                claim.tend(())
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        try:
+        with repeatedly(lambda: claim.tend(()), 0.05):
             (found,) = doctor._car(config)
-        finally:
-            answering.set()
-            thread.join()
     assert found.well
     assert "hears its reports" in found.found
     bench.bus.poll(clock.now_s())
@@ -336,7 +318,7 @@ def test_a_listener_that_another_file_adds_opens_nothing(
     shipped: Callable[..., SecureBroker], username: str | None
 ) -> None:
     """Anonymous, or under a role's name without its certificate: no request can be written."""
-    port = _free_port()
+    port = free_port()
     shipped(beside=OPEN_DOOR.format(port=port))
     assert not _asks_for_a_seat(port, username)
 
@@ -361,14 +343,12 @@ def test_doctor_finds_the_open_door(
     shipped: Callable[..., SecureBroker], tmp_path: Path, beside: str
 ) -> None:
     """It tries to get in without a certificate, on every port of this machine, and fails loudly."""
-    port = _free_port()
+    port = free_port()
     broker = shipped(beside=beside.format(port=port))
     if beside:
         wait_until(lambda: _open(port), "the other listener is there")
     installation = Installation(tmp_path)
-    tls = {"ca": "ca", "certificate": "whodrives", "key": "whodrives-key"}
-    files = {name: str(broker.folder / f"{file}.pem") for name, file in tls.items()}
-    installation.configure(mqtt={"port": broker.port, "tls": files})
+    installation.configure(mqtt={"port": broker.port, "tls": broker.tls()})
     said = installation.run("doctor").stdout
     assert f"127.0.0.1:{broker.port} accepts us" in said
     # Other tests' brokers on this machine may be open, and are told as well.

@@ -1,5 +1,4 @@
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -10,7 +9,7 @@ import pytest
 from paho.mqtt.client import Client, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.conftest import Broker
+from tests.conftest import Broker, repeatedly
 from tests.integration.installation import Installation
 from tests.integration.running import STANDING, Car, Start
 
@@ -135,16 +134,5 @@ def test_a_doctor_examines_the_car_s_reports(
     said: str,
 ) -> None:
     """Well, a clock that is wrong, and a signal that is missing, each with the ages."""
-    over = threading.Event()
-
-    def report() -> None:
-        while not over.wait(0.2):
-            gateway.report(age_s, **changes)
-
-    reporting = threading.Thread(target=report)
-    reporting.start()
-    try:
+    with repeatedly(lambda: gateway.report(age_s, **changes), 0.2):
         assert said in _doctor(installed, voices, broker)
-    finally:
-        over.set()
-        reporting.join()

@@ -14,6 +14,7 @@ import pytest
 import sounddevice
 
 from tests.conftest import Prompts, VirtualMicrophone
+from tools.lab.corpus import read_sound
 from whodrives import clock
 from whodrives.audio.blocks import (
     BLOCK_S,
@@ -24,7 +25,6 @@ from whodrives.audio.blocks import (
     SourceHealth,
     SourceState,
 )
-from whodrives.audio.files import read_file
 from whodrives.audio.microphone import STALL_S, Microphone, devices
 from whodrives.errors import SourceError
 
@@ -128,7 +128,7 @@ def test_live_and_replayed_sound_are_the_same(
 ) -> None:
     """A file played into the microphone and the same file read give the same samples."""
     path = voices / "af_bella" / "1.opus"
-    replayed = np.concatenate([block.samples for block in read_file(path)])
+    replayed = read_sound(path)
     virtual_microphone.play(path, wait=False)
     blocks = listener.listen(len(replayed) / SAMPLE_RATE_HZ + 2)
     assert likeness(blocks, replayed) > 0.999

@@ -130,15 +130,15 @@ def test_a_position_outside_the_car_is_not_stored(
     assert "Quirina" not in caplog.text
 
 
+def _disk_full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
 def test_a_store_that_cannot_be_written_is_told(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk: what was stored stays, the daemon goes on."""
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("os.fsync", _disk_full)
     stage.save(**{POSITION: 99.0})
     monkeypatch.undo()
     assert stage.result() == ("c1", "not_stored")
@@ -149,12 +149,8 @@ def test_nobody_is_asked_to_speak_for_a_store_that_cannot_be_written(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The head unit is answered before anybody speaks; later it may try again."""
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
     command = Enrol(clock.now_s(), "c1", None, "account-3", CONSENT_VERSION)
-    monkeypatch.setattr("os.posix_fallocate", full)
+    monkeypatch.setattr("os.posix_fallocate", _disk_full)
     stage.take(command)
     monkeypatch.undo()
     assert stage.result() == ("c1", "not_stored")

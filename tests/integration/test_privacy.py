@@ -46,13 +46,7 @@ class Scene:
 
     def __init__(self, folder: Path, broker: SecureBroker) -> None:
         self.installed = Installation(folder)
-        files = {
-            "ca": broker.folder / "ca.pem",
-            "certificate": broker.folder / "whodrives.pem",
-            "key": broker.folder / "whodrives-key.pem",
-        }
-        tls = {name: str(path) for name, path in files.items()}
-        mqtt = {"host": broker.host, "port": broker.port, "tls": tls}
+        mqtt = {"host": broker.host, "port": broker.port, "tls": broker.tls()}
         self.installed.configure(mqtt=mqtt, sound={"source": "-"}, guests={"remember": True})
         self.monitor = Party(broker, "monitor")
         self.headunit = Party(broker, "headunit")

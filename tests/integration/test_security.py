@@ -22,7 +22,7 @@ import pytest
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.conftest import end, program, wait_until
+from tests.conftest import end, free_port, program, wait_until
 from whodrives.mqtt import topics
 
 REPOSITORY = Path(__file__).parents[2]
@@ -97,9 +97,7 @@ class SecureBroker:
         self._network = network
         folder.mkdir(exist_ok=True)
         certificates.main([str(folder)])
-        with socket.socket() as probe:
-            probe.bind((self.host, 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         text = (SHIPPED / "whodrives.conf").read_text()
         (folder / "whodrives.passwords").touch()
         if network:
@@ -129,6 +127,11 @@ class SecureBroker:
         wait_until(
             lambda: self.ended or self._listens(), f"mosquitto listens; see {folder}/mosquitto.log"
         )
+
+    def tls(self, role: str = "whodrives") -> dict[str, str]:
+        """The files of `mqtt.tls` for a role at this broker."""
+        files = {"ca": "ca", "certificate": role, "key": f"{role}-key"}
+        return {key: str(self.folder / f"{name}.pem") for key, name in files.items()}
 
     def stop(self) -> None:
         """End it."""
@@ -347,14 +350,13 @@ def test_plain_mqtt_is_not_spoken(secure: SecureBroker) -> None:
 def test_daemon_and_ecu_work_over_it(secure: SecureBroker, tmp_path: Path) -> None:
     """The real daemon says that it is online, and the simulated ECU where its seat is."""
     config = tmp_path / "whodrives.yaml"
-    files = {"ca": "ca", "certificate": "whodrives", "key": "whodrives-key"}
     settings = {
         "vehicle": {"id": "real"},
         "sound": {"source": "-"},
         "mqtt": {
             "host": secure.host,
             "port": secure.port,
-            "tls": {key: str(secure.folder / f"{name}.pem") for key, name in files.items()},
+            "tls": secure.tls(),
         },
         "profiles": {"directory": "profiles", "key_file": "profile-key"},
         "models": {"directory": str(REPOSITORY / "models")},

@@ -11,7 +11,6 @@ import soundfile
 from numpy.typing import NDArray
 
 from whodrives.audio.blocks import BLOCK_S, BLOCK_SAMPLES, AudioBlock
-from whodrives.audio.files import read_file
 from whodrives.core.engine import Recognizer
 from whodrives.core.events import Event, Input
 from whodrives.enrolment.recording import Enrolment
@@ -111,11 +110,6 @@ def applied(events: Iterable[Event]) -> list[str]:
     """For whom the car was asked to move, in order; no ECU answers, so requests are repeated."""
     asked = {event.request: event.driver for event in events if isinstance(event, Apply)}
     return list(asked.values())
-
-
-def from_file(path: Path) -> Sound:
-    """A sound file as the daemon hears it."""
-    return np.concatenate([block.samples for block in read_file(path)])
 
 
 @pytest.fixture(scope="session")

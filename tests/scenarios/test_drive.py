@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from tests.scenarios.stage import MODELS, ROOT, Stage, applied, from_file
+from tests.scenarios.stage import MODELS, ROOT, Stage, applied
+from tools.lab.corpus import read_sound
 from whodrives.adaptation.types import TripSamples, UnknownSpeech
 from whodrives.audio.blocks import AudioBlock
 from whodrives.audio.files import read_file
@@ -43,7 +44,7 @@ def household(stage: Stage, drive: Drive) -> list[Profile]:
     profiles = []
     for member in drive.script["household"]:
         folder = drive.folder / "voices" / member["voice"]
-        sounds = [from_file(folder / file) for file in member["enrol"]]
+        sounds = [read_sound(folder / file) for file in member["enrol"]]
         profile = stage.enrol(member["name"], sounds)
         profiles.append(replace(profile, preferences=member["preferences"]))
     return profiles

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TypeAlias
 
 import pytest
 
+from tests.conftest import repeatedly
 from whodrives.config.schema import Config, Mqtt, ProfileFiles, Vehicle
 from whodrives.errors import BusyError
 from whodrives.service.claim import Claim, ask, holder
@@ -120,17 +120,8 @@ def test_the_daemon_tells_who_asks_why_it_cannot_work(made: Make, config: Config
     first = made()
     first.take(config)
     reasons = ("broker: another whodrives serves this car", "source: the pipe gives no sound")
-    done = threading.Event()
-
-    def serve() -> None:
-        while not done.wait(0.02):
-            first.tend(reasons)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    who, told = ask(config)
-    done.set()
-    thread.join()
+    with repeatedly(lambda: first.tend(reasons), 0.02):
+        who, told = ask(config)
     assert str(os.getpid()) in who
     assert told == reasons
     assert ask(replace(config, mqtt=Mqtt(port=2), profiles=ProfileFiles("/x", "k"))) == ("", ())

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tools.lab.corpus import read_sound
 from whodrives.audio.blocks import (
     BLOCK_S,
     BLOCK_SAMPLES,
@@ -16,7 +17,6 @@ from whodrives.audio.blocks import (
     SourceHealth,
     SourceState,
 )
-from whodrives.audio.files import read_file
 from whodrives.enrolment.checks import examined
 from whodrives.enrolment.prompts import CONSENT, CONSENT_VERSION, SENTENCES
 from whodrives.enrolment.recording import Enrolled, Enrolment
@@ -51,7 +51,7 @@ def blocks(voices: Path, voice: str, numbers: Iterable[int]) -> Iterator[AudioBl
     parts: list[Floats] = [quiet]
     for number in numbers:
         path = voices / voice / f"{number}.opus"
-        parts += [np.concatenate([block.samples for block in read_file(path)]), quiet]
+        parts += [read_sound(path), quiet]
     sound = np.concatenate(parts)
     whole = sound[: len(sound) // BLOCK_SAMPLES * BLOCK_SAMPLES].reshape(-1, BLOCK_SAMPLES)
     for number, samples in enumerate(whole, 1):

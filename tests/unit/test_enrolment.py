@@ -11,6 +11,7 @@ import soxr
 from numpy.typing import NDArray
 
 from tools.lab import scene
+from tools.lab.corpus import read_sound
 from whodrives.audio.blocks import BLOCK_S, BLOCK_SAMPLES, AudioBlock, Floats
 from whodrives.audio.files import read_file
 from whodrives.enrolment.recording import (
@@ -44,7 +45,7 @@ def spoken(voices: Path, voice: str, sentences: Iterable[int] = range(1, 6)) -> 
     parts = [quiet]
     for number in sentences:
         path = voices / voice / f"{number}.opus"
-        parts += [np.concatenate([block.samples for block in read_file(path)]), quiet]
+        parts += [read_sound(path), quiet]
     return np.concatenate(parts)
 
 

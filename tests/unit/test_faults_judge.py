@@ -24,10 +24,8 @@ from tools.faults.judge import (
 )
 from tools.faults.mutants import MUTANTS, UNREACHED, row_name, table
 from tools.faults.trips import (
-    BRAKE,
     DOOR,
     FAULTS,
-    GEAR,
     IGNITION,
     OCCUPANCY,
     PARKED,
@@ -42,7 +40,6 @@ REPOSITORY = Path(__file__).parents[2]
 ANNA, TOM = "d-1", "d-2"
 BOTH = (MIRRORS, SEAT_GROUP)
 SAFE: dict[str, Any] = {**PARKED, OCCUPANCY: "OCCUPIED", IGNITION: "ON"}
-UNSAFE = SAFE | {GEAR: 4, BRAKE: False}
 PLACE = "Vehicle.Cabin.Seat.Row1.DriverSide.Position"
 MINE = {ANNA: {PLACE: 20.0}, TOM: {PLACE: 70.0}}
 

@@ -1,6 +1,7 @@
 import base64
 import dataclasses
 import errno
+import functools
 import json
 import multiprocessing
 import os
@@ -97,11 +98,7 @@ def test_a_rehearsal_that_fails_leaves_nothing(
     store: ProfileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk is told with its place, and the trial is gone."""
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: disk_full())
     with pytest.raises(ProfileError, match=r"cannot write .*No space left on device"):
         store.rehearse()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -1267,12 +1264,17 @@ def parcel(stored: StoredProfile, **changes: Any) -> dict[str, str]:
     return {"driver": stored.profile.id, "encoder": stored.profile.encoder, "payload": payload}
 
 
+@functools.cache
+def household_key() -> bytes:
+    """The key of PASSPHRASE and a salt of zeros; half a second of scrypt."""
+    return export.key_from_passphrase(PASSPHRASE, bytes(16))
+
+
 def household_file(path: Path, content: object) -> Path:
     """A file that opens with PASSPHRASE, whatever is in it."""
     text = content if isinstance(content, bytes) else json.dumps(content).encode()
     header = export.HOUSEHOLD_MAGIC + bytes([1]) + bytes(16)
-    key = export.key_from_passphrase(PASSPHRASE, bytes(16))
-    path.write_bytes(header + bytes(12) + AESGCM(key).encrypt(bytes(12), text, header))
+    path.write_bytes(header + bytes(12) + AESGCM(household_key()).encrypt(bytes(12), text, header))
     return path
 
 
@@ -1420,8 +1422,9 @@ def test_killed_at_every_step_of_an_import_all_are_in_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what was begun is swept up by the next one, which succeeds."""
-    monkeypatch.setattr(export, "key_from_passphrase", lambda *_: bytes(32))
-    monkeypatch.setattr(profiles, "key_from_passphrase", lambda *_: bytes(32))
+    key = household_key()
+    monkeypatch.setattr(export, "key_from_passphrase", lambda *_: key)
+    monkeypatch.setattr(profiles, "key_from_passphrase", lambda *_: key)
     arrivals = [parcel(driver(1, "Bob")), parcel(driver(2, "Carla")), parcel(driver(3, "Dora"))]
     file = household_file(tmp_path / "household", arrivals)
     none, everybody = ["Anna"], ["Anna", "Bob", "Carla", "Dora"]
