@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.conftest import Prompts
+from whodrives import clock
 from whodrives.audio import microphone
 from whodrives.audio.blocks import (
     BLOCK_S,
@@ -32,7 +33,7 @@ from whodrives.audio.blocks import (
 from whodrives.audio.files import read_file
 from whodrives.audio.framing import paced
 from whodrives.audio.level import Level, level
-from whodrives.audio.microphone import BACKLOG_BLOCKS, STALL_S, Device, Microphone
+from whodrives.audio.microphone import BACKLOG_BLOCKS, Device, Microphone
 from whodrives.audio.pipe import read_pipe
 from whodrives.errors import SourceError
 
@@ -346,9 +347,27 @@ def test_a_consumer_that_sleeps_costs_bounded_memory_and_a_gap() -> None:
     assert not any(block.gap for block in waiting)
 
 
+def test_a_process_that_was_not_scheduled_does_not_blame_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without callbacks for minutes it has not stalled yet, if nobody could ask meanwhile."""
+    now = SimpleNamespace(s=0.0)
+    monkeypatch.setattr(clock, "now_s", lambda: now.s)
+    ear = Ear()
+    ear.microphone._stream = ear  # it is open
+    ear.hear()
+    assert not ear.microphone.stalled(300.0)
+    assert not ear.microphone.stalled(600.0)
+    now.s = 601.0
+    ear.hear()
+    assert not any(ear.microphone.stalled(601.0 + asked / 2) for asked in range(5))
+    assert ear.microphone.stalled(603.5)
+
+
 def test_a_microphone_that_is_not_open_has_not_stalled() -> None:
     """Nothing can be expected of it."""
-    assert not Microphone(None, print).stalled(time.monotonic() + STALL_S + 1)
+    now_s, microphone = time.monotonic(), Microphone(None, print)
+    assert not any(microphone.stalled(now_s + n / 2) for n in range(10))
 
 
 def test_a_device_s_full_name_wins_over_a_part_of_another_s() -> None:

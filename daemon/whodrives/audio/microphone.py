@@ -25,6 +25,10 @@ STALL_S = 2.0
 """A microphone that gave nothing for so long is stuck."""
 
 
+_WATCHED_S = 0.7
+"""Whoever asks for a stalled device asks at least so often, unless it was not scheduled."""
+
+
 BACKLOG_BLOCKS = 333
 """Blocks of a microphone that may wait to be taken: ten seconds."""
 
@@ -124,6 +128,8 @@ class Microphone:
         self._offset = Offset()
         self._heard_s = -math.inf
         self._last_call_s = -math.inf
+        self._asked_s = -math.inf
+        self._silent_s = 0.0
         self._hearing = False
         self._gap = False
         # Each has one writer, so that no lock is needed.
@@ -169,8 +175,17 @@ class Microphone:
         self._taken_blocks += 1
 
     def stalled(self, now_s: float) -> bool:
-        """Whether the device is open and has given nothing for STALL_S, at monotonic `now_s`."""
-        return self._stream is not None and now_s - self._last_call_s > STALL_S
+        """Whether the device is open and has given nothing for STALL_S, at monotonic `now_s`.
+
+        To be asked often. Between two questions at most _WATCHED_S count: a process that was not
+        scheduled for longer got no sound either, and the device is not to blame.
+        """
+        if self._last_call_s >= self._asked_s:
+            self._silent_s = min(now_s - self._last_call_s, _WATCHED_S)
+        else:
+            self._silent_s += min(now_s - self._asked_s, _WATCHED_S)
+        self._asked_s = now_s
+        return self._stream is not None and self._silent_s > STALL_S
 
     def _refused(self, device: Device, rate_hz: int) -> str:
         """Open the device at a rate; what it gives as the reason if it refuses, else nothing."""
