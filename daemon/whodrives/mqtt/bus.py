@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from paho.mqtt.enums import MQTTErrorCode
@@ -31,6 +31,11 @@ log = logging.getLogger(__name__)
 
 MAX_LAG_S = 1.0
 """An `Apply` older than this is dropped: the state of the car may have changed since."""
+
+
+STATE_ROOM = MAX_UNACKNOWLEDGED // 2
+"""With less room than this, a state waits: a car that changes all the time would otherwise take the
+room of answers and requests, and the connection would look as if the broker were stuck."""
 
 
 CONNECT_LIMIT_S = 15.0
@@ -95,6 +100,7 @@ class Bus:
         # A daemon that died may have left a retained driver: the first connection clears it.
         self._driver = DriverState(0.0)
         self._guests = Guests(0.0)
+        self._unsent: set[type[Event]] = set()
 
     def start(self) -> None:
         """Start to connect; `poll` retries for ever if the broker is away."""
@@ -133,6 +139,7 @@ class Bus:
         elif self._connected:
             self._go_to_work(link, now_s)
             self._measure(now_s)
+            self._publish_states(self._unsent)
             if self._rival and now_s - self._rival_s > RIVAL_S:
                 self._rival = ""
                 self._put(LinkState(now_s, connected=True))
@@ -140,9 +147,10 @@ class Bus:
     def publish(self, event: Event) -> bool:
         """Publish an event if the broker is connected; return whether it was sent.
 
-        The last `Health`, `DriverState` and `Guests` are published again after each connect. Other
-        events that cannot be sent at once are never sent. Events without a message are ignored;
-        events that the contract does not allow are dropped.
+        The last `Health`, `DriverState` and `Guests` are published again after each connect. While
+        the broker owes many acknowledgements, they wait for `poll`, and a newer one replaces an
+        older one. Other events that cannot be sent at once are never sent. Events without a message
+        are ignored; events that the contract does not allow are dropped.
         """
         if isinstance(event, Apply) and clock.now_s() - event.at_s > MAX_LAG_S:
             self.counters.dropped += 1
@@ -159,6 +167,13 @@ class Bus:
             self._guests = event
         elif isinstance(event, UnmatchedResult):
             self._arrivals.stray()
+        state = isinstance(event, Health | DriverState | Guests)
+        if state and self._connected and self.room < STATE_ROOM:
+            self._unsent.add(type(event))
+            return False
+        return self._publish(event)
+
+    def _publish(self, event: Event) -> bool:
         try:
             evidence = self._settings.evidence
             message = encode(event, self._vehicle, _epoch_s(), evidence=evidence)
@@ -183,8 +198,8 @@ class Bus:
         if link is None:
             return
         if self._connected and link.ended is None:
-            self.publish(DriverState(0.0))
-            self.publish(Guests(0.0))
+            self._publish(DriverState(0.0))
+            self._publish(Guests(0.0))
             farewell = link.send(encode_offline(self._vehicle.id, "stopped"))
             if farewell.rc is MQTTErrorCode.MQTT_ERR_SUCCESS:
                 farewell.wait_for_publish(0.5)
@@ -209,14 +224,19 @@ class Bus:
         if self._lost or self.counters.connections == 1:
             log.info("event=broker_connected host=%s port=%d", *self._settings.address)
         self._lost = False
-        for event in (self._status, self._driver, self._guests):
-            if event is not None:
-                self.publish(event)
+        self._publish_states({Health, DriverState, Guests})
         for message in home_assistant(self._vehicle.id) if self._settings.home_assistant else ():
             self._send(message)
         self._measured_s = -math.inf
         self._measure(now_s)
         self._go_to_work(self._link, now_s)
+
+    def _publish_states(self, kinds: Collection[type[Event]]) -> None:
+        """Publish the last state of each of these kinds, as far as there is room."""
+        for event in (self._status, self._driver, self._guests):
+            if type(event) in kinds and event is not None and self.room >= STATE_ROOM:
+                self._unsent.discard(type(event))
+                self._publish(event)
 
     def _go_to_work(self, link: Link | None, now_s: float) -> None:
         """Permit requests once no other daemon can have this connection's identity."""
