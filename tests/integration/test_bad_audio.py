@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import Prompts
 from tools.lab.corpus import read_sound
+from whodrives.audio import headers
 from whodrives.audio.blocks import BLOCK_SAMPLES, SAMPLE_RATE_HZ, Floats
 from whodrives.audio.files import channels_of, read_file
 from whodrives.audio.pipe import read_pipe
@@ -274,6 +275,88 @@ def _strip_xing(path: Path) -> None:
     assert data[size : size + 2] == b"\xff\xfb"
     path.write_bytes(data[size:])
     assert not any(tag in path.read_bytes() for tag in (b"Xing", b"Info", b"VBRI"))
+
+
+JOINABLE = [*CUTTABLE, ("OGG", "VORBIS"), ("OGG", "OPUS")]
+
+
+@pytest.mark.parametrize(("container", "encoding"), JOINABLE)
+@pytest.mark.parametrize("tag", [b"", b"ID3\x04\0\0\0\0\0\x0a" + bytes(10)])
+def test_files_that_were_joined_are_refused(
+    tmp_path: Path, container: str, encoding: str, tag: bytes
+) -> None:
+    """The sound library reads the first one and says nothing of the others."""
+    path = written(tmp_path / "joined", format=container, subtype=encoding)
+    whole = path.read_bytes()
+    path.write_bytes(whole + (tag if container == "MP3" else b"") + whole)
+    assert refusal(path).endswith("would not be read; give the files one by one")
+
+
+SHORT_LENGTHS = {
+    "WAV": (b"data", 4, "<I", 8000),
+    "AIFF": (b"SSND", 4, ">I", 8008),
+    "CAF": (b"data", 4, ">Q", 8004),
+    "AU": (b".snd", 8, ">I", 8000),
+}
+
+
+@pytest.mark.parametrize("container", SHORT_LENGTHS)
+def test_a_header_that_tells_of_the_first_part_only_is_no_reason_to_read_only_that(
+    tmp_path: Path, container: str
+) -> None:
+    """A recorder that lost power has written the length of its first seconds."""
+    path = written(tmp_path / "short", format=container, subtype="PCM_16")
+    data = bytearray(path.read_bytes())
+    chunk, offset, packed, length = SHORT_LENGTHS[container]
+    struct.pack_into(packed, data, data.index(chunk) + offset, length)
+    path.write_bytes(data)
+    assert "and the rest would not be read; record it again" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        b"LIST" + (5000).to_bytes(4, "little") + b"n" * 5000,
+        b"TAG" + b"Anna".ljust(5000, b" "),
+        b"APETAGEX" + b"x" * 5000,
+        bytes(100_000),
+        b"\xff" * 3000,
+    ],
+    ids=["chunk", "ID3v1", "APE", "zeros", "less than 0.1 s"],
+)
+@pytest.mark.parametrize("count", [32_000, 31_999])
+def test_what_may_follow_the_sound_is_no_reason_to_refuse_it(
+    tmp_path: Path, end: bytes, count: int
+) -> None:
+    """Notes, titles, reserved room; with 8 bits and an odd length some omit the padding."""
+    path = tmp_path / "noted.wav"
+    soundfile.write(path, NOISE[:count], 16_000, subtype="PCM_U8")
+    data = path.read_bytes()[: 44 + count]
+    path.write_bytes(data + end)
+    assert length(path) == pytest.approx(count, abs=480)
+
+
+def test_an_mp3_file_is_decoded_in_one_go(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Read piece by piece, it is what it is as a whole, and the decoder has nothing to say."""
+    path = written(tmp_path / "plain.mp3", format="MP3")
+    with soundfile.SoundFile(path) as file:
+        whole = file.read(dtype="float32")
+    pieces = np.concatenate([block.samples for block in read_file(path)])[: len(whole)]
+    assert np.corrcoef(pieces, whole)[0, 1] > 0.9999
+    assert capfd.readouterr().err == ""
+
+
+@given(
+    st.sampled_from([b"RIFF", b"FORM", b"caff", b".snd", b"riff", b"OggS", b"fLaC", b"ID3"]),
+    st.binary(max_size=300),
+)
+def test_no_header_makes_the_search_for_a_rest_fail(kind: bytes, data: bytes) -> None:
+    """Whatever follows a file's first bytes, the search ends inside the file or finds nothing."""
+    for body in (kind + data, kind + b"\0\0\0\0WAVE" + data, kind + b"\0\0\0\0AIFF" + data):
+        found = headers.rest(body)
+        assert found is None or 0 < found.at <= len(body)
 
 
 # --- samples that are not what they seem ----------------------------------------------------------

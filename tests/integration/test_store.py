@@ -36,6 +36,8 @@ def test_the_vehicles_id_there_and_back(installed: Installation, way: str) -> No
     installed.configure(vehicle={"id": "my-car"})
     ran = installed.run("run", given=bytes(64_000))
     assert "belongs to another vehicle" in ran.stderr
+    assert f"whodrives --config {installed.config} drivers accept" in ran.stderr
+    assert "whodrives drivers" not in ran.stderr
     assert "Traceback" not in ran.stderr
     listed = installed.run("drivers")
     assert listed.returncode == 1

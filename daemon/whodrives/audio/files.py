@@ -70,8 +70,9 @@ def read_file(
     scale are scaled down, all by the same factor. A constant offset is removed.
 
     A file that promises more sound than it holds is refused, but for a tenth of a second; Ogg and
-    MP3 without a Xing header promise nothing, and what they hold is taken. A header that was never
-    finished is read as if it told what is there.
+    MP3 without a Xing header promise nothing, and what they hold is taken. A file that holds more
+    sound than its header tells of, or a second file, is refused. A header that was never finished
+    is read as if it told what is there.
 
     Args:
         path: of the file.
@@ -188,7 +189,7 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
             # libsndfile wants bytes: a name need not be UTF-8.
             name = os.fsencode(path)
             file = name if right is None else stack.enter_context(_Restarted(path, *right))
-            sound = stack.enter_context(soundfile.SoundFile(file))
+            sound = stack.enter_context(_Sequential(file))
         except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name ends in .raw
             reason = getattr(error, "error_string", "raw PCM has no header")
             raise SourceError(
@@ -206,10 +207,9 @@ def _right_start(path: Path) -> tuple[bytes, int] | None:
         head = file.read(headers.HEAD_BYTES)
         if (right := headers.completed(head, path.stat().st_size)) is not None:
             return right, len(head)
-        if not headers.is_mpeg_audio(head):
-            return None
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            counted = headers.counted(data)
+            _check_rest(path, headers.rest(data), len(data))
+            counted = headers.counted(data) if headers.is_mpeg_audio(head) else None
             if counted is None:
                 return None
             start = data[: counted.start]
@@ -219,6 +219,34 @@ def _right_start(path: Path) -> tuple[bytes, int] | None:
     if abs(guessed_s - counted.samples / counted.rate_hz) <= _GUESS_S:
         return None
     return start + counted.tag, counted.start
+
+
+class _Sequential(soundfile.SoundFile):  # type: ignore[misc]  # it has no types
+    """A file that is read from its start to its end.
+
+    soundfile seeks after each read of what it can seek in, even to where it is. Of an MP3 file that
+    starts the decoder anew, which distorts a frame and writes to standard error.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _check_rest(path: Path, rest: headers.Rest | None, size: int) -> None:
+    """Refuse a file of which libsndfile would read the first part only."""
+    if rest is None:
+        return
+    if rest.joined:
+        raise SourceError(
+            f"{path}: another sound file begins at byte {rest.at} of it, as after `cat`, and would "
+            "not be read; give the files one by one"
+        )
+    whole = _quoted(path.with_name(f"{path.stem}-whole.wav"))
+    raise SourceError(
+        f"{path}: its header tells of {rest.at} of its {size} bytes, and the rest would not be "
+        f"read; record it again, or if it is a WAV file: ffmpeg -ignore_length 1 -i "
+        f"{_quoted(path)} {whole}"
+    )
 
 
 class _Restarted(io.RawIOBase):

@@ -8,12 +8,14 @@ Xing tag that tells how many frames follow.
 
 from __future__ import annotations
 
+import mmap
+import re
 import struct
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, TypeAlias
 
-if TYPE_CHECKING:
-    import mmap
+Bytes: TypeAlias = mmap.mmap | bytes
+"""A file's content."""
 
 
 HEAD_BYTES = 1 << 16
@@ -25,6 +27,26 @@ _KBITS = {
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 """Bit rates of layer III, for MPEG 1 (3) and for MPEG 2 and 2.5 (2, 0)."""
+
+
+_GUESS_S = 0.1
+"""Xing tags are wrong by so much."""
+
+
+_LEAST_REST = 3200
+"""Fewer bytes behind the sound are no word: 0.1 s of PCM with 16 bits at 16 kHz, mono."""
+
+
+_MAGICS = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"riff", b"caff", b".snd", b"OggS", b"fLaC")
+"""How a sound file begins."""
+
+
+_TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
+"""How a block with title and author begins; it may follow the sound of any format."""
+
+
+_FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+"""A FLAC stream's start: the marker, and STREAMINFO with its 34 bytes (RFC 9639, 8.1 and 8.2)."""
 
 
 _MPEG_1 = 3
@@ -182,7 +204,7 @@ class Counted(NamedTuple):
     tag: bytes
 
 
-def counted(data: mmap.mmap | bytes) -> Counted | None:
+def counted(data: Bytes) -> Counted | None:
     """Count the frames of an MP3 file that does not say how many it has.
 
     Returns:
@@ -202,13 +224,150 @@ def counted(data: mmap.mmap | bytes) -> Counted | None:
     return Counted(start, count * first.samples, first.rate_hz, tag)
 
 
+class Rest(NamedTuple):
+    """The end of a file that no header accounts for.
+
+    Attributes:
+        at: where it begins, in bytes.
+        joined: whether another sound file begins there.
+    """
+
+    at: int
+    joined: bool
+
+
+def rest(data: Bytes) -> Rest | None:
+    """What a sound file holds behind the sound that its header tells of; libsndfile leaves it out.
+
+    Files that were joined (`cat a.mp3 b.mp3`), and headers that were written long before the end of
+    a recording. Blocks with title and author are no rest, nor is a tenth of a second or less.
+
+    Returns:
+        None when there is none, or when the format is unknown.
+    """
+    try:
+        end = _end(data)
+    except struct.error:  # the header itself is cut off
+        return None
+    if end is None or end[0] == 0:  # the sound library says what is wrong at the start
+        return None
+    at, joined = end
+    first = data[at : at + HEAD_BYTES]
+    joined = joined or first.startswith(_MAGICS)
+    unread = len(data) - at >= _LEAST_REST and any(first) and not first.startswith(_TAGS)
+    return Rest(at, joined) if joined or unread else None
+
+
+def _end(data: Bytes) -> tuple[int, bool] | None:
+    """Where the sound that libsndfile reads has its end, and whether another file begins there."""
+    kind = data[:4]
+    if (packed := _CHUNKS.get((kind, data[8:12]))) is not None:
+        return _chunks_end(data, 12, packed), False
+    if kind in _ENDS:
+        return _ENDS[kind](data), False
+    if kind == b"fLaC":
+        another = _FLAC.search(data, 4)
+        return (another.start(), True) if another else None
+    if kind == b"OggS":
+        return _ogg_end(data)
+    return _mpeg_end(data) if is_mpeg_audio(data[:HEAD_BYTES]) else None
+
+
+def _chunks_end(data: Bytes, at: int, packed: str) -> int:
+    """Where the last chunk has its end."""
+    header = struct.calcsize(packed)
+    long_data = 0
+    while at + header <= len(data):
+        name, length = struct.unpack_from(packed, data, at)
+        if name in _MAGICS or not name.isascii() or not name.decode().isprintable():
+            break
+        if name == b"ds64":
+            (long_data,) = struct.unpack_from("<Q", data, at + header + 8)
+        elif name == b"data" and long_data and length == 0xFFFFFFFF:  # noqa: PLR2004 (EBU Tech 3306)
+            length = long_data
+        at += header + length
+        # Some programs leave out the byte that makes a length even.
+        at += header == 8 and length % 2 == 1 and data[at : at + 1] == b"\0"  # noqa: PLR2004
+    return at
+
+
+def _wave64_end(data: Bytes) -> int:
+    """Where the last chunk has its end; a length counts the chunk's header, and is padded to 8."""
+    at = 40
+    while at + 24 <= len(data):
+        name, length = struct.unpack_from("<4s12xQ", data, at)
+        if name in _MAGICS:
+            break
+        at += max(24, length + -length % 8)
+    return at
+
+
+def _au_end(data: Bytes) -> int:
+    start, length = struct.unpack_from(">II", data, 4)
+    return int(start + length)
+
+
+_CHUNKS = {
+    (b"RIFF", b"WAVE"): "<4sI",
+    (b"RF64", b"WAVE"): "<4sI",
+    (b"RIFX", b"WAVE"): ">4sI",
+    (b"FORM", b"AIFF"): ">4sI",
+    (b"FORM", b"AIFC"): ">4sI",
+}
+
+
+_ENDS: Mapping[bytes, Callable[[Bytes], int]] = {
+    b"caff": lambda data: _chunks_end(data, 8, ">4sQ"),
+    b"riff": _wave64_end,
+    b".snd": _au_end,
+}
+
+
+def _ogg_end(data: Bytes) -> tuple[int, bool]:
+    """Where the pages end (RFC 3533, 6), or where another stream begins behind the first."""
+    at, begun = 0, False
+    while data[at : at + 4] == b"OggS" and at + 27 <= len(data):
+        first = bool(data[at + 5] & 2)
+        if first and begun:
+            return at, True
+        begun = begun or not first
+        segments = data[at + 26]
+        at += 27 + segments + sum(data[at + 27 : at + 27 + segments])
+    return at, False
+
+
+def _mpeg_end(data: Bytes) -> tuple[int, bool]:
+    """Where the frames end, or those of which the Xing tag tells."""
+    at = _first_frame(data)
+    first = _frame(data, at)
+    told = _told_frames(data[at : at + first.size]) if first else None
+    count = 0
+    while (frame := _frame(data, at)) is not None:
+        # The frame with the tag is not counted, and encoders differ by one or two.
+        if told is not None and (count - told - 3) * frame.samples > _GUESS_S * frame.rate_hz:
+            return at, True
+        count += 1
+        at += frame.size
+    return at, _frame(data, at + _first_frame(data[at:])) is not None
+
+
+def _told_frames(frame: bytes) -> int | None:
+    """The number of frames that a Xing tag tells; None if it tells none."""
+    for tag in (b"Xing", b"Info"):
+        at = frame.find(tag)
+        if at >= 0 and len(frame) >= at + 12 and frame[at + 7] & 1:
+            return int.from_bytes(frame[at + 8 : at + 12], "big")
+    return None
+
+
 def is_mpeg_audio(data: bytes) -> bool:
     """Whether it starts with two frames of MPEG audio, layer III, or with an ID3 tag."""
     frame = _frame(data, 0)
     return data[:3] == b"ID3" or (frame is not None and _frame(data, frame.size) is not None)
 
 
-def _first_frame(data: mmap.mmap | bytes) -> int:
+def _first_frame(data: Bytes) -> int:
+    """The length of an ID3 tag at the start; 0 without one."""
     if data[:3] != b"ID3":
         return 0
     # The length has 7 bits a byte, so that no byte looks like a frame's first (ID3v2.4, 3.1).
@@ -216,7 +375,7 @@ def _first_frame(data: mmap.mmap | bytes) -> int:
     return 10 + length
 
 
-def _frame(data: mmap.mmap | bytes, at: int) -> _Frame | None:
+def _frame(data: Bytes, at: int) -> _Frame | None:
     head = data[at : at + 4]
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:  # noqa: PLR2004
         return None

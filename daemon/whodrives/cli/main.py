@@ -53,9 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             raise
         _leave_no_core()
-        logging.basicConfig(
-            level=logging.INFO, format="level=%(levelname)s from=%(name)s %(message)s"
-        )
+        _log_to_stderr(options.config)
         code: int = options.command(options)
         sys.stdout.flush()
     except WhodrivesError as error:
@@ -74,6 +72,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return 1
     return code
+
+
+def _log_to_stderr(config: Path | None) -> None:
+    """Log to standard error; commands in a line name the configuration in use."""
+
+    class Formatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return spelled(super().format(record), config)
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("level=%(levelname)s from=%(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def parse(arguments: Sequence[str] | None, options: argparse.Namespace) -> None:
@@ -536,7 +546,7 @@ def _run(options: argparse.Namespace) -> int:
     load_encoder(Path(load_config(options.config).models.directory))
     from whodrives.service.daemon import serve  # noqa: PLC0415
 
-    serve(lambda: load_config(options.config))
+    serve(lambda: load_config(options.config), lambda text: spelled(text, options.config))
     return 0
 
 

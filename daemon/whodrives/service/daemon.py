@@ -135,7 +135,7 @@ class _StopError(Exception):
     """To stop; the text says by what."""
 
 
-def serve(read: Callable[[], Config]) -> None:
+def serve(read: Callable[[], Config], spelled: Callable[[str], str]) -> None:
     """Run the daemon until it is told to stop, or until the recording ends.
 
     SIGTERM and SIGINT end it. SIGHUP lets it read profiles and configuration again; a configuration
@@ -143,6 +143,7 @@ def serve(read: Callable[[], Config]) -> None:
 
     Args:
         read: gives the configuration; its paths are ready to use.
+        spelled: adds that configuration to the commands in a text.
 
     Raises:
         ConfigError, ModelError, BusError: what it needs cannot work as configured.
@@ -153,7 +154,7 @@ def serve(read: Callable[[], Config]) -> None:
     config = read()
     with contextlib.closing(Claim()) as claim, flags.taken(), bounded_log() as log_limit:
         claim.take(config)
-        daemon: Daemon | None = build_daemon(config, read, flags, claim, log_limit)
+        daemon: Daemon | None = build_daemon(config, read, flags, claim, log_limit, spelled=spelled)
         while daemon is not None:
             daemon = daemon.run()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Protocol, TypeAlias
 
 from whodrives import clock
@@ -58,6 +59,7 @@ class Effects:
         calibration: of the encoder in use.
         signals: VSS paths that this car's drivers may set.
         put: takes consequences, for the loop to handle before anything else.
+        spelled: adds the configuration to the commands in a text.
 
     Attributes:
         reasons: why whodrives is degraded, as it was told last; empty: it is not.
@@ -73,6 +75,7 @@ class Effects:
         calibration: Calibration,
         signals: Iterable[str],
         put: Callable[[Input], None],
+        spelled: Callable[[str], str] = str,
     ) -> None:
         self.reasons: tuple[str, ...] = ()
         self._bus = bus
@@ -82,6 +85,7 @@ class Effects:
         self._calibration = calibration
         self._signals = frozenset(signals)
         self._put = put
+        self._spelled = spelled
         self._drivers: tuple[Profile, ...] = ()
         self._proved: tuple[str | None, float | None] = (None, None)
 
@@ -112,6 +116,7 @@ class Effects:
         except ProfileError as error:
             log.warning("event=not_set_aside reason=%r", str(error))
         house = household(self._store, clock.now_s())
+        house = replace(house, problems=tuple(map(self._spelled, house.problems)))
         self._drivers = house.profiles
         self._put(house)
         self._put(Executed(house.at_s, (self._learning.tidy(house.profiles, house.at_s),)))

@@ -42,6 +42,8 @@ def build_daemon(
     flags: SignalFlags,
     claim: Claim,
     log_limit: LogFilter,
+    *,
+    spelled: Callable[[str], str] = str,
 ) -> Daemon:
     """The daemon for a configuration.
 
@@ -51,6 +53,7 @@ def build_daemon(
         flags: what the process is told by signals.
         claim: what keeps another daemon from serving this car; the car is claimed already.
         log_limit: bounds the log.
+        spelled: adds the configuration to the commands in a text.
 
     Raises:
         ModelError, BusError, SourceError: what it needs cannot work as configured.
@@ -89,6 +92,7 @@ def build_daemon(
         calibration=policy.calibration,
         signals=config.vehicle.signals,
         put=inbox.put_consequence,
+        spelled=spelled,
     )
 
     def follower() -> Daemon | None:
@@ -100,7 +104,7 @@ def build_daemon(
                 "a file or a pipe is heard from its start: restart whodrives to change settings"
             )
         claim.take(changed)
-        return build_daemon(changed, read, flags, claim, log_limit)
+        return build_daemon(changed, read, flags, claim, log_limit, spelled=spelled)
 
     return Daemon(
         inbox=inbox,
