@@ -111,6 +111,23 @@ def test_a_recording_that_cannot_be_used_is_named(
         assert text.endswith(f"{said}\n")
 
 
+def test_8_khz_that_was_brought_to_16_khz_is_found_by_every_command(
+    installed: Installation, refused: Refused, tmp_path: Path, voices: Path
+) -> None:
+    """Quiet and in hiss, as a hands-free microphone may give it: never enrolled, never known."""
+    narrow = soxr.resample(speech(voices) / 10, 16_000, 8_000)
+    hiss = np.random.default_rng(1).normal(0, 1e-4, 2 * len(narrow))
+    path = tmp_path / "hands-free.wav"
+    soundfile.write(path, soxr.resample(narrow, 8_000, 16_000) + hiss, 16_000)
+    assert "telephone_band: " in refused("enrol", "George", path, "--consent", "G")
+    replayed = installed.run("replay", path).stdout
+    assert '"reason": "telephone_band"' in replayed
+    assert '"outcome": "known"' not in replayed
+    installed.configure(sound={"source": str(path)})
+    told = installed.run("doctor").stdout
+    assert f"✗ sound: {path}: its speech is of telephone band" in told
+
+
 @pytest.mark.parametrize(
     ("spoil", "code"),
     [

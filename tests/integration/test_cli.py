@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import soxr
 import yaml
 
 from tests.conftest import VirtualMicrophone
@@ -267,18 +268,24 @@ def test_a_voice_is_learned_from_the_microphone(
 def test_a_doctor_hears_whether_the_microphone_is_muted(
     installed: Installation, virtual_microphone: VirtualMicrophone, voices: Path
 ) -> None:
-    """Silence is a fault with a fix; speech has a level, and the devices are listed."""
+    """Silence is a fault with a fix; speech has a level and a band; the devices are listed."""
     installed.configure(sound={"device": "pulse"})
     muted = installed.run("doctor", env=virtual_microphone.environment).stdout
     assert "pulse" in muted.partition("✓ microphones: ")[2]
     assert "nothing but silence comes in; unmute the microphone" in muted
     sentence, rate_hz = soundfile.read(voices / "af_bella" / "5.opus", dtype="float32")
-    # Longer than the slowest machine takes to start the doctor.
-    speaking = virtual_microphone.play(np.tile(sentence, 20), rate_hz, wait=False)
-    heard = installed.run("doctor", env=virtual_microphone.environment).stdout
-    speaking.terminate()
-    speaking.wait()
-    assert "✓ level: level -" in heard
+    narrow = soxr.resample(soxr.resample(sentence, rate_hz, 8_000), 8_000, rate_hz)
+    for said, band in (
+        (sentence, "✓ band: wide band"),
+        (narrow, "✗ band: your speech came in telephone band"),
+    ):
+        # Longer than the slowest machine takes to start the doctor.
+        speaking = virtual_microphone.play(np.tile(said, 20), rate_hz, wait=False)
+        heard = installed.run("doctor", env=virtual_microphone.environment).stdout
+        speaking.terminate()
+        speaking.wait()
+        assert "✓ level: level -" in heard
+        assert band in heard
 
 
 # --- the household --------------------------------------------------------------------------------

@@ -14,13 +14,14 @@ from whodrives.adaptation.types import TripSamples, UnknownSpeech
 from whodrives.audio.blocks import (
     BLOCK_S,
     BLOCK_SAMPLES,
+    SAMPLE_RATE_HZ,
     AudioBlock,
     Floats,
     SourceHealth,
     SourceState,
 )
 from whodrives.audio.offset import SILENCE
-from whodrives.core.engine import DEAF_S, Recognizer
+from whodrives.core.engine import DEAF_S, NARROW, Recognizer
 from whodrives.core.events import Event, Health, Input
 from whodrives.vehicle.state import Reading, VehicleReport, VehicleState
 from whodrives.voice.decision import Policy
@@ -394,6 +395,42 @@ def test_a_twin_who_learned_does_not_push_a_driver_down() -> None:
         found.append(said.evidence.matches[0])
     assert [match.driver for match in found] == ["a", "a"]
     assert found[0].llr == pytest.approx(found[1].llr)
+
+
+def utterance(*hertz: float) -> list[Floats]:
+    """Five seconds of tones that rise and fall every 30 ms, and a pause that ends them."""
+    at = np.arange(BLOCK_SAMPLES) / SAMPLE_RATE_HZ
+    tones = 0.1 * sum(np.sin(2 * np.pi * each * at) for each in hertz)
+    syllables = [np.asarray(tones * (1.0, 0.2)[n % 2], np.float32) for n in range(180)]
+    return syllables + [np.zeros(BLOCK_SAMPLES, np.float32)] * 40
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_source_of_nothing_but_telephone_band_is_told_once_and_recovers(mixed: bool) -> None:  # noqa: FBT001
+    """A hands-free microphone at 8 kHz recognises nobody, all day; one call is no such fault."""
+    recognizer = Recognizer(LoudIsSpeech(), LevelIsVoice(), policy())
+    recognizer.step(household("anna"))
+    recognizer.step(SourceState(0.0, SourceHealth.OPEN))
+    narrow, wide = (1000.0, 3000.0), (1000.0, 3000.0, 5300.0)
+    story = [narrow, narrow, narrow, wide if mixed else narrow, narrow, narrow, wide]
+    sound = [block for hertz in story for block in utterance(*hertz)]
+    events = [e for n, b in enumerate(sound) for e in recognizer.step(AudioBlock(n * BLOCK_S, b))]
+    reasons = [event.verdict.reason for event in events if isinstance(event, Recognition)]
+    assert [reason == "telephone_band" for reason in reasons] == [h is narrow for h in story]
+    told = [event.reasons for event in events if isinstance(event, Health)]
+    assert told == ([] if mixed else [(f"source: {NARROW}",), ()])
+
+
+def test_another_source_begins_without_the_band_of_the_one_before() -> None:
+    """A microphone that was exchanged is not blamed for the old one."""
+    recognizer = Recognizer(LoudIsSpeech(), LevelIsVoice(), policy())
+    recognizer.step(household("anna"))
+    recognizer.step(SourceState(0.0, SourceHealth.OPEN))
+    sound = utterance(1000.0, 3000.0) * 6
+    events = [e for n, b in enumerate(sound) for e in recognizer.step(AudioBlock(n * BLOCK_S, b))]
+    assert [event.reasons for event in events if isinstance(event, Health)]
+    changed = recognizer.step(SourceState(50.0, SourceHealth.OPEN))
+    assert [event.reasons for event in changed if isinstance(event, Health)] == [()]
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.25])

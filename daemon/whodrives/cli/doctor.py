@@ -19,7 +19,14 @@ from rich.console import Console
 from rich.text import Text
 
 from whodrives import clock
-from whodrives.audio.blocks import BLOCK_S, AudioBlock, Floats, SourceState
+from whodrives.audio.blocks import (
+    BLOCK_S,
+    BLOCK_SAMPLES,
+    SAMPLE_RATE_HZ,
+    AudioBlock,
+    Floats,
+    SourceState,
+)
 from whodrives.audio.files import read_file
 from whodrives.audio.level import level
 from whodrives.audio.microphone import Device, Microphone, devices
@@ -40,8 +47,12 @@ from whodrives.trip.interlock import MAX_AGE_S
 from whodrives.trip.reports import asleep, missing, span, wrong_clock
 from whodrives.vehicle.state import VehicleReport, VehicleState
 from whodrives.vehicle.vss import SEAT_SWITCHES
+from whodrives.voice.acoustics import Quality
+from whodrives.voice.decision import LEAST_SPEECH_S, is_telephone
+from whodrives.voice.segments import Segmenter, SegmenterEvent
+from whodrives.voice.types import Segment
 
-LISTEN_S = 1.5
+LISTEN_S = 3.0
 
 
 BROKER_S = 4.0
@@ -184,7 +195,7 @@ def _sound(config: Config) -> Iterator[Finding]:
     if source == PIPE:
         yield Finding("sound", well=True, found="a pipe on standard input, not checked")
     elif source == MICROPHONE:
-        yield from _microphone(config.sound.device)
+        yield from _microphone(config.sound.device, Path(config.models.directory))
     else:
         yield from _file(Path(source), config)
 
@@ -193,16 +204,34 @@ def _file(path: Path, config: Config) -> Iterator[Finding]:
     """The start of a file: whether it can be read, holds more than silence, and which channel."""
     taken = taken_channel(path, config)
     blocks = read_file(path, channel=taken.channel)
-    start = [block.samples for block in islice(blocks, FILE_BLOCKS)]
-    if is_silent(np.concatenate(start)):
-        found = f"{path}: only silence in its first {len(start) * BLOCK_S:.0f} s"
+    start = np.concatenate([block.samples for block in islice(blocks, FILE_BLOCKS)])
+    if is_silent(start):
+        found = f"{path}: only silence in its first {start.size / SAMPLE_RATE_HZ:.0f} s"
         yield Finding("sound", well=False, found=f"{found}; record it again")
+    elif _is_narrow(start, Path(config.models.directory)):
+        found = f"{path}: its speech is of telephone band, in which nobody is recognised"
+        yield Finding("sound", well=False, found=f"{found}; record it at 16 kHz or more")
     else:
         which = f"; {taken}" if taken.of > 1 else ""
         yield Finding("sound", well=True, found=f"{path} can be read{which}")
 
 
-def _microphone(device: str | int | None) -> Iterator[Finding]:
+def _is_narrow(sound: Floats, models: Path) -> bool | None:
+    """Whether the speech in a sound is of telephone band; None: too little speech to tell."""
+    whole = sound[: sound.size // BLOCK_SAMPLES * BLOCK_SAMPLES]
+    samples = list(whole.reshape(-1, BLOCK_SAMPLES))
+    segmenter, quality, speech_s = Segmenter(), Quality(), 0.0
+    pieces: list[SegmenterEvent] = []
+    for number, probability in enumerate(load_vad(models).probabilities(samples)):
+        pieces += segmenter.step(AudioBlock(number * BLOCK_S, samples[number]), probability)
+    for piece in (*pieces, *segmenter.flush(len(samples) * BLOCK_S)):
+        if isinstance(piece, Segment):
+            quality.add(piece.samples)
+            speech_s += piece.new_s
+    return is_telephone(quality.sound()) if speech_s >= LEAST_SPEECH_S else None
+
+
+def _microphone(device: str | int | None, models: Path) -> Iterator[Finding]:
     found = devices()
     yield Finding("microphones", well=bool(found), found=_listed(found))
     if not found:
@@ -220,6 +249,23 @@ def _microphone(device: str | int | None) -> Iterator[Finding]:
         yield Finding("level", well=False, found=f"{said}: clipping; lower the gain")
     else:
         yield Finding("level", well=True, found=said)
+        yield from _band(heard, models)
+
+
+def _band(heard: Floats, models: Path) -> Iterator[Finding]:
+    """Whether the microphone gives wide band, which only speech shows."""
+    narrow = _is_narrow(heard, models)
+    if narrow is None:
+        found = f"nobody spoke for {LEAST_SPEECH_S} s; speak meanwhile to have the band checked"
+        yield Finding("band", well=True, found=found)
+    elif narrow:
+        found = (
+            "your speech came in telephone band, in which nobody is recognised; let the microphone "
+            "record at 16 kHz or more (Bluetooth: wide-band speech, mSBC), or choose another one"
+        )
+        yield Finding("band", well=False, found=found)
+    else:
+        yield Finding("band", well=True, found="wide band")
 
 
 def _listed(found: list[Device]) -> str:

@@ -21,7 +21,7 @@ from whodrives.trip.reports import CarReports
 from whodrives.trip.trip import Trip
 from whodrives.trip.types import CommandResult, DriverState, LinkState, Tick
 from whodrives.voice.acoustics import Quality
-from whodrives.voice.decision import Policy, judge
+from whodrives.voice.decision import LEAST_SPEECH_S, Policy, is_telephone, judge
 from whodrives.voice.profile import Household
 from whodrives.voice.scoring import RunningModel, compare
 from whodrives.voice.segments import Segmenter
@@ -47,6 +47,19 @@ machine that was suspended does not know what it has not heard."""
 DEAF_S = 60.0
 """A source that gave nothing but silence for so long is reported. A microphone never does; one
 whose noise is gated does, when nobody speaks for so long and nothing is heard of the car."""
+
+
+NARROW_S = 30.0
+"""A source whose speech was of telephone band for so long, without a single utterance of wide band,
+is reported: nobody can be recognised by it."""
+
+
+NARROW = (
+    "the speech of the last half minute and more was of telephone band, in which nobody is "
+    "recognised; let the microphone record at 16 kHz or more (Bluetooth: wide-band speech, mSBC), "
+    "or choose another one"
+)
+"""The reason in `Health` for such a source."""
 
 
 TICK_INTERVAL_S = 0.2
@@ -109,6 +122,7 @@ class Recognizer:
         self._source_reason = "source: not open yet"
         self._rival = ""
         self._silent_blocks = 0
+        self._narrow_s = 0.0
         self._health: Health | None = None
         self._told_time_s = float("-inf")
         self._block_s = float("inf")
@@ -204,6 +218,22 @@ class Recognizer:
     def _is_deaf(self) -> bool:
         return self.silent_s >= DEAF_S
 
+    def _band_events(self, evidence: Evidence, at_s: float) -> list[Event]:
+        """Say when a source has given nothing but telephone band for NARROW_S, and wide band again.
+
+        A single utterance may be of a call on the loudspeaker, whatever the microphone.
+        """
+        if evidence.sound is None or evidence.speech_s < LEAST_SPEECH_S:
+            return []
+        before = self._is_narrow
+        narrow = is_telephone(evidence.sound)
+        self._narrow_s = self._narrow_s + evidence.speech_s if narrow else 0.0
+        return self._health_events(at_s) if self._is_narrow != before else []
+
+    @property
+    def _is_narrow(self) -> bool:
+        return self._narrow_s >= NARROW_S
+
     def _time_passed(self, at_s: float) -> list[Event]:
         """Let the trip know the time, unless it was told just before."""
         if at_s - self._told_time_s < TICK_INTERVAL_S:
@@ -242,6 +272,7 @@ class Recognizer:
         if item.health is SourceHealth.ENDED:
             for piece in self._gate.flush(item.at_s):
                 events += self._judged(piece)
+        self._narrow_s = 0.0
         self._activity.reset()
         self._gate.reset()
         self._utterance = _Utterance()
@@ -303,13 +334,15 @@ class Recognizer:
             return []
         self._utterance.verdict = verdict
         at_s = end.at_s if end else evidence.at_s
-        return [Recognition(at_s, verdict), *self._trip.heard(verdict, at_s)]
+        heard = [Recognition(at_s, verdict), *self._trip.heard(verdict, at_s)]
+        return heard + self._band_events(evidence, at_s)
 
     def _health_events(self, at_s: float) -> list[Event]:
         deaf = f"source: {SILENCE}" if self._is_deaf else ""
+        narrow = f"source: {NARROW}" if self._is_narrow else ""
         car = f"vehicle: {self._reports.reason}" if self._reports.reason else ""
         rival = f"broker: {self._rival}" if self._rival else ""
-        found = (self._source_reason, deaf, car, rival, *self._problems)
+        found = (self._source_reason, deaf, narrow, car, rival, *self._problems)
         reasons = [reason for reason in found if reason]
         if not self._voices:
             reasons.append("profiles: no driver is enrolled")

@@ -25,6 +25,7 @@ from whodrives.audio.offset import SILENCE, is_silent
 from whodrives.enrolment.types import Problem
 from whodrives.errors import EnrolmentError
 from whodrives.voice import acoustics
+from whodrives.voice.decision import is_telephone
 from whodrives.voice.scoring import unit
 from whodrives.voice.segments import Segmenter, SegmenterSettings
 from whodrives.voice.types import Encoder, Segment, Sound, UtteranceEnd, VoiceActivity
@@ -55,10 +56,6 @@ LEAST_SNR_DB = 10.0
 
 LEAST_ROAD_SNR_DB = 3.0
 """Minimum SNR on the road, whose noise is wanted in the profile."""
-
-
-UPPER_BAND_DB = -55.0
-"""Minimum of `Sound.upper_band_db`; telephone speech is below it."""
 
 
 SLOWEST_DECAY_DB_S = 170.0
@@ -445,7 +442,7 @@ def _window_problems(
         yield _MELODY
     elif snr_db is not None and snr_db < (LEAST_ROAD_SNR_DB if road else LEAST_SNR_DB):
         yield _noisy(snr_db)
-    if sound.upper_band_db < UPPER_BAND_DB:
+    if is_telephone(sound):
         yield _TELEPHONE_BAND
     elif len(recent) == _RECENT and _echoes(recent):
         yield _ECHO

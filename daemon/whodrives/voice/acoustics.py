@@ -7,23 +7,72 @@ All functions are pure.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from whodrives.audio.blocks import FULL_SCALE, SAMPLE_RATE_HZ, Floats
+from whodrives.audio.blocks import BLOCK_SAMPLES, FULL_SCALE, SAMPLE_RATE_HZ, Floats
 from whodrives.voice.types import Sound
 
 Doubles: TypeAlias = NDArray[np.floating[Any]]
 
 
-VOICE_HZ = (300.0, 3400.0)
-"""The band of a telephone channel (ITU-T G.712)."""
+_PART = 240
+"""Samples in a part of a block whose spectrum is taken, 15 ms; three overlap by half in a block."""
 
 
-ABOVE_TELEPHONE_HZ = (4300.0, 7500.0)
-"""The band of wide-band speech that a telephone channel cuts off."""
+_VOICE_BINS = slice(5, 51)
+"""Spectral bins of a telephone channel, 300 Hz to 3.4 kHz (ITU-T G.712)."""
+
+
+_EDGE_BINS = slice(42, 51)
+"""Bins of the upper end of that channel, 2.8 to 3.4 kHz."""
+
+
+_UPPER_BINS = slice(68, 98)
+"""Bins of wide-band speech that no telephone channel carries, 4.5 to 6.5 kHz."""
+
+
+_MIRROR_BINS = slice(52, 22, -1)
+"""The mirror of `_UPPER_BINS` at 4 kHz, 3.5 to 1.5 kHz, in the same order."""
+
+
+_LOUDEST_SHARE = 0.1
+"""The loudest blocks of a band, which show how far it rises with the speech."""
+
+
+_FLOOR_PERCENT = 10.0
+"""Percentile of a band's power that is taken for its noise."""
+
+
+_NOISE_RISE = 1.8
+"""Mean power of the loudest tenth of the blocks of stationary noise over the tenth percentile:
+measured are at most 1.6; it depends on the bandwidth and the length of a block."""
+
+
+_RESOLUTION = 0.01
+"""What rises less than this share of the noise cannot be seen."""
+
+
+_SPEECH_BLOCK_DB = -30.0
+"""Blocks this far below the loud ones (95th percentile) are pauses, whose noise may be louder than
+that below the speech: comfort noise, or an opening gain control."""
+
+
+_IMAGE_COHERENCE = 0.7
+"""Coherence of the upper band with its mirror at 4 kHz from which it is an image of the lower band.
+Linear interpolation from 8 kHz gives 0.98 and more, wide-band speech at most 0.41."""
+
+
+_LEAST_BLOCKS = 10
+"""With fewer blocks without clipping, clipped ones are used too."""
+
+
+_ROUNDING_POWER = 3.0 / (12.0 * 32768.0**2)
+"""Three times the power of the rounding noise of 16 bits, per sample: the least noise floor."""
 
 
 _LOW_HZ = (80.0, 280.0)
@@ -98,24 +147,25 @@ def clipped_share(sound: Floats) -> float:
 
 
 class Quality:
-    """Accumulates the sound quality of speech that arrives in pieces of any length."""
+    """Accumulates the sound quality of speech that arrives in pieces of any length.
+
+    The band is measured over blocks of 30 ms from the start of each piece; the segmenter's pieces
+    consist of whole ones. A shorter remainder is left out, and so are clipped blocks: clipping
+    makes harmonics in any band.
+    """
 
     def __init__(self) -> None:
         self._samples = 0
         self._clipped = 0
         self._energy = 0.0
-        self._above = 0.0
-        self._voice = 0.0
+        self._bands: list[_Bands] = []
 
     def add(self, samples: Floats) -> None:
         """Add float32 samples (n,) in [-1, 1], 16 kHz, n > 0."""
         self._samples += samples.size
         self._clipped += int(np.count_nonzero(np.abs(samples) >= FULL_SCALE))
         self._energy += float(np.sum(np.square(samples, dtype=np.float64)))
-        power = _power(samples)
-        hertz = np.fft.rfftfreq(samples.size, 1.0 / SAMPLE_RATE_HZ)
-        self._voice += _within(power, hertz, VOICE_HZ)
-        self._above += _within(power, hertz, ABOVE_TELEPHONE_HZ)
+        self._bands.append(_bands(samples))
 
     def sound(self) -> Sound:
         """The quality of all speech so far; raises ValueError before the first piece."""
@@ -124,7 +174,7 @@ class Quality:
         return Sound(
             dbfs(float(np.sqrt(self._energy / self._samples))),
             self._clipped / self._samples,
-            _power_ratio_db(self._above, self._voice),
+            _upper_band_db(self._bands),
         )
 
 
@@ -218,6 +268,84 @@ def pitch_semitones(sound: Floats) -> Doubles:
     return np.asarray(12 * np.log2(hertz / _PITCH_HZ[0]))
 
 
+@dataclass(frozen=True, slots=True)
+class _Bands:
+    """Power of k blocks by band, and how the upper band compares with its mirror at 4 kHz.
+
+    `voice`, `edge` and `upper` are sums over the bins; `mirrored` is the product of the spectra of
+    the upper band and of its mirror, `mirrored_size` the product of their magnitudes; all (k,).
+    """
+
+    voice: Doubles
+    edge: Doubles
+    upper: Doubles
+    mirrored: NDArray[np.complexfloating[Any]]
+    mirrored_size: Doubles
+    clipped: NDArray[np.bool_]
+
+
+def _bands(samples: Floats) -> _Bands:
+    blocks = samples[: samples.size // BLOCK_SAMPLES * BLOCK_SAMPLES].reshape(-1, BLOCK_SAMPLES)
+    starts = range(0, BLOCK_SAMPLES - _PART + 1, _PART // 2)
+    parts = np.stack([blocks[:, start : start + _PART] for start in starts], axis=1)
+    spectrum = np.fft.rfft(parts.astype(np.float64) * np.hanning(_PART + 1)[:-1], axis=2)
+    power = np.mean(np.abs(spectrum) ** 2, axis=1)
+    mirrored = spectrum[:, :, _UPPER_BINS] * spectrum[:, :, _MIRROR_BINS]
+    return _Bands(
+        power[:, _VOICE_BINS].sum(axis=1),
+        power[:, _EDGE_BINS].sum(axis=1),
+        power[:, _UPPER_BINS].sum(axis=1),
+        mirrored.sum(axis=(1, 2)),
+        np.abs(mirrored).sum(axis=(1, 2)),
+        np.any(np.abs(blocks) >= FULL_SCALE, axis=1),
+    )
+
+
+def _upper_band_db(pieces: Sequence[_Bands]) -> float:
+    """`Sound.upper_band_db`; 0 without a single block.
+
+    Compared is what rises with the speech, because the level alone says little: rounding noise and
+    hiss fill an upper band that carries no speech. An upper band that is the mirror image of the
+    lower one does not count either: poor interpolation from 8 kHz leaves it. An image has a
+    constant phase relation to its mirror, at any ratio of the clocks: both are the sampled
+    spectrum, once below and once above 4 kHz.
+    """
+    clipped = np.concatenate([piece.clipped for piece in pieces])
+    if not clipped.size:
+        return 0.0
+    kept = ~clipped if np.count_nonzero(~clipped) >= _LEAST_BLOCKS else np.ones_like(clipped)
+    voice, edge, upper, size = (
+        np.concatenate([getattr(piece, name) for piece in pieces])[kept]
+        for name in ("voice", "edge", "upper", "mirrored_size")
+    )
+    mirrored = np.concatenate([piece.mirrored for piece in pieces])[kept]
+    speech = voice >= np.percentile(voice, 95) * 10 ** (_SPEECH_BLOCK_DB / 10)
+    is_image = float(np.abs(mirrored.sum())) > _IMAGE_COHERENCE * float(size.sum())
+    least = _RESOLUTION * _noise(upper, _UPPER_BINS)
+    rise = least if is_image else _rise(upper, speech, _UPPER_BINS)
+    below = _decibels(_rise(edge, speech, _EDGE_BINS)) + _decibels(float(voice.mean()))
+    return _decibels(rise) - below / 2
+
+
+def _noise(power: Doubles, bins: slice) -> float:
+    """Noise in a band, given its power in each block; at least the rounding noise of 16 bits."""
+    window = float(np.sum(np.hanning(_PART + 1) ** 2))
+    least: float = _ROUNDING_POWER * window * (bins.stop - bins.start)
+    return max(float(np.percentile(power, _FLOOR_PERCENT)), least)
+
+
+def _rise(power: Doubles, speech: NDArray[np.bool_], bins: slice) -> float:
+    """How far the power of a band rises above its noise with the speech, at least what is seen."""
+    noise = _noise(power, bins)
+    loudest = np.sort(power[speech])[-max(1, round(_LOUDEST_SHARE * np.count_nonzero(speech))) :]
+    rise: float = max(float(loudest.mean()) - _NOISE_RISE * noise, _RESOLUTION * noise)
+    return rise
+
+
+def _decibels(power: float) -> float:
+    return 10.0 * float(np.log10(power + 1e-20))
+
+
 def _power(sound: Floats) -> Doubles:
     return np.asarray(np.abs(np.fft.rfft(sound * np.hanning(sound.size))) ** 2)
 
@@ -225,11 +353,7 @@ def _power(sound: Floats) -> Doubles:
 def _ratio_db(sound: Floats, band: tuple[float, float], to: tuple[float, float]) -> float:
     power = _power(sound)
     hertz = np.fft.rfftfreq(sound.size, 1.0 / SAMPLE_RATE_HZ)
-    return _power_ratio_db(_within(power, hertz, band), _within(power, hertz, to))
-
-
-def _power_ratio_db(one: float, other: float) -> float:
-    return 10.0 * float(np.log10((one + 1e-20) / (other + 1e-20)))
+    return _decibels(_within(power, hertz, band)) - _decibels(_within(power, hertz, to))
 
 
 def _within(power: Doubles, hertz: Doubles, band: tuple[float, float]) -> float:

@@ -69,7 +69,9 @@ class Sound:
     Attributes:
         level_dbfs: RMS level, dB relative to full scale.
         clipped: share of the samples at full scale, in [0, 1].
-        upper_band_db: energy above the telephone's band relative to that within it, dB.
+        upper_band_db: how far the power from 4.5 to 6.5 kHz rises with the speech, relative to the
+            telephone's band, dB: to the geometric mean of the rise from 2.8 to 3.4 kHz and of the
+            whole power from 300 Hz to 3.4 kHz.
     """
 
     level_dbfs: float
