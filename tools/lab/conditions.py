@@ -135,7 +135,7 @@ def _then(first: Treatment, second: Treatment) -> Treatment:
     return lambda samples, rng: second(first(samples, rng), rng)
 
 
-def _shaped(samples: Floats, gain: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Floats:
+def shaped(samples: Floats, gain: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Floats:
     """Apply a gain over Hz to the whole sound."""
     hertz = np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE_HZ)
     shaped = np.fft.irfft(np.fft.rfft(samples) * gain(np.maximum(hertz, 1.0)), len(samples))
@@ -145,12 +145,11 @@ def _shaped(samples: Floats, gain: Callable[[NDArray[np.float64]], NDArray[np.fl
 def _telephone(samples: Floats, _rng: np.random.Generator) -> Floats:
     """The band of ITU-T G.712, steep at both ends."""
     low, high = TELEPHONE_HZ
-    return _shaped(
-        samples, lambda hz: 1 / np.sqrt((1 + (low / hz) ** 12) * (1 + (hz / high) ** 24))
-    )
+    return shaped(samples, lambda hz: 1 / np.sqrt((1 + (low / hz) ** 12) * (1 + (hz / high) ** 24)))
 
 
-def _coded(samples: Floats, rate_hz: int, *, container: str, coding: str, **how: float) -> Floats:
+def coded(samples: Floats, rate_hz: int, *, container: str, coding: str, **how: float) -> Floats:
+    """What a codec of libsndfile leaves of a sound; `how` are its further arguments."""
     file = io.BytesIO()
     soundfile.write(file, np.clip(samples, -1, 1), rate_hz, format=container, subtype=coding, **how)
     file.seek(0)
@@ -160,7 +159,7 @@ def _coded(samples: Floats, rate_hz: int, *, container: str, coding: str, **how:
 
 def _opus(samples: Floats, _rng: np.random.Generator) -> Floats:
     """Opus at 12 kbit/s, as a hands-free link or a cloud recorder uses it."""
-    decoded = _coded(
+    decoded = coded(
         samples, SAMPLE_RATE_HZ, container="OGG", coding="OPUS", compression_level=OPUS_COMPRESSION
     )
     return np.resize(decoded, len(samples))
@@ -169,7 +168,7 @@ def _opus(samples: Floats, _rng: np.random.Generator) -> Floats:
 def _mobile(samples: Floats, rng: np.random.Generator) -> Floats:
     """GSM 06.10 full rate, 13 kbit/s at 8 kHz: AMR's ancestor, and what libsndfile brings."""
     narrow = _telephone(samples, rng)[::2]
-    decoded = _coded(narrow, SAMPLE_RATE_HZ // 2, container="WAV", coding="GSM610")
+    decoded = coded(narrow, SAMPLE_RATE_HZ // 2, container="WAV", coding="GSM610")
     return _doubled(np.resize(decoded, len(narrow)), len(samples))
 
 
@@ -190,7 +189,7 @@ def _cheap(samples: Floats, rng: np.random.Generator) -> Floats:
         slopes: NDArray[np.float64] = 1 / np.sqrt((1 + (250 / hz) ** 4) * (1 + (hz / 6000) ** 8))
         return slopes * resonance
 
-    heard = level_speech(_shaped(samples, gain), active_level_db(samples))
+    heard = level_speech(shaped(samples, gain), active_level_db(samples))
     hiss = rng.standard_normal(len(samples)).astype(np.float32)
     return heard + amplify(hiss, active_level_db(samples) - 30)
 
