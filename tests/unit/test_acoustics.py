@@ -70,6 +70,13 @@ def interpolated(narrow: Floats) -> Floats:
     return np.interp(np.arange(2 * count) / 2, np.arange(count), narrow).astype(np.float32)
 
 
+def drifting(narrow: Floats) -> Floats:
+    """The same with two clocks: 8 kHz are 200 ppm fast."""
+    count = len(narrow)
+    at = np.arange(2 * count) * 0.4999
+    return np.asarray(np.interp(at, np.arange(count), narrow), np.float32)
+
+
 def repeated(narrow: Floats) -> Floats:
     """Back to 16 kHz without any filter."""
     return np.repeat(narrow, 2)
@@ -89,7 +96,7 @@ def hissing(sound: Floats, snr_db: float, *, pauses_only: bool = False) -> Float
 
 
 @pytest.mark.parametrize("level_dbfs", [-45.0, -35.0, -26.0, -15.0])
-@pytest.mark.parametrize("widened", [resampled, interpolated, repeated])
+@pytest.mark.parametrize("widened", [resampled, interpolated, drifting, repeated])
 def test_speech_recorded_at_8_khz_is_found_at_any_level(
     level_dbfs: float, widened: Callable[[Floats], Floats]
 ) -> None:
