@@ -314,14 +314,14 @@ def utterances(people: Sequence[Heard], known: Calibration) -> list[Utterance]:
 class Trials:
     """Cosines (U, K, V) of one corpus under one condition; NaN is none.
 
-    U utterances at K looks with V voices, which have the cosines `likeness` (V, V) to each other;
+    U utterances at K looks with V voices, which have the cosines `similarity` (V, V) to each other;
     `own` (U,) is the speaker's.
     """
 
     corpus: str
     condition: str
     cosines: np.ndarray
-    likeness: np.ndarray
+    similarity: np.ndarray
     own: np.ndarray
 
 
@@ -413,8 +413,8 @@ def runs(
         members = households(trial, rng, draws, size, genuine=genuine, alike=alike)
         rows = np.repeat(np.arange(len(trial.own)), draws)
         cosines = np.take_along_axis(trial.cosines[rows], members[:, None, :], axis=2)
-        likeness = trial.likeness[members[:, :, None], members[:, None, :]][:, None]
-        excess.append(cosines - cohort_mean(cosines, likeness, other[:, None], ALIKE_COSINE))
+        similarity = trial.similarity[members[:, :, None], members[:, None, :]][:, None]
+        excess.append(cosines - cohort_mean(cosines, similarity, other[:, None], ALIKE_COSINE))
         weight.append(np.full(len(rows), share_of(trial, among) / len(rows)))
         corpus.append(np.full(len(rows), trial.corpus))
         condition.append(np.full(len(rows), trial.condition))

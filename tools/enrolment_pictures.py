@@ -19,7 +19,7 @@ from rich.console import Console
 from tools.lab.front_end import blocks
 from whodrives.audio.blocks import Floats
 from whodrives.audio.files import read_file
-from whodrives.cli.enrol import enrol_files, likeness_table, meter
+from whodrives.cli.enrol import enrol_files, meter, similarity_table
 from whodrives.config.schema import Config, ModelFiles, ProfileFiles
 from whodrives.enrolment.recording import Enrolment, Progress
 from whodrives.models.encoder import load_encoder
@@ -61,7 +61,7 @@ def main() -> None:
             store.save(name, enrolled.embeddings, enrolled.speech_s)
         console = _console()
         console.print("[bold]$[/] whodrives drivers alike\n")
-        console.print(likeness_table(store.load().profiles, settings))
+        console.print(similarity_table(store.load().profiles, settings))
     console.save_svg(str(ROOT / "docs/enrolment-alike.svg"), title="whodrives drivers alike")
 
 

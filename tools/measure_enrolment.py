@@ -213,8 +213,8 @@ def halves(encoder: OnnxEncoder, spoken: Sequence[Floats]) -> None:
         at_s = listen(enrolment, sound, ENOUGH_S)
         with suppress(EnrolmentError):
             rows = enrolment.finish(at_s).embeddings
-            renditions = rows.reshape(AUGMENTATIONS, -1, rows.shape[1])
-            parts = np.array_split(renditions, 2, axis=1)
+            copies = rows.reshape(AUGMENTATIONS, -1, rows.shape[1])
+            parts = np.array_split(copies, 2, axis=1)
             pairs.append(
                 [mean_subtracted(unit(part.mean(axis=(0, 1))), calibration) for part in parts]
             )

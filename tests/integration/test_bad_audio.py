@@ -494,11 +494,25 @@ FORMATS: dict[str, Callable[[Floats], bytes]] = {
     "s32le": lambda x: (x * 2.0**31).astype("<i4").tobytes(),
     "s32be": lambda x: (x * 2.0**31).astype(">i4").tobytes(),
     "u8": lambda x: (x * 127 + 128).astype(np.uint8).tobytes(),
+    "s8": lambda x: (x * 127).astype(np.int8).tobytes(),
+    "u16le": lambda x: (x * 32767 + 32768).astype("<u2").tobytes(),
+    "u16be": lambda x: (x * 32767 + 32768).astype(">u2").tobytes(),
+    "alaw": lambda x: _companded(x, "ALAW"),
+    "mulaw": lambda x: _companded(x, "ULAW"),
 }
 
 
-@pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("gain", [0.1, 1.0])
+def _companded(samples: Floats, subtype: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, SAMPLE_RATE_HZ, format="RAW", subtype=subtype)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "gain"),
+    # Quiet 8-bit sound is not loud noise when it is read as 16-bit.
+    [(name, gain) for name in FORMATS for gain in (0.1, 1.0) if (name, gain) != ("s8", 0.1)],
+)
 def test_pipe_of_another_sample_format_is_refused(
     human_prompts: Prompts, name: str, gain: float
 ) -> None:
@@ -519,6 +533,19 @@ def test_pipe_of_the_right_format_is_never_refused(
     rough = np.random.default_rng(3).normal(0, noise, speech.size)
     data = (np.clip(speech + rough, -1, 1) * 32767).astype("<i2").tobytes()
     assert list(read_pipe(io.BytesIO(data)))
+
+
+def test_a_whistle_near_half_the_sampling_rate_is_16_bit_pcm() -> None:
+    """Its neighbouring samples are unlike, and every second one is like the next: no 32 bits."""
+    whistle = 0.9 * np.sin(np.arange(64_000) * np.pi * 0.97)
+    assert list(read_pipe(io.BytesIO((whistle * 32767).astype("<i2").tobytes())))
+
+
+@pytest.mark.parametrize("level", range(1500, 32_000, 1500))
+def test_a_square_wave_is_16_bit_pcm(level: int) -> None:
+    """Its two values consist of bytes that correlate by chance."""
+    wave = np.where(np.arange(64_000) // 16 % 2, level, -level).astype("<i2")
+    assert list(read_pipe(io.BytesIO(wave.tobytes())))
 
 
 def test_pipe_of_telephone_band() -> None:

@@ -437,12 +437,12 @@ def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
         ecu.load(saved, _ecu())
 
 
-def _done(made: Any, deed: str, request: dict[str, Any], now_s: float) -> Any:
-    if deed in "ab":
+def _done(made: Any, action: str, request: dict[str, Any], now_s: float) -> Any:
+    if action in "ab":
         return made.apply(request, now_s)
-    if deed == "c":
+    if action == "c":
         return made.cancel(request, now_s)
-    if deed == "h":
+    if action == "h":
         return made.manual(POSITION, 125, now_s)
     return made.advance(2.0, now_s)
 
@@ -457,12 +457,12 @@ def test_one_request_moves_the_seat_once(data: st.DataObject) -> None:
     requests = [_request({POSITION: p}) for p in (10, 240)]
     final: dict[str, tuple[str, str]] = {}
     now_s = NOW_S
-    for deed in data.draw(st.lists(st.sampled_from("abcdehs"), max_size=40)):
+    for action in data.draw(st.lists(st.sampled_from("abcdehs"), max_size=40)):
         now_s += 0.1
-        made.car.hear(_report(now_s, **{DOOR.replace(".", "__"): deed == "d"}), now_s)
-        body = requests["ab".find(deed) % 2]
+        made.car.hear(_report(now_s, **{DOOR.replace(".", "__"): action == "d"}), now_s)
+        body = requests["ab".find(action) % 2]
         fresh = {**body, "issued_at": _iso(now_s), "expires_at": _iso(now_s + 3)}
-        said = _done(made, deed, fresh, now_s)
+        said = _done(made, action, fresh, now_s)
         for _, result in said:
             name, status = result["request_id"], result["status"]
             assert final.get(name, (status, result["reason"])) == (status, result["reason"])

@@ -75,7 +75,7 @@ def listener(virtual_microphone: VirtualMicrophone) -> Iterator[Listener]:
     ear.microphone.close()
 
 
-def likeness(blocks: list[AudioBlock], played: Floats) -> float:
+def similarity(blocks: list[AudioBlock], played: Floats) -> float:
     """Correlation of `played` with the best place in `blocks`, to a sixteenth of a sample.
 
     The sound server may resample, and so shift the sound by a part of a sample.
@@ -118,7 +118,7 @@ def test_speech_that_is_played_is_captured(
     speech = human_prompts("fr", 1)[0]
     virtual_microphone.play(speech, wait=False)
     blocks = listener.listen(len(speech) / SAMPLE_RATE_HZ + 2)
-    assert likeness(blocks, speech) > 0.999
+    assert similarity(blocks, speech) > 0.999
     assert not any(block.gap for block in blocks)
     assert listener.microphone.lost_blocks == 0
 
@@ -131,7 +131,7 @@ def test_live_and_replayed_sound_are_the_same(
     replayed = read_sound(path)
     virtual_microphone.play(path, wait=False)
     blocks = listener.listen(len(replayed) / SAMPLE_RATE_HZ + 2)
-    assert likeness(blocks, replayed) > 0.999
+    assert similarity(blocks, replayed) > 0.999
 
 
 def test_blocks_are_stamped_when_they_were_heard(listener: Listener) -> None:
@@ -176,7 +176,7 @@ def test_device_that_cannot_do_16_khz_is_resampled(
         blocks = ear.listen(4)
     finally:
         ear.microphone.close()
-    assert likeness(blocks, chirp(SAMPLE_RATE_HZ)) > 0.999
+    assert similarity(blocks, chirp(SAMPLE_RATE_HZ)) > 0.999
     stamps = [block.at_s for block in blocks]
     assert stamps == sorted(stamps)
 

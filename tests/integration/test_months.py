@@ -64,7 +64,7 @@ class House:
 def test_history_says_where_each_step_comes_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Days, seconds, noise and likeness of each step, and what is still in quarantine."""
+    """Days, seconds, noise and similarity of each step, and what is still in quarantine."""
     house = House(tmp_path)
     assert "cosine 1.00" in house.says(capsys, "history", "Anna")
     first = 739_000

@@ -49,7 +49,7 @@ def joined(blocks: Iterable[AudioBlock]) -> Floats:
     return np.concatenate([block.samples for block in blocks])
 
 
-def likeness(heard: Floats, original: Floats) -> float:
+def similarity(heard: Floats, original: Floats) -> float:
     """Correlation coefficient at no lag; the end of `heard` that was filled up does not count."""
     return float(np.corrcoef(heard[: len(original)], original)[0, 1])
 
@@ -83,7 +83,7 @@ class Kind(NamedTuple):
     encoding: str
     rate_hz: int
     channels: int
-    likeness: float
+    similarity: float
 
 
 KINDS = [
@@ -113,7 +113,7 @@ def test_every_kind_of_file_gives_the_same_speech(
     sound = np.repeat(resampled[:, None], kind.channels, axis=1)
     soundfile.write(path, sound, kind.rate_hz, format=kind.container, subtype=kind.encoding)
     heard = joined(read_file(path))
-    assert likeness(heard, speech) > kind.likeness
+    assert similarity(heard, speech) > kind.similarity
     assert len(heard) >= len(speech)
 
 
@@ -144,7 +144,7 @@ def test_stereo_of_inverse_phase_is_heard(speech: Floats, tmp_path: Path) -> Non
     """A microphone cable wired as stereo gives +x and -x, whose mean would be silence."""
     path = tmp_path / "inverse.wav"
     soundfile.write(path, np.stack([speech, -speech], axis=1), SAMPLE_RATE_HZ)
-    assert likeness(joined(read_file(path)), speech) > 0.999
+    assert similarity(joined(read_file(path)), speech) > 0.999
 
 
 def test_the_channel_with_the_speech_is_taken_alone(human_prompts: Prompts, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_the_channel_with_the_speech_is_taken_alone(human_prompts: Prompts, tmp_
     path = tmp_path / "two.wav"
     soundfile.write(path, np.stack([0.1 * other, one], axis=1), SAMPLE_RATE_HZ)
     heard = joined(read_file(path))
-    assert likeness(heard, one) > 0.9999
+    assert similarity(heard, one) > 0.9999
 
 
 def test_floats_beyond_full_scale_are_clipped(tmp_path: Path) -> None:

@@ -352,9 +352,9 @@ def test_a_profile_holds_each_window_in_quiet_and_in_two_noises(
     rows = enrolment.finish(at_s).embeddings
     quiet, road, white = np.split(rows, 3)
     for copies in (road, white):
-        likeness = np.sum(quiet * copies, axis=1)
-        assert likeness.min() > 0.2
-        assert likeness.max() < 0.99
+        similarity = np.sum(quiet * copies, axis=1)
+        assert similarity.min() > 0.2
+        assert similarity.max() < 0.99
 
 
 @pytest.mark.much_speech

@@ -70,7 +70,7 @@ def _record(**changes: Any) -> Record:
     made.asked = [_asked(8.0)]
     made.said = [Said(8.3, "r-1", "accepted", ""), Said(12.0, "r-1", "completed", "")]
     made.began = _began(8.2)
-    made.settled = [(8.0, ANNA, 7.5)]
+    made.assigned = [(8.0, ANNA, 7.5)]
     made.shown = [(0.0, None), (8.0, ANNA), (42.5, None)]
     made.preferred = [Preferred(0.0, driver, (values,)) for driver, values in MINE.items()]
     for name, value in changes.items():
@@ -102,11 +102,11 @@ SPOKE_AGAIN: dict[str, Any] = {
     "spoken": [(2.0, 2.4, TOM), (10.0, 12.0, ANNA)],
     **NEVER_SERVED,
 }
-"""The trip before this record settled Anna; now she speaks again."""
+"""The trip before this record assigned Anna; now she speaks again."""
 
 
 SPOKE_AFTER: dict[str, Any] = {"spoken": [(5.0, 7.0, ANNA), (15.0, 17.0, TOM)]}
-"""Anna is settled, and then Tom speaks."""
+"""Anna is assigned, and then Tom speaks."""
 
 
 def _done(at_s: float, kind: str, driver: str | None = None) -> Result:
@@ -250,7 +250,7 @@ def _done(at_s: float, kind: str, driver: str | None = None) -> Result:
         ("lingered", {"shown": [(0.0, None), (8.0, ANNA)]}),
         ("undelivered", {**NEVER_SERVED}),
         ("undelivered", {"began": [], "said": [], "withdrawn": [(42.4, "r-1", "trip_over")]}),
-        ("undelivered", {**NEVER_SERVED, "settled": [], "shown": []}),
+        ("undelivered", {**NEVER_SERVED, "assigned": [], "shown": []}),
         ("undelivered", {"began": _began(8.2)[:1]}),
         # Mirrors move with the door open.
         (
@@ -275,11 +275,11 @@ def _done(at_s: float, kind: str, driver: str | None = None) -> Result:
                 "acts": [(3.0, "key", TOM)],
                 "spoken": [],
                 **NEVER_SERVED,
-                "settled": [],
+                "assigned": [],
             },
         ),
         # The minute has passed with nothing asked for, and then the driver speaks again.
-        ("undelivered", {**SPOKE_AGAIN, "settled": [(0.0, ANNA, -65.0)]}),
+        ("undelivered", {**SPOKE_AGAIN, "assigned": [(0.0, ANNA, -65.0)]}),
         # A daemon that was away for less than 10 s goes on.
         (
             "undelivered",
@@ -354,7 +354,7 @@ def test_what_is_wrong_is_noticed(kind: str, changes: dict[str, Any]) -> None:
             "deaf": [(2.0, 5.5)],
         },
         # Within the minute something may have been asked for, and was lost.
-        {**SPOKE_AGAIN, "settled": [(0.0, ANNA, -20.0)]},
+        {**SPOKE_AGAIN, "assigned": [(0.0, ANNA, -20.0)]},
         {"commands": [Result(4.0, "save", None, 4.3, "no_driver")]},
         # What the ECU's network held is too old to be believed: an answer, a hand on the switch.
         {"asked": [_asked(8.0), _asked(22.1)], "ecu_deaf": [(8.2, 20.0)], "said": [HELD]},
@@ -376,7 +376,7 @@ def test_what_is_wrong_is_noticed(kind: str, changes: dict[str, Any]) -> None:
         {
             **NEVER_SERVED,
             "spoken": [],
-            "settled": [(25.0, ANNA, 25.0)],
+            "assigned": [(25.0, ANNA, 25.0)],
             "shown": [(0.0, None), (25.0, ANNA), (42.5, None)],
             "faults": [(6.0, 8.0, "step")],
         },
@@ -402,13 +402,13 @@ def test_a_second_daemon_must_end_at_once(lived_s: float, late_s: float, found: 
 
 
 def test_a_plan_is_its_seed() -> None:
-    """The same seed gives the same trip; among many, every kind of deed and fault."""
+    """The same seed gives the same trip; among many, every kind of action and fault."""
     plans = [plan(random.Random(seed)) for seed in range(300)]  # noqa: S311
     assert plans[:20] == [plan(random.Random(seed)) for seed in range(20)]  # noqa: S311
-    kinds = {deed.kind for made in plans for deed in made.deeds}
+    kinds = {action.kind for made in plans for action in made.actions}
     people = {"car", "say", "choose", "listen", "cancel", "save", "forget", "switch"}
     assert kinds >= {*FAULTS, *people, "ecu"}
-    assert all(deed.at_s < made.length_s for made in plans for deed in made.deeds)
+    assert all(action.at_s < made.length_s for made in plans for action in made.actions)
 
 
 def test_what_is_kept_is_judged_alike(tmp_path: Path) -> None:

@@ -164,9 +164,9 @@ def test_even_evidence_is_even_odds() -> None:
 scores = st.lists(st.floats(-1, 1), min_size=1, max_size=6)
 
 
-def _usual(cosines: list[float], likeness: np.ndarray | None = None) -> np.ndarray:
+def _usual(cosines: list[float], similarity: np.ndarray | None = None) -> np.ndarray:
     """The cohort mean of these cosines, with dissimilar drivers or the given similarity."""
-    alike = np.eye(len(cosines)) if likeness is None else likeness
+    alike = np.eye(len(cosines)) if similarity is None else similarity
     return np.asarray(cohort_mean(np.array(cosines), alike, 0.1, 0.5))
 
 
@@ -182,8 +182,8 @@ def test_what_the_others_score_is_usual() -> None:
 
 def test_twins_do_not_push_each_other_down() -> None:
     """Two similar profiles are left out of each other's cohort."""
-    likeness = np.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    np.testing.assert_allclose(_usual([0.9, 0.8, 0.3], likeness)[:2], [0.2, 0.2])
+    similarity = np.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    np.testing.assert_allclose(_usual([0.9, 0.8, 0.3], similarity)[:2], [0.2, 0.2])
 
 
 def test_twins_stay_twins_when_they_have_learned() -> None:

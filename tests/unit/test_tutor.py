@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from whodrives.cli.enrol import likeness_picture, meter
+from whodrives.cli.enrol import meter, similarity_picture
 from whodrives.config.schema import Config
 from whodrives.enrolment.recording import Progress
 from whodrives.enrolment.types import Problem
@@ -52,4 +52,4 @@ def test_a_picture_without_matplotlib_says_what_to_install(
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ProfileError, match=r"-m pip install matplotlib"):
-        likeness_picture([], Config(), tmp_path / "a.png")
+        similarity_picture([], Config(), tmp_path / "a.png")

@@ -103,7 +103,7 @@ class Scores:
         people: number of people; `speaker` and `voice` count them from 0.
         speaker: who speaks in each sound: (U,).
         voice: whose profile each column is: (V,).
-        likeness: cosines of the profiles with each other: (V, V).
+        similarity: cosines of the profiles with each other: (V, V).
         calibration: what makes a household's scores of cosines; None: they are cosines.
         seconds: after 1 to 5 s of speech: (U, 5, V), NaN where there was less, or where the sound
             is refused as a telephone's.
@@ -120,7 +120,7 @@ class Scores:
     people: int
     speaker: Indices
     voice: Indices
-    likeness: Doubles
+    similarity: Doubles
     calibration: Calibration | None
     seconds: Doubles
     refused: Indices
@@ -163,7 +163,7 @@ def scores(view: View, condition: str, enrolment: str, calibration: Calibration 
         people=len(subjects),
         speaker=np.array([i for i, _ in said], np.intp),
         voice=voice,
-        likeness=bank @ bank.T,
+        similarity=bank @ bank.T,
         calibration=calibration,
         seconds=seconds,
         refused=refused,
@@ -366,9 +366,9 @@ def excess(scored: Scores, cosines: Doubles, members: Indices, speech_s: Doubles
     known = scored.calibration
     if known is None:
         return cosines
-    likeness = scored.likeness[members[..., :, None], members[..., None, :]]
+    similarity = scored.similarity[members[..., :, None], members[..., None, :]]
     other = other_cosine(speech_s[:, None, None], known)
-    over: Doubles = cosines - cohort_mean(cosines, likeness, other, known.cohort_max_cosine)
+    over: Doubles = cosines - cohort_mean(cosines, similarity, other, known.cohort_max_cosine)
     return over
 
 

@@ -1,8 +1,8 @@
 """Cars that share a broker, and everything around their daemons: people, ECUs, networks, faults.
 
-Owns the stage of one process: a real mosquitto with TLS and the shipped ACL, proxies, a zygote that
-bears the daemons, and for each car an ECU (tools/ecu's), a gateway, a head unit and a driver. What
-happened is written into a `Record` for each trip.
+Owns what one process simulates: a real mosquitto with TLS and the shipped ACL, proxies, a fork
+server that starts the daemons, and for each car an ECU (tools/ecu's), a gateway, a head unit and a
+driver. What happened is written into a `Record` for each trip.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from paho.mqtt.properties import Properties
 from tools import certificates
 from tools import ecu as ecus
 from tools.faults import judge, records, trips
+from tools.faults.fork_server import FINGERPRINT, STEP, embedding
 from tools.faults.proxy import Proxy
-from tools.faults.zygote import FINGERPRINT, STEP, embedding
 from tools.lab.clock import EPOCH_S, Calendar, Clock, note_late
 from tools.schemas import checked
 from whodrives.config import schema
@@ -152,11 +152,11 @@ class Broker:
             self._process.wait()
 
 
-class Zygote:
-    """Bears daemons; see zygote.py."""
+class ForkServer:
+    """Starts daemons; see fork_server.py."""
 
     def __init__(self, clock: Clock, mutant: str | None) -> None:
-        program = Path(__file__).with_name("zygote.py")
+        program = Path(__file__).with_name("fork_server.py")
         words = [repr(clock.scale), repr(clock.began_s), *([mutant] if mutant else [])]
         self._process = subprocess.Popen(
             [sys.executable, str(program), *words],
@@ -168,11 +168,11 @@ class Zygote:
         assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
         if not select.select([self._process.stdout], [], [], START_LIMIT_S)[0]:
             self.stop()
-            sys.exit(f"the zygote did not start within {START_LIMIT_S:.0f} s")
+            sys.exit(f"the fork server did not start within {START_LIMIT_S:.0f} s")
         if self._read() != "ready":
-            sys.exit("the zygote spoke out of turn")
+            sys.exit("the fork server sent an unexpected line")
 
-    def bear(self, life: dict[str, str]) -> int:
+    def start(self, life: dict[str, str]) -> int:
         """A daemon's process id."""
         assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
         self._process.stdin.write(json.dumps(life) + "\n")
@@ -183,7 +183,7 @@ class Zygote:
         assert self._process.stdout is not None  # noqa: S101
         line = self._process.stdout.readline().strip()
         if not line:
-            sys.exit("the zygote ended; its last words are above")
+            sys.exit("the fork server ended; its last output is above")
         return line
 
     def stop(self) -> None:
@@ -218,7 +218,7 @@ class Car:
         self._reported_s = self._shown_s = self._stepped_s = self._heard_s = 0.0
         self._lost: dict[str | None, float] = {}
         self._ends: list[tuple[float, Callable[[], None]]] = []
-        self._reborn_s: float | None = None
+        self._restart_s: float | None = None
         self._second: tuple[int, float, float] | None = None
         self._killed_s = 0.0
         self._greeted: int | None = None
@@ -304,19 +304,19 @@ class Car:
 
     def _reread(self) -> None:
         """Let the daemon read the store anew, if it is there."""
-        if self.pid is not None and self._reborn_s is None:
+        if self.pid is not None and self._restart_s is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGHUP)
 
     def _bear(self) -> None:
-        self.pid = self._born(self._fifo, "")
+        self.pid = self._start_daemon(self._fifo, "")
 
-    def _born(self, fifo: int, prefix: str) -> int:
+    def _start_daemon(self, fifo: int, prefix: str) -> int:
         """A daemon for this car: its process id. Sound, log and runtime folder have the prefix."""
         with contextlib.suppress(BlockingIOError):
             while os.read(fifo, 65_536):
                 pass
-        return self.group.zygote.bear(
+        return self.group.fork_server.start(
             {
                 "config": str(self.folder / "whodrives.yaml"),
                 "sound": str(self.folder / f"{prefix}sound"),
@@ -328,8 +328,8 @@ class Car:
 
     def _start_second(self, seconds: float, now_s: float) -> None:
         """Start a second daemon for this car, unless the first is not there."""
-        if self.pid is not None and self._reborn_s is None and self._second is None:
-            pid = self._born(self._second_fifo, "second-")
+        if self.pid is not None and self._restart_s is None and self._second is None:
+            pid = self._start_daemon(self._second_fifo, "second-")
             self._second = pid, now_s, now_s + seconds
 
     def _watch_second(self, now_s: float) -> None:
@@ -386,7 +386,7 @@ class Car:
         self._commands.clear()
         self._apart = False
         self.ecu.faults = frozenset()
-        waiting = list(plan.deeds)
+        waiting = list(plan.actions)
         while (at_s := self.clock.now_s() - began_s) < plan.length_s or waiting:
             if self.group.noticed:
                 return
@@ -419,9 +419,9 @@ class Car:
 
     def _watch(self, now_s: float) -> None:
         """See that the daemon lives, unless we killed it."""
-        if self._reborn_s is not None:
-            if now_s >= self._reborn_s:
-                self._reborn_s = None
+        if self._restart_s is not None:
+            if now_s >= self._restart_s:
+                self._restart_s = None
                 self.record.gone.append(judge.Gone(self._killed_s, now_s, self._last_sign_s()))
                 self._bear()
             return
@@ -442,7 +442,7 @@ class Car:
         group, linked = self.group, self.link.newest is not None
         hears = linked and self.link.flows and self.link.newest == self._greeted
         car = group.gateway.is_connected() and group.headunit.is_connected()
-        alive = self._reborn_s is None and self._asleep_s is None
+        alive = self._restart_s is None and self._asleep_s is None
         ecu = self.ecu_client.is_connected() and self.ecu_link.newest is not None
         self._note_span("deaf", not (alive and hears and car), now_s)
         self._note_span("down", alive and not linked, now_s)
@@ -465,34 +465,36 @@ class Car:
         for name, from_s in self._spans.items():
             getattr(self.record, name).append((from_s, self.record.ended_s))
 
-    # --- deeds ---
+    # --- actions ---
 
-    def _do(self, deed: trips.Action) -> None:
+    def _do(self, action: trips.Action) -> None:
         now_s = self.clock.now_s()
-        self.group.outcome.counts[deed.kind] += 1
-        match deed.kind:
+        self.group.outcome.counts[action.kind] += 1
+        match action.kind:
             case "car":
-                self._change(deed.what, now_s)
+                self._change(action.what, now_s)
             case "say":
-                self._say(*deed.what)
+                self._say(*action.what)
             case "choose" | "listen" | "cancel" | "save" | "forget":
-                self._command(deed.kind, deed.what, now_s)
+                self._command(action.kind, action.what, now_s)
             case "switch":
                 self.record.acts.append((now_s, "switch", None))
-                self._answer(self.ecu.manual(PREFERENCES[0], float(deed.what), self.clock.wall_s()))
+                self._answer(
+                    self.ecu.manual(PREFERENCES[0], float(action.what), self.clock.wall_s())
+                )
             case "apart":
                 self._apart = True
             case "second":
-                self._start_second(float(deed.what), now_s)
+                self._start_second(float(action.what), now_s)
             case "sleep":
-                self._sleep(float(deed.what), now_s)
+                self._sleep(float(action.what), now_s)
             case "edit":
-                self._edit(deed.what, now_s)
+                self._edit(action.what, now_s)
             case "ecu":
-                self.record.misbehaviour = deed.what
-                self.ecu.faults = frozenset(ecus.Fault(name) for name in deed.what)
+                self.record.misbehaviour = action.what
+                self.ecu.faults = frozenset(ecus.Fault(name) for name in action.what)
             case _:
-                self._harm(deed.kind, deed.what, now_s)
+                self._harm(action.kind, action.what, now_s)
 
     def _change(self, change: dict[str, Any], now_s: float) -> None:
         key = change.get(trips.KEY)
@@ -516,20 +518,21 @@ class Car:
         end_s = now_s + seconds
         if kind == "lost":
             self._lost[what[0]] = end_s
-        elif kind == "kill" and self.pid is not None and self._reborn_s is None:
+        elif kind == "kill" and self.pid is not None and self._restart_s is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            self._reborn_s, self._killed_s, self._greeted = end_s, now_s, None
+            self._restart_s, self._killed_s, self._greeted = end_s, now_s, None
         elif kind == "cut":
             self.link.cut()
-            self._ends.append((end_s, self.link.mend))
+            self._ends.append((end_s, self.link.restore))
         elif kind == "hold":
             self.link.hold()
             # Half of them never pass on what they held.
-            self._ends.append((end_s, self._let_go if self.rng.random() < 0.5 else self.link.mend))  # noqa: PLR2004
+            end = self._let_go if self.rng.random() < 0.5 else self.link.restore  # noqa: PLR2004
+            self._ends.append((end_s, end))
         elif kind == "ecu_cut":
             self.ecu_link.cut()
-            self._ends.append((end_s, self.ecu_link.mend))
+            self._ends.append((end_s, self.ecu_link.restore))
         elif kind == "disk" and self.clock.calendar is not None:
             self.clock.calendar.disk_slow_until_s = end_s
         elif kind == "delay":
@@ -538,11 +541,11 @@ class Car:
 
     def _let_go(self) -> None:
         self.link.cut()
-        self.link.mend()
+        self.link.restore()
 
     def _sleep(self, seconds: float, now_s: float) -> None:
         """The daemon's machine is suspended; it hears and does nothing."""
-        if self.pid is None or self._reborn_s is not None:
+        if self.pid is None or self._restart_s is not None:
             return
         self.record.faults.append((now_s, now_s + seconds, "sleep"))
         self._asleep_s = now_s
@@ -729,8 +732,8 @@ class Car:
             self.record.shown.append((now_s, driver))
         if body and driver:
             since_s = max(self._moments(body["since"], now_s))
-            if not any(before[1:] == (driver, since_s) for before in self.record.settled):
-                self.record.settled.append((now_s, driver, since_s))
+            if not any(before[1:] == (driver, since_s) for before in self.record.assigned):
+                self.record.assigned.append((now_s, driver, since_s))
 
     def _asked(self, body: dict[str, Any], now_s: float, message: MQTTMessage) -> judge.Asked:
         issued, expires = ecus.seconds(body["issued_at"]), ecus.seconds(body["expires_at"])
@@ -784,7 +787,7 @@ class Car:
         blocks = max(0, int((now_s - self._heard_s) / BLOCK_S)) if self._heard_s else 1
         self._heard_s = now_s if not self._heard_s else self._heard_s + blocks * BLOCK_S
         said, self._sound = self._sound[:blocks], self._sound[blocks:]
-        if self._reborn_s is not None or self._asleep_s is not None:
+        if self._restart_s is not None or self._asleep_s is not None:
             return
         if "deaf" not in self._spans:
             note_late(self.clock, self._unheard_s())
@@ -831,7 +834,7 @@ class Group:
         certs = folder / "broker"
         certs.mkdir()
         self.broker = Broker(certs)
-        self.zygote = Zygote(self.clock, order.mutant)
+        self.fork_server = ForkServer(self.clock, order.mutant)
         self._contexts: dict[str, ssl.SSLContext] = {}
         self.broker_back_s = 0.0
         self._made = 0
@@ -882,7 +885,7 @@ class Group:
         lived_s = (time.monotonic() - self._began_s) * self.order.scale
         self.outcome.daemon_s = lived_s * len(self.cars)
         self.outcome.counts["served"] += bool(record.began)
-        self.outcome.counts["settled"] += judge.settled(record)
+        self.outcome.counts["assigned"] += judge.assigned(record)
         self.outcome.counts["owed"] += len(judge.owed(record))
         self.outcome.counts["late"] += record.late_s > judge.LATE_S
         self.outcome.late_s = max(self.outcome.late_s, record.late_s)
@@ -924,7 +927,7 @@ class Group:
         finally:
             if killer:
                 killer.cancel()
-            self.zygote.stop()
+            self.fork_server.stop()
             for client in (monitor, self.gateway, self.headunit):
                 client.disconnect()
                 client.loop_stop()

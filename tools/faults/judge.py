@@ -169,7 +169,7 @@ class Record:
         asked, said, withdrawn: what the ECU was asked, what it answered, and what it was told to
             stop: (when, request, reason).
         began, moving: what the ECU did: what it began, and from when to when any motor ran.
-        settled: (when, driver id, since when) of the topic `driver`.
+        assigned: (when, driver id, since when) of the topic `driver`.
         shown: (when, driver id or None) of the same, the trip before's last word first.
         preferred: what the drivers prefer.
         deaf, ecu_deaf: from when to when daemon, or ECU, could surely not hear everything: no
@@ -196,7 +196,7 @@ class Record:
     withdrawn: list[tuple[float, str, str]] = field(default_factory=list)
     began: list[Began] = field(default_factory=list)
     moving: list[Span] = field(default_factory=list)
-    settled: list[tuple[float, str, float]] = field(default_factory=list)
+    assigned: list[tuple[float, str, float]] = field(default_factory=list)
     shown: list[tuple[float, str | None]] = field(default_factory=list)
     preferred: list[Preferred] = field(default_factory=list)
     deaf: list[Span] = field(default_factory=list)
@@ -434,7 +434,7 @@ def _chosen(record: Record, driver: str) -> list[float]:
     keys = [at_s for at_s, kind, who in record.acts if kind == "key" and who == driver]
     if keys:
         # The car goes on saying whose key it is: it may settle when the trip opens, and later.
-        keys += [since_s for _, who, since_s in record.settled if who == driver]
+        keys += [since_s for _, who, since_s in record.assigned if who == driver]
     return [at_s for at_s in hands if at_s not in refused] + keys
 
 
@@ -506,7 +506,7 @@ def _outlived(record: Record, asked: Asked) -> _Found:
 
 
 def _stayed(record: Record, driver: str, from_s: float, at_s: float) -> bool:
-    """Whether this driver was settled then, and nobody asked for anyone, or left, until `at_s`."""
+    """Whether this driver was assigned then, and nobody asked for anyone, or left, until `at_s`."""
     shown = [who for t, who in record.shown if t < from_s - _lateness(record)][-1:]
     by_hand = ("choose", "listen")
     anew = [c for c in record.commands if c.kind in by_hand and c.sent_s > from_s - REACH_S]
@@ -515,9 +515,9 @@ def _stayed(record: Record, driver: str, from_s: float, at_s: float) -> bool:
 
 
 def _sign_s(record: Record, gone: Gone) -> float:
-    """When the dead daemon last knew who drives: by the car, or because somebody was settled."""
-    settled = [t for told_s, _, t in record.settled if t <= told_s <= gone.killed_s]
-    return max([gone.sign_s or gone.born_s, *settled])
+    """When the dead daemon last knew who drives: by the car, or because somebody was assigned."""
+    assigned = [t for told_s, _, t in record.assigned if t <= told_s <= gone.killed_s]
+    return max([gone.sign_s or gone.born_s, *assigned])
 
 
 def _was_settled(record: Record, gone: Gone) -> bool:
@@ -533,7 +533,7 @@ def _stopped(record: Record, asked: Asked) -> _Found:
     by_hand = [t for t in hands(record) if t < at_s - _lateness(record)]
     if by_hand and SEAT_GROUP in asked.groups:
         yield "touched", f"{at_s - by_hand[0]:.1f} s after it was told of a hand on the switch"
-    since = [t for _, who, t in record.settled if who == asked.driver and t >= record.began_s]
+    since = [t for _, who, t in record.assigned if who == asked.driver and t >= record.began_s]
     for cancel in (c for c in record.commands if c.kind == "cancel"):
         ended = cancel.done and cancel.at_s is not None and cancel.at_s + SLACK_S < at_s
         if not ended or not since or min(since) > cancel.sent_s - SLACK_S:
@@ -723,11 +723,11 @@ def _impossible(record: Record, c: Result, at_s: float) -> Iterator[str]:
     shown = [who for t, who in record.shown if t < earliest_s][-1:]
     shown += [who for t, who in record.shown if earliest_s <= t <= at_s + REACH_S]
     if shown == [None] and _peace(record, earliest_s - 2.0, at_s + REACH_S):
-        yield "with nobody settled"
+        yield "with nobody assigned"
 
 
 def _other_voice(record: Record, c: Result) -> bool:
-    """Whether another driver's voice was surely known since the one who is shown was settled."""
+    """Whether another driver's voice was surely known since the one who is shown was assigned."""
     shown = [(t, who) for t, who in record.shown if t < c.sent_s]
     if not shown or shown[-1][1] is None or any(d.kind == "forget" for d in record.commands):
         return False
@@ -771,18 +771,18 @@ class _Wish:
     since_s: float
 
 
-def settled(record: Record) -> int:
+def assigned(record: Record) -> int:
     """How many were said to drive in this trip; each has wishes for two groups."""
-    return len({who for _, who, since_s in record.settled if since_s >= record.began_s})
+    return len({who for _, who, since_s in record.assigned if since_s >= record.began_s})
 
 
 def owed(record: Record) -> dict[tuple[str, str], tuple[float, float]]:
     """What had to be delivered, driver and group: when it was wished for, and by when.
 
-    Somebody was settled, and all was well for long enough.
+    Somebody was assigned, and all was well for long enough.
     """
     found: dict[tuple[str, str], tuple[float, float]] = {}
-    for wish in _settlings(record) if record.late_s < LATE_S else ():
+    for wish in _assignments(record) if record.late_s < LATE_S else ():
         for group in (SEAT_GROUP, MIRRORS):
             due_s = _due_s(record, wish, group)
             if due_s is not None:
@@ -810,14 +810,14 @@ def _due_s(record: Record, wish: _Wish, group: str) -> float | None:
 def _undelivered(record: Record) -> _Found:
     for (driver, group), (from_s, until_s) in owed(record).items():
         if not _served(record, driver, group, until_s):
-            yield "undelivered", f"{group} never moved, settled at {from_s - record.began_s:.1f} s"
+            yield "undelivered", f"{group} never moved, assigned at {from_s - record.began_s:.1f} s"
 
 
 def _served(record: Record, driver: str, group: str, before_s: float) -> bool:
     unmoved = bool(set(record.misbehaviour) & {"lying", "deaf", "rejects", "locked"})
     # Nobody told the daemon of a hand, and so the ECU refuses a request for both.
-    untold = any(kind == "switch" for _, kind, _ in record.acts) and not hands(record)
-    if unmoved or untold:
+    unreported = any(kind == "switch" for _, kind, _ in record.acts) and not hands(record)
+    if unmoved or unreported:
         return any(
             a.driver == driver and group in a.groups and a.at_s <= before_s for a in record.asked
         )
@@ -830,11 +830,11 @@ def _clear_voices(record: Record) -> list[tuple[float, float, str | None]]:
     return sorted(u for u in record.spoken if clear and u[2] and u[1] > record.began_s)
 
 
-def _settlings(record: Record) -> Iterator[_Wish]:
+def _assignments(record: Record) -> Iterator[_Wish]:
     """Whom the daemon said to drive, and who should, by what was done and said in peace."""
     for t, who in record.shown:
         # Said again after a step of the calendar, the same settling has another time.
-        told = (since for at_s, name, since in record.settled if name == who and at_s == t)
+        told = (since for at_s, name, since in record.assigned if name == who and at_s == t)
         since_s = next(told, None)
         # A time of a calendar that nobody has any more is taken for the present, and owes nothing.
         stepped = since_s == t and any(kind == "step" for _, _, kind in record.faults)
@@ -887,7 +887,7 @@ def _asked_to_speak(
 
 
 def _anew(record: Record, voices: list[tuple[float, float, str | None]]) -> Iterator[_Wish]:
-    """The settled driver speaks again, and nothing was asked for yet."""
+    """The assigned driver speaks again, and nothing was asked for yet."""
     for start, end, who in voices:
         shown = [driver for t, driver in record.shown if t < start - REACH_S][-1:]
         ended = any(c.kind == "cancel" and c.sent_s < end + HEARD_S for c in record.commands)
@@ -903,7 +903,7 @@ def _perhaps_asked(record: Record, driver: str | None, before_s: float) -> bool:
     """Whether something was asked for, or may have been and was lost on its way."""
     if any(a.driver == driver and a.issued_s < before_s for a in record.asked):
         return True
-    since = [since_s for _, who, since_s in record.settled if who == driver] or [record.began_s]
+    since = [since_s for _, who, since_s in record.assigned if who == driver] or [record.began_s]
     needs = _NEEDS[MIRRORS].values()
     return any(
         min(since) - 2 * REACH_S < t < min(max(since) + WANTED_S + REACH_S, before_s)
@@ -918,11 +918,11 @@ def _wanted_until(record: Record, wish: _Wish, group: str) -> float:
     before_s = wish.since_s - 2 * REACH_S
     ends += [c.sent_s for c in record.commands if c.sent_s > before_s and not _same(c, wish)]
     ends += [t for t, said in record.readings if t > before_s and said.get(SPEED)]
-    # Settled in a car of which the last that was heard is that it moves, nobody is served.
+    # Assigned in a car of which the last that was heard is that it moves, nobody is served.
     told = [(t, said[SPEED]) for t, said in record.readings if SPEED in said and t <= before_s]
     sure = max((t for t, _ in told if _heard(record, t)), default=record.began_s)
     ends += [wish.since_s for t, speed in told if t >= sure and speed]
-    others = {b.driver for b in record.began} | {who for _, who, _ in record.settled}
+    others = {b.driver for b in record.began} | {who for _, who, _ in record.assigned}
     if others - {wish.driver}:
         ends += [t for t, who in record.shown if t > wish.from_s and who != wish.driver]
     if group == SEAT_GROUP:

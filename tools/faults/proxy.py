@@ -46,7 +46,7 @@ class Proxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     def cut(self) -> None:
-        """End every connection, and let none be made until `mend`; what was held is lost."""
+        """End every connection, and let none be made until `restore`; what was held is lost."""
         self._open = False
         for writer in self._writers:
             writer.transport.abort()
@@ -56,7 +56,7 @@ class Proxy:
         """Keep every connection and pass nothing on: both ends take it for open."""
         self._flows.clear()
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Pass on what was held, in order, and let connections be made."""
         self._open = True
         self._flows.set()

@@ -21,7 +21,7 @@ SHOWN = (
     "withdrawn",
     "began",
     "moving",
-    "settled",
+    "assigned",
     "shown",
     "deaf",
     "ecu_deaf",
@@ -59,7 +59,7 @@ def tell(folder: Path, record: judge.Record, found: list[judge.Violation]) -> No
     """Write down a trip that went wrong, for people."""
     plan = trips.plan(random.Random(record.seed))  # noqa: S311 - a seed is wanted
     lines = [f"{v.kind}: {v.text}" for v in found] + [f"late {record.late_s:.1f} s"]
-    lines += [f"plan {deed.at_s:.2f} {deed.kind} {deed.what}" for deed in plan.deeds]
+    lines += [f"plan {action.at_s:.2f} {action.kind} {action.what}" for action in plan.actions]
     for name in SHOWN:
         lines += [f"{name} {_shown(item, record)}" for item in getattr(record, name)]
     (folder / f"{record.car}-{record.trip}.txt").write_text("\n".join(lines) + "\n")

@@ -1,4 +1,4 @@
-"""What happens in a trip: a list of deeds by time, drawn from a seed.
+"""What happens in a trip: a list of actions by time, drawn from a seed.
 
 Times are seconds of the fast clock since the trip began. What a trip's people and faults are is
 decided here; what follows from that is the daemon's to decide, and `judge`'s to judge.
@@ -77,12 +77,12 @@ class Action:
 class Plan:
     """A whole trip; `length_s` is when everybody has left."""
 
-    deeds: list[Action] = field(default_factory=list)
+    actions: list[Action] = field(default_factory=list)
     length_s: float = 0.0
 
     def add(self, at_s: float, kind: str, what: Any = None) -> None:
-        """One more deed."""
-        self.deeds.append(Action(round(at_s, 2), kind, what))
+        """One more action."""
+        self.actions.append(Action(round(at_s, 2), kind, what))
 
 
 FAULTS = ("kill", "cut", "hold", "delay", "ecu_cut", "lost", "step", "disk")
@@ -108,21 +108,21 @@ def plan(rng: random.Random) -> Plan:
         spoken_s = _talk(made, rng, driver, seated_s)
         _touch(made, rng, spoken_s)
         _trouble(made, rng, spoken_s)
-    end_s = max([spoken_s + rng.uniform(10, 22), *(d.at_s + _lasts(d) for d in made.deeds)])
-    if any(d.kind in ("cut", "hold", "lost", "kill") for d in made.deeds):
+    end_s = max([spoken_s + rng.uniform(10, 22), *(d.at_s + _lasts(d) for d in made.actions)])
+    if any(d.kind in ("cut", "hold", "lost", "kill") for d in made.actions):
         end_s += rng.choice((0, 8, 30))
     end_s = _drive(made, rng, driver, end_s)
     _leave(made, end_s)
-    made.deeds.sort(key=lambda deed: deed.at_s)
+    made.actions.sort(key=lambda action: action.at_s)
     return made
 
 
-def _lasts(deed: Action) -> float:
-    match deed.kind:
+def _lasts(action: Action) -> float:
+    match action.kind:
         case "kill" | "cut" | "hold" | "ecu_cut" | "delay" | "disk" | "sleep" | "second":
-            return float(deed.what) + 2
+            return float(action.what) + 2
         case "lost" | "say":
-            return float(deed.what[1]) + 2
+            return float(action.what[1]) + 2
         case _:
             return 3.0
 
@@ -212,10 +212,10 @@ def _saved_meanwhile(made: Plan, rng: random.Random, driver: int, seated_s: floa
 def _saved(made: Plan, rng: random.Random, driver: int, seated_s: float) -> float:
     """The position is to be kept while it changes, while nobody tells it, or in peace."""
     made.add(seated_s + 0.5, "say", (driver + 1, 1.6))
-    match rng.choice(("moving", "untold", "adjusted")):
+    match rng.choice(("moving", "unreported", "adjusted")):
         case "moving":
             made.add(seated_s + rng.uniform(3.3, 5), "save")
-        case "untold":
+        case "unreported":
             made.add(seated_s + 8.0, "ecu_cut", 8)
             made.add(seated_s + 13.0, "save")
         case _:
@@ -430,7 +430,7 @@ def _drive(made: Plan, rng: random.Random, driver: int, end_s: float) -> float:
     off_s = rng.choice((end_s, rng.uniform(end_s / 2, end_s)))
     made.add(off_s, "car", {GEAR: 4, BRAKE: False})
     made.add(off_s + 0.7, "car", {SPEED: 20.0})
-    if _chance(rng, 0.3) and not any(deed.kind in FAULTS for deed in made.deeds):
+    if _chance(rng, 0.3) and not any(action.kind in FAULTS for action in made.actions):
         # The seat's contact flickers: that ends no trip at speed.
         made.add(off_s + 2.2, "car", {OCCUPANCY: "EMPTY"})
         made.add(off_s + 3.2, "car", {OCCUPANCY: "OCCUPIED"})

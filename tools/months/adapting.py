@@ -185,23 +185,23 @@ def lived(house: Household, attack: str, policy: Policy, rules: Rules, trips: in
                     for own, other in zip(spoken, others, strict=True)
                 ]
             spoken = others
-        settled = 0 if attacked else _settled(spoken, enrolled, policy)
-        if settled is None:
+        assigned = 0 if attacked else _assigned(spoken, enrolled, policy)
+        if assigned is None:
             continue
         samples = [
             sample
             for utterance in [*spoken, *beside]
-            if (sample := _sample(utterance, settled, enrolled, policy, rules))
+            if (sample := _sample(utterance, assigned, enrolled, policy, rules))
         ]
         calibration = policy.calibration
-        profile = following.quarantined(house.profiles[settled], samples, day, calibration, rules)
-        rest = [p for n, p in enumerate(house.profiles) if n != settled]
-        house.profiles[settled], step = following.promoted(profile, rest, day, calibration, rules)
+        profile = following.quarantined(house.profiles[assigned], samples, day, calibration, rules)
+        rest = [p for n, p in enumerate(house.profiles) if n != assigned]
+        house.profiles[assigned], step = following.promoted(profile, rest, day, calibration, rules)
         steps += step is not None
     return steps
 
 
-def _settled(spoken: Sequence[Utterance], enrolled: Enrolled, policy: Policy) -> int | None:
+def _assigned(spoken: Sequence[Utterance], enrolled: Enrolled, policy: Policy) -> int | None:
     """The first known voice of the trip drives it."""
     for utterance in spoken:
         driver = decided(utterance, enrolled, policy).driver
@@ -212,19 +212,19 @@ def _settled(spoken: Sequence[Utterance], enrolled: Enrolled, policy: Policy) ->
 
 def _sample(
     utterance: Utterance,
-    settled: int,
+    assigned: int,
     enrolled: Enrolled,
     policy: Policy,
     rules: Rules,
 ) -> AdaptationSample | None:
-    """What an utterance teaches the profile of the settled driver."""
+    """The adaptation sample of an utterance for the profile of the assigned driver."""
     sample = as_sample(utterance, enrolled, policy)
     promise = policy.calibration, policy.operating_point
-    if sample.matches[0].driver != f"d-{settled}":
+    if sample.matches[0].driver != f"d-{assigned}":
         return None
     if not following.is_eligible(sample, len(enrolled.voices), *promise, rules):
         return None
-    return sample if decided(utterance, enrolled, policy).driver == f"d-{settled}" else None
+    return sample if decided(utterance, enrolled, policy).driver == f"d-{assigned}" else None
 
 
 def as_sample(utterance: Utterance, enrolled: Enrolled, policy: Policy) -> AdaptationSample:

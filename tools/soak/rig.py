@@ -216,12 +216,12 @@ class Daemon:
         os.mkfifo(self._sound)
         self._fifo = os.open(self._sound, os.O_RDWR)
         self._heard: list[Heard] = []
-        self._born()
+        self._start_daemon()
 
-    def _born(self) -> None:
+    def _start_daemon(self) -> None:
         self._silences = 0
         words = [repr(self._clock.scale), repr(self._clock.began_s), str(self._folder / "calendar")]
-        program = [sys.executable, str(Path(__file__).with_name("born.py")), *words]
+        program = [sys.executable, str(Path(__file__).with_name("fast_daemon.py")), *words]
         with self._sound.open("rb") as ear:
             self._child = subprocess.Popen(
                 [*program, "--config", str(self._config), "run"],
@@ -266,7 +266,7 @@ class Daemon:
         fcntl.ioctl(self._fifo, termios.FIONREAD, waiting)
         if waiting[0]:
             os.read(self._fifo, waiting[0])
-        self._born()
+        self._start_daemon()
         return code
 
     def fill_disk(self, *, full: bool) -> None:

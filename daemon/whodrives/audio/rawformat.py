@@ -5,17 +5,19 @@ would sound like. Pure.
 
 Sound is smooth: neighbouring samples are alike, whatever is said or plays. Read in a wrong format
 it is loud noise. So a wrong format is one in which a second of bytes is loud and rough as 16-bit
-PCM and smooth as something else; real noise, which is rough in every format, is left alone. Of 250
-recordings of speech and of noise, each as it is, quiet and clipped, none was taken for another
-format (2026-12-01). Signed 8-bit samples are not noticed: they are smooth at twice the speed.
+PCM and smooth as something else; real noise, which is rough in every format, is left alone. Two
+8-bit samples make one that is smooth as well; they are told by the correlation of the two bytes,
+since the lower byte of loud 16-bit samples correlates with nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whodrives.audio.blocks import Floats
 from whodrives.audio.headers import is_mpeg_audio
@@ -89,8 +91,22 @@ def _integers(packed: str) -> Callable[[bytes], Floats]:
     return read
 
 
-def _unsigned8(data: bytes) -> Floats:
-    return np.asarray((np.frombuffer(data, np.uint8) - 128.0) / 128.0, np.float32)
+def _unsigned(packed: str) -> Callable[[bytes], Floats]:
+    half = 2.0 ** (8 * np.dtype(packed).itemsize - 1)
+
+    def read(data: bytes) -> Floats:
+        return np.asarray(np.frombuffer(data, packed) / half - 1, np.float32)
+
+    return read
+
+
+def _companded(table: Floats) -> Callable[[bytes], Floats]:
+    """Samples of ITU-T G.711, by the table of its 256 bytes."""
+
+    def read(data: bytes) -> Floats:
+        return np.asarray(table[np.frombuffer(data, np.uint8)], np.float32)
+
+    return read
 
 
 def _packed24(little: bool) -> Callable[[bytes], Floats]:  # noqa: FBT001
@@ -101,6 +117,21 @@ def _packed24(little: bool) -> Callable[[bytes], Floats]:  # noqa: FBT001
         return np.asarray(wide.view("<i4")[:, 0] / 2.0**31, np.float32)
 
     return read
+
+
+def _a_law() -> Floats:
+    byte = np.arange(256) ^ 0x55
+    exponent, mantissa = byte >> 4 & 7, byte & 15
+    size = np.where(
+        exponent == 0, 2 * mantissa + 1, (2 * mantissa + 33) << np.maximum(exponent - 1, 0)
+    )
+    return np.asarray(np.where(byte & 0x80, size, -size) / 4096, np.float32)
+
+
+def _mu_law() -> Floats:
+    byte = np.arange(256) ^ 0xFF
+    size = ((2 * (byte & 15) + 33) << (byte >> 4 & 7)) - 33
+    return np.asarray(np.where(byte & 0x80, -size, size) / 8192, np.float32)
 
 
 def _are_floats(data: bytes, packed: str, most_zeros: float) -> bool:
@@ -137,16 +168,29 @@ INTEGERS: Mapping[Format, Callable[[bytes], Floats]] = {
     Format("24-bit big-endian", "s24be"): _packed24(little=False),
     Format("32-bit", "s32le"): _integers("<i4"),
     Format("32-bit big-endian", "s32be"): _integers(">i4"),
+    Format("unsigned 16-bit big-endian", "u16be"): _unsigned(">u2"),
 }
 """Each with what reads it: from bytes, a whole number of samples, to samples in [-1, 1]."""
 
 
-UNSIGNED_8 = Format("unsigned 8-bit", "u8")
+BYTES: Mapping[Format, Callable[[bytes], Floats]] = {
+    Format("8-bit", "s8"): _integers("i1"),
+    Format("A-law", "alaw"): _companded(_a_law()),
+    Format("mu-law", "mulaw"): _companded(_mu_law()),
+}
+"""Formats of one byte, in which neighbouring bytes are alike."""
+
+
+UNSIGNED: Mapping[Format, Callable[[bytes], Floats]] = {
+    Format("unsigned 8-bit", "u8"): _unsigned("u1"),
+    Format("unsigned 16-bit", "u16le"): _unsigned("<u2"),
+}
+"""Formats in which silence is the middle of the range."""
 
 
 FULL, QUIET = 0.7, 0.25
-"""Unsigned 8-bit silence, the byte 128, is full scale as the upper byte of a sample: what is above
-FULL most of the time and below QUIET as 8-bit sound (RMS) is 8-bit sound."""
+"""Unsigned silence, the middle of the range, is full scale as a signed sample: what is above FULL
+most of the time, and below QUIET (RMS) and smooth as unsigned sound, is unsigned sound."""
 
 
 ROUGH = 0.3
@@ -155,6 +199,11 @@ ROUGH = 0.3
 
 SMOOTH = 0.6
 """Sound whose neighbouring samples correlate more than this is not read wrongly."""
+
+
+_LEAST_VALUES = 16
+"""Different bytes in a second of sound; four times as many in loud 8-bit sound. A square wave has
+a few, which correlate by chance, and it is quiet as unsigned sound."""
 
 
 LOUD = 0.05
@@ -206,9 +255,10 @@ class FormatCheck:
         if float(np.std(expected)) < LOUD:
             return None
         self._left -= 1
-        if float(np.median(np.abs(expected))) > FULL and float(np.std(_unsigned8(window))) < QUIET:
-            return UNSIGNED_8
-        if _smoothness(expected[:: self._channels]) >= ROUGH:
+        if (other := _unlike_signed_16(window, expected)) is not None:
+            return other
+        # A whistle near half the sampling rate is alike in every second sample: not wrong either.
+        if abs(_smoothness(expected[:: self._channels])) >= ROUGH:
             return None
         for packed, floats in FLOATS.items():
             # No other bytes are numbers of a plausible size throughout.
@@ -225,11 +275,35 @@ class FormatCheck:
         return smoothest if found[smoothest] > SMOOTH else None
 
 
+def _unlike_signed_16(window: bytes, expected: Floats) -> Format | None:
+    """The unsigned or 8-bit format that the bytes are in; None if they are in none."""
+    lower, upper = np.frombuffer(window, np.int8).reshape(-1, 2).T
+    values = np.unique(lower).size
+    if values < _LEAST_VALUES:
+        return None
+    if float(np.median(np.abs(expected))) > FULL:
+        heard = {each: read(window) for each, read in UNSIGNED.items()}
+        smooth = {
+            each: correlation
+            for each, samples in heard.items()
+            # Clipped sound is quiet as unsigned sound, and rough.
+            if float(np.std(samples)) < QUIET and (correlation := _smoothness(samples)) > SMOOTH
+        }
+        return max(smooth, key=smooth.__getitem__, default=None)
+    if values < 4 * _LEAST_VALUES or _correlation(lower, upper) < SMOOTH:
+        return None
+    return max(BYTES, key=lambda each: _smoothness(BYTES[each](window)))
+
+
 def _smoothness(samples: Floats) -> float:
     """Correlation of each sample with the next, in [-1, 1]; 0 for a constant."""
-    if samples.size < 2:  # noqa: PLR2004
+    return _correlation(samples[:-1], samples[1:])
+
+
+def _correlation(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Correlation of two signals, in [-1, 1]; 0 if one is empty or constant."""
+    if not one.size:
         return 0.0
-    wide = samples.astype(np.float64)
-    wide -= wide.mean()
-    energy = float(wide @ wide)
-    return float(wide[1:] @ wide[:-1]) / energy if energy > 0 else 0.0
+    first, second = one - one.mean(dtype=np.float64), other - other.mean(dtype=np.float64)
+    energy = math.sqrt(float(first @ first) * float(second @ second))
+    return float(first @ second) / energy if energy > 0 else 0.0

@@ -24,7 +24,7 @@ from whodrives.adaptation import following
 from whodrives.audio.blocks import AudioBlock
 from whodrives.audio.files import read_file
 from whodrives.audio.pipe import read_pipe
-from whodrives.cli.enrol import EnrolOptions, ask, enrol, likeness_picture, likeness_table
+from whodrives.cli.enrol import EnrolOptions, ask, enrol, similarity_picture, similarity_table
 from whodrives.config import codec, schema
 from whodrives.config.location import SYSTEM_CONFIG, load_config, read_text, spelled
 from whodrives.config.schema import Config
@@ -261,9 +261,9 @@ def _undo(options: argparse.Namespace) -> int:
 def _alike(options: argparse.Namespace) -> int:
     settings = load_config(options.config)
     household = open_store(settings).load().profiles
-    Console().print(likeness_table(household, settings))
+    Console().print(similarity_table(household, settings))
     if options.picture:
-        likeness_picture(household, settings, options.picture)
+        similarity_picture(household, settings, options.picture)
     return 0
 
 

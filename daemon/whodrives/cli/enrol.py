@@ -350,7 +350,7 @@ def _named(text: str, names: Mapping[str, str]) -> str:
     return text
 
 
-def likeness_table(household: Sequence[StoredProfile], settings: Config) -> Table:
+def similarity_table(household: Sequence[StoredProfile], settings: Config) -> Table:
     """The similarity of the household's voices, and the pairs that are too similar."""
     policy = load_policy(settings)
     profiles = [stored.profile for stored in household]
@@ -372,7 +372,7 @@ def _too_alike(stored: StoredProfile, household: Sequence[StoredProfile], policy
     return escape(", ".join(names[each.driver] for each in found if each.is_too_similar)) or "-"
 
 
-def likeness_picture(household: Sequence[StoredProfile], settings: Config, path: Path) -> None:
+def similarity_picture(household: Sequence[StoredProfile], settings: Config, path: Path) -> None:
     """Draw the similarity matrix as PNG.
 
     Raises:

@@ -42,9 +42,9 @@ class CommandMemory(Protocol):
 
 
 class Arrivals:
-    """What the connections bring in, one after another; used by paho's threads.
+    """The messages of all connections, one connection after another; used by paho's threads.
 
-    It outlives them, because a command that was obeyed must not be obeyed again after a reconnect.
+    It outlives them: a command that was accepted must not be accepted again after a reconnect.
 
     Args:
         decoder: reads the messages.
@@ -153,7 +153,7 @@ class Arrivals:
         """Put a tick, so that the loop polls the bus: the connection has changed."""
         self._put(Tick(clock.now_s()))
 
-    def stray(self) -> None:
+    def count_unmatched(self) -> None:
         """Count a result that matches no request of this trip."""
         with self._lock:
             self._counters.refused += 1

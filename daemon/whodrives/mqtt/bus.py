@@ -166,7 +166,7 @@ class Bus:
         elif isinstance(event, Guests):
             self._guests = event
         elif isinstance(event, UnmatchedResult):
-            self._arrivals.stray()
+            self._arrivals.count_unmatched()
         state = isinstance(event, Health | DriverState | Guests)
         if state and self._connected and self.room < STATE_ROOM:
             self._unsent.add(type(event))

@@ -76,7 +76,7 @@ def report(event: Event, now_s: float) -> None:
             *(event.driver, len(event.signals), event.request),
         )
     elif isinstance(event, CancelRequest):
-        log.info("event=withdraw request=%s reason=%s", event.request, event.reason)
+        log.info("event=cancel request=%s reason=%s", event.request, event.reason)
     elif isinstance(event, CommandResult):
         log.info("event=command command=%s reason=%s", event.command, event.reason or "-")
     elif isinstance(event, EnrolmentState):
@@ -84,7 +84,7 @@ def report(event: Event, now_s: float) -> None:
         facts = event.stage, event.speech_s, codes
         log.info("event=enrolment stage=%s speech_s=%.1f problems=%s", *facts)
     elif isinstance(event, UnmatchedResult):
-        log.info("event=stray_answer request=%s", event.request)
+        log.info("event=unmatched_result request=%s", event.request)
     elif isinstance(event, Health):
         state = "degraded" if event.reasons else "online"
         reasons = "; ".join(event.reasons)

@@ -1,6 +1,6 @@
 """Gives birth to daemons: the real one, on a fast clock, with stand-ins for the two models.
 
-    python zygote.py SCALE BEGAN_S [MUTANT]
+    python fork_server.py SCALE BEGAN_S [MUTANT]
 
 Each line of standard input describes a daemon, as JSON; the answer is its process id. Importing
 takes a second of the world's time, which is many of the fast clock's: so it is done once, here,

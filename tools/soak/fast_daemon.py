@@ -1,4 +1,4 @@
-"""A daemon on a fast clock: python born.py SCALE BEGAN_S CALENDAR ARGUMENTS-OF-WHODRIVES..."""
+"""A daemon on a fast clock: python fast_daemon.py SCALE BEGAN_S CALENDAR ARGUMENTS..."""
 
 import sys
 from pathlib import Path
