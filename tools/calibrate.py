@@ -108,7 +108,7 @@ class Heard:
         corpus: where the person is from.
         group: who it is.
         centres: the profile's centroid (D,) by enrolment condition; a refused one is absent.
-        said: test condition, looks' embeddings (n, D) and their seconds of speech (n,), n <= 6.
+        said: test condition, segments' embeddings (n, D) and their seconds of speech (n,), n <= 6.
     """
 
     corpus: str

@@ -236,7 +236,7 @@ class Ecu:
         car: what the car says of itself.
         faults: how this ECU is bad.
         positions: VSS path to where its motor is.
-        touched: groups that a person moved by hand, until the trip is over.
+        overridden: groups that a person moved by hand, until the trip is over.
     """
 
     car: Car = field(default_factory=Car)
@@ -244,7 +244,7 @@ class Ecu:
     positions: dict[str, float] = field(
         default_factory=lambda: {p: float((m.minimum + m.maximum) // 2) for p, m in MOTORS.items()}
     )
-    touched: set[vss.Group] = field(default_factory=set)
+    overridden: set[vss.Group] = field(default_factory=set)
     _active: dict[str, dict[str, float]] = field(default_factory=dict)
     _by_hand: dict[str, float] = field(default_factory=dict)
     _answers: OrderedDict[str, tuple[str, str]] = field(default_factory=OrderedDict)
@@ -280,7 +280,7 @@ class Ecu:
         return self._end(request, "aborted", "cancelled", now_s)
 
     def manual(self, path: str, target: float, now_s: float) -> list[Message]:
-        """Let a person move a signal by its switch: that goes before anything that was asked for.
+        """Let a person move a signal by its switch; this overrides every request.
 
         Raises:
             ValueError: no such signal, or it does not go there.
@@ -288,13 +288,13 @@ class Ecu:
         if path not in MOTORS or not _fits(target, MOTORS[path]):
             raise ValueError(f"{path} {target:g}: no such signal, or it does not go there")
         group = vss.group_of(path)
-        self.touched.add(group)
+        self.overridden.add(group)
         self._by_hand[path] = target
         return self._stop(group, MANUAL, now_s)
 
     def advance(self, dt_s: float, now_s: float) -> list[Message]:
         """Let the motors run for `dt_s`."""
-        self._forget_touch(now_s)
+        self._clear_overrides(now_s)
         said = [message for due_s, message in self._late if due_s <= now_s]
         self._late = [late for late in self._late if late[0] > now_s]
         slowness = SLOWNESS if self.faults & {Fault.SLOW, Fault.WAVERS} else 1.0
@@ -358,11 +358,11 @@ class Ecu:
             self.positions[path] = step(self.positions[path], target, MOTORS[path], dt_s)
         return {path: t for path, t in targets.items() if self.positions[path] != t}
 
-    def _forget_touch(self, now_s: float) -> None:
-        """The next trip is another one: whoever sat there has left, or was never there."""
+    def _clear_overrides(self, now_s: float) -> None:
+        """Start the next trip without overrides once the seat is empty, or the ignition off."""
         left = self.car.occupied(now_s) is False or self.car.now(_DOOR, now_s) is True
         if left or self.car.now(_IGNITION, now_s) in ("OFF", "LOCK"):
-            self.touched.clear()
+            self.overridden.clear()
 
     def _refusal(self, body: Mapping[str, Any], signals: Mapping[str, Any], now_s: float) -> str:
         if reason := _untimely(body, now_s):
@@ -371,7 +371,7 @@ class Ecu:
             return f"no such signal: {bad[0]}"
         if bad := [path for path, value in signals.items() if not _fits(value, MOTORS[path])]:
             return f"out of range: {bad[0]}"
-        if self.touched & {vss.group_of(path) for path in signals}:
+        if self.overridden & {vss.group_of(path) for path in signals}:
             return MANUAL
         feigned = [reason for fault, reason in _FEIGNED.items() if fault in self.faults]
         return ", ".join(feigned or self._blocks(signals, now_s))
@@ -382,7 +382,7 @@ class Ecu:
         return list(dict.fromkeys(names))
 
     def _stop(self, group: vss.Group, reason: str, now_s: float) -> list[Message]:
-        """Stop where they are all motors of the requests that move this group."""
+        """Stop all motors of the requests that move this group."""
         touching = [r for r, t in self._active.items() if any(vss.group_of(p) is group for p in t)]
         return [m for request in touching for m in self._end(request, "aborted", reason, now_s)]
 

@@ -82,7 +82,7 @@ def with_signed_activations(model: bytes) -> bytes:
 
 
 def _show_processor(path: Path, part: str) -> None:
-    """Say in the file that covers ROOT's /proc/cpuinfo which core it is.
+    """Write the core's name into the file that covers ROOT's /proc/cpuinfo.
 
     The runtime chooses kernels by it, and those of another core may not run.
     """

@@ -377,7 +377,7 @@ def excess(scored: Scores, cosines: Doubles, members: Indices, speech_s: Doubles
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """What the daemon concludes, for each voice (G,) in each of the DRAWS households.
+    """The daemon's decision for each voice (G,) in each of the DRAWS households.
 
     Attributes:
         sound: the sound of each voice: (G,).

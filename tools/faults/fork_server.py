@@ -82,7 +82,7 @@ def stand_in() -> None:
 
 
 def hasten(scale: float) -> None:
-    """What the kernel waits for must be fast too."""
+    """Waits in the kernel follow the fast clock too."""
     from whodrives.mqtt import link  # noqa: PLC0415 - after the clock
 
     limit_ms = max(1, round(link.UNACKNOWLEDGED_S * 1000 / scale))

@@ -235,7 +235,7 @@ class Car:
     # --- beginnings ---
 
     async def start(self) -> None:
-        """Enrol the household, let the network and the daemon begin."""
+        """Enrol the household, then start the network and the daemon."""
         await self.link.start()
         await self.ecu_link.start()
         self._enrol()

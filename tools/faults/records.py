@@ -35,7 +35,7 @@ SHOWN = (
 
 
 MOMENTS_S = 200.0
-"""A number that is not further before the trip's beginning is a moment, and no duration."""
+"""Numbers from so many seconds before the trip's start on are times; smaller ones are durations."""
 
 
 def keep(folder: Path, group: int, record: judge.Record) -> None:

@@ -1,4 +1,4 @@
-"""Time that runs faster than the world's, the same in every process of this machine.
+"""A clock that runs faster than real time, the same in all processes of this machine.
 
 `install` puts it in the place of Python's clocks and waits, before anything of the daemon is
 imported. The calendar has an offset in a small shared file, so that it can be stepped from outside
@@ -149,6 +149,6 @@ def watch_lateness(clock: Clock) -> None:
 
 
 def stall(clock: Clock, seconds: float) -> None:
-    """Wait, as a slow disk makes a process wait; this is no lateness of the machine's."""
+    """Wait like a process whose disk is slow; this is no delay of the machine."""
     _real_sleep(seconds / clock.scale)
     clock.stalled_s = clock.awake_s()

@@ -83,7 +83,7 @@ def _music(_: float) -> Floats:
 
 @cache
 def _talker(number: int) -> Floats:
-    """One synthetic voice that goes on for NOISE_S."""
+    """A synthetic voice that lasts for NOISE_S."""
     folders = sorted(path for path in VOICES.iterdir() if path.is_dir())
     folder = folders[(7 * number) % len(folders)]
     said = [level_speech(read_speech(path)) for path in sorted(folder.glob("*.opus"))]

@@ -231,7 +231,8 @@ def cabin(samples: Floats, distance_m: float = 0.6, seed: int = 1) -> Floats:
 
     The microphone sits by the mirror. Six reflections from glass, roof and dashboard come within
     8 ms; the tail dies with RT60 = 0.08 s (cabins have 0.05 to 0.1 s: Kleiner and Tichy, "Acoustics
-    of Small Rooms", 2014). The farther the mouth, the less of it is direct. Same length as given.
+    of Small Rooms", 2014). The direct share of the sound falls with the distance of the mouth. The
+    length stays the same.
     """
     rng = np.random.default_rng(seed)
     response = np.zeros(round(0.12 * SAMPLE_RATE_HZ))

@@ -1,6 +1,6 @@
 """A hundred trips of a household whose voices and car change, with somebody who tries to creep in.
 
-Owns the story of the trips, the attackers, and what is counted before and after. What learns is the
+Owns the sequence of trips, the attackers, and the counts before and after. What learns is the
 daemon's own code (`whodrives.adaptation`); who is recognised is decided by it too.
 """
 

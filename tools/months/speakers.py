@@ -90,7 +90,7 @@ class Speaker:
 
 
 def speakers(people: Iterable[Person], models: Path, enrol_s: float = ENROL_S) -> Iterator[Speaker]:
-    """Everybody whose enrolment is accepted and who has something left to say, in order.
+    """All speakers whose enrolment is accepted and who have test speech left, in order.
 
     `enrol_s` is the speech of an enrolment, at least, by level; whole recordings make it.
     """

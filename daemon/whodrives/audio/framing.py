@@ -28,7 +28,7 @@ def paced(
 ) -> Iterator[AudioBlock]:
     """Give blocks as a microphone would: in real time and with `at_s` from `clock`.
 
-    The samples are untouched, and a source that is late is not made later. A pipe that is live
+    The samples are not changed, and a late source is not delayed further. A pipe that is live
     keeps time itself: give it a `sleep` that does nothing, since its clock may be the faster one.
     """
     start_s = None
@@ -43,7 +43,7 @@ class Cutter:
     """Cuts mono sound of one rate into read-only arrays of BLOCK_SAMPLES at 16 kHz.
 
     Resamples with soxr at its "HQ" setting, whose delay it makes up for, so the first sample out
-    is the first sample in. What comes out does not depend on how the sound was handed in.
+    is the first sample in. The output does not depend on the sizes of the input's pieces.
     """
 
     def __init__(self, rate_hz: int) -> None:
