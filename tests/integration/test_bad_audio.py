@@ -496,7 +496,6 @@ FORMATS: dict[str, Callable[[Floats], bytes]] = {
     "u8": lambda x: (x * 127 + 128).astype(np.uint8).tobytes(),
     "s8": lambda x: (x * 127).astype(np.int8).tobytes(),
     "u16le": lambda x: (x * 32767 + 32768).astype("<u2").tobytes(),
-    "u16be": lambda x: (x * 32767 + 32768).astype(">u2").tobytes(),
     "alaw": lambda x: _companded(x, "ALAW"),
     "mulaw": lambda x: _companded(x, "ULAW"),
 }
@@ -539,6 +538,15 @@ def test_a_whistle_near_half_the_sampling_rate_is_16_bit_pcm() -> None:
     """Its neighbouring samples are unlike, and every second one is like the next: no 32 bits."""
     whistle = 0.9 * np.sin(np.arange(64_000) * np.pi * 0.97)
     assert list(read_pipe(io.BytesIO((whistle * 32767).astype("<i2").tobytes())))
+
+
+@pytest.mark.parametrize("level", [0.05, 0.3, 1.0])
+def test_bursts_of_noise_between_digital_silence_are_16_bit_pcm(level: float) -> None:
+    """Zeros are far from the middle of an unsigned range; that makes noise no smooth sound."""
+    rng = np.random.default_rng(2)
+    bursts = np.where(np.arange(160_000) // 400 % 4 == 3, 0.0, rng.choice((-level, level), 160_000))
+    for sound in (bursts, bursts * rng.uniform(0, 1, 160_000)):
+        assert list(read_pipe(io.BytesIO((sound * 32767).astype("<i2").tobytes())))
 
 
 @pytest.mark.parametrize("level", range(1500, 32_000, 1500))

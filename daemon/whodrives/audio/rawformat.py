@@ -168,7 +168,6 @@ INTEGERS: Mapping[Format, Callable[[bytes], Floats]] = {
     Format("24-bit big-endian", "s24be"): _packed24(little=False),
     Format("32-bit", "s32le"): _integers("<i4"),
     Format("32-bit big-endian", "s32be"): _integers(">i4"),
-    Format("unsigned 16-bit big-endian", "u16be"): _unsigned(">u2"),
 }
 """Each with what reads it: from bytes, a whole number of samples, to samples in [-1, 1]."""
 
