@@ -19,7 +19,7 @@ from whodrives.voice.types import Calibration, Evidence, OperatingPoint, Outcome
 
 TELEPHONE_BAND_DB = -31.5
 """Speech whose `Sound.upper_band_db` is below this is of telephone band: it is not judged. Of 8 kHz
-recordings 99 of 100 are below it, of wide-band recordings 2 of 1000 (docs/accuracy.md)."""
+recordings 99 of 100 are below it, of wide-band recordings 9 of 1000 (docs/accuracy.md)."""
 
 
 CLIPPED_SHARE = 0.02
