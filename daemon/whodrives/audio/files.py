@@ -91,7 +91,7 @@ def read_file(
     chosen = int(energy.argmax()) if channel is None else channel
     full = _OVERSHOOT if facts.subtype in _LOSSY else 1.0
     gain = np.float32(1 / peak[chosen] if peak[chosen] > full else 1)
-    chunks = (chunk[:, chosen] for chunk in _file_chunks(path, longest_s))
+    chunks = (chunk[:, chosen] for chunk in _file_chunks(path, facts, longest_s))
     scaled = chunks if gain == 1 else (chunk * gain for chunk in chunks)
     return cut_blocks(scaled, facts.rate_hz, expect_offset=True)
 
@@ -109,18 +109,28 @@ def channels_of(path: Path, *, longest_s: float = LONGEST_S) -> tuple[int, ...]:
     return tuple(int(channel) for channel in np.argsort(-energy, kind="stable"))
 
 
+class _Start(NamedTuple):
+    """What a file should begin with, and how many of its bytes that replaces."""
+
+    data: bytes
+    replaced: int
+
+
 class _Facts(NamedTuple):
-    """What a file's header says."""
+    """What a file's header says; `start` is None if it says what the file holds."""
 
     rate_hz: int
     channels: int
     subtype: str
+    start: _Start | None
 
 
 def _inspect(path: Path, longest_s: float) -> _Facts:
     """What the header says of a file, where that is no reason to refuse it."""
     _check_regular(path)
-    with _opened(path) as sound:
+    with _unreadable_told(path):
+        start = _right_start(path)
+    with _opened(path, start) as sound:
         rate_hz = sound.samplerate
         if fault := unacceptable(rate_hz, sound.channels):
             raise SourceError(f"{path}: {fault}")
@@ -140,7 +150,7 @@ def _inspect(path: Path, longest_s: float) -> _Facts:
             )
         if sound.frames > rate_hz * longest_s:
             raise SourceError(f"{path}: {_too_long(sound.frames / rate_hz, longest_s)}")
-        return _Facts(rate_hz, sound.channels, sound.subtype)
+        return _Facts(rate_hz, sound.channels, sound.subtype, start)
 
 
 def _too_long(length_s: float, longest_s: float) -> str:
@@ -181,32 +191,42 @@ def _check_whole(path: Path, sound: soundfile.SoundFile) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+def _unreadable_told(path: Path) -> Iterator[None]:
+    """Raise SourceError for a file that cannot be opened, or is no sound."""
+    try:
+        yield
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name ends in .raw
+        reason = getattr(error, "error_string", "raw PCM has no header")
+        raise SourceError(
+            f"{path}: not sound that can be read ({reason.rstrip('.')}); "
+            "give a WAV, FLAC or Ogg Opus file"
+        ) from error
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror}); check it") from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path, start: _Start | None) -> Iterator[soundfile.SoundFile]:
     """The file, with the header that it should have."""
     with contextlib.ExitStack() as stack:
-        try:
-            right = _right_start(path)
+        with _unreadable_told(path):
             # libsndfile wants bytes: a name need not be UTF-8.
             name = os.fsencode(path)
-            file = name if right is None else stack.enter_context(_Restarted(path, *right))
+            file = name if start is None else stack.enter_context(_Restarted(path, *start))
             sound = stack.enter_context(_Sequential(file))
-        except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name ends in .raw
-            reason = getattr(error, "error_string", "raw PCM has no header")
-            raise SourceError(
-                f"{path}: not sound that can be read ({reason.rstrip('.')}); "
-                "give a WAV, FLAC or Ogg Opus file"
-            ) from error
-        except OSError as error:
-            raise SourceError(f"{path}: cannot be read ({error.strerror}); check it") from error
         yield sound
 
 
-def _right_start(path: Path) -> tuple[bytes, int] | None:
-    """What a file should begin with, and how many of its bytes that replaces; None if it does."""
+def _right_start(path: Path) -> _Start | None:
+    """What a file should begin with; None if it does.
+
+    Raises:
+        SourceError: the file holds sound of which no header tells.
+    """
     with path.open("rb") as file:
         head = file.read(headers.HEAD_BYTES)
         if (right := headers.completed(head, path.stat().st_size)) is not None:
-            return right, len(head)
+            return _Start(right, len(head))
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             _check_rest(path, headers.rest(data), len(data))
             counted = headers.counted(data) if headers.is_mpeg_audio(head) else None
@@ -218,7 +238,7 @@ def _right_start(path: Path) -> tuple[bytes, int] | None:
     # libsndfile guesses from the first frame, which is right if the bit rate stays.
     if abs(guessed_s - counted.samples / counted.rate_hz) <= _GUESS_S:
         return None
-    return start + counted.tag, counted.start
+    return _Start(start + counted.tag, counted.start)
 
 
 class _Sequential(soundfile.SoundFile):  # type: ignore[misc]  # it has no types
@@ -281,9 +301,9 @@ class _Restarted(io.RawIOBase):
         return len(first) + rest
 
 
-def _file_chunks(path: Path, longest_s: float = LONGEST_S) -> Iterator[Floats]:
+def _file_chunks(path: Path, facts: _Facts, longest_s: float) -> Iterator[Floats]:
     """30 ms after 30 ms of a file, float32 of shape (n, channels)."""
-    with _opened(path) as sound:
+    with _opened(path, facts.start) as sound:
         frames = chunk_frames(sound.samplerate)
         missing = sound.frames
         while len(chunk := _read_chunk(path, sound, frames)):
@@ -317,7 +337,7 @@ def _surveyed(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Energy and peak of each channel; (channels,)."""
     energy, peak = np.zeros(facts.channels), np.zeros(facts.channels)
-    for chunk in _file_chunks(path, longest_s):
+    for chunk in _file_chunks(path, facts, longest_s):
         # What stays the same for 30 ms, a constant offset, is not heard.
         energy += np.var(chunk, axis=0, dtype=np.float64) * len(chunk)
         np.maximum(peak, np.abs(chunk).max(axis=0), out=peak)

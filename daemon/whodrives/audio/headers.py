@@ -348,7 +348,7 @@ def _mpeg_end(data: Bytes) -> tuple[int, bool]:
             return at, True
         count += 1
         at += frame.size
-    return at, _frame(data, at + _first_frame(data[at:])) is not None
+    return at, _frame(data, at + _first_frame(data[at : at + _ID3_BYTES])) is not None
 
 
 def _told_frames(frame: bytes) -> int | None:
@@ -366,13 +366,17 @@ def is_mpeg_audio(data: bytes) -> bool:
     return data[:3] == b"ID3" or (frame is not None and _frame(data, frame.size) is not None)
 
 
+_ID3_BYTES = 10
+"""The header of an ID3 tag (ID3v2.4, 3.1)."""
+
+
 def _first_frame(data: Bytes) -> int:
     """The length of an ID3 tag at the start; 0 without one."""
     if data[:3] != b"ID3":
         return 0
     # The length has 7 bits a byte, so that no byte looks like a frame's first (ID3v2.4, 3.1).
     length = sum(byte << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=False))
-    return 10 + length
+    return _ID3_BYTES + length
 
 
 def _frame(data: Bytes, at: int) -> _Frame | None:
