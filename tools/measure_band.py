@@ -55,7 +55,6 @@ from tools.lab.scene import active_level_db, amplify, level_speech
 from whodrives.audio.blocks import SAMPLE_RATE_HZ, Floats
 from whodrives.errors import EnrolmentError, WhodrivesError
 from whodrives.models.calibration import load_calibration
-from whodrives.models.vad import load_vad
 from whodrives.voice.acoustics import Quality
 from whodrives.voice.decision import LEAST_SPEECH_S, is_telephone
 from whodrives.voice.scoring import centroid
@@ -319,20 +318,11 @@ def _under_all(sound: Floats, *names: object) -> Iterator[tuple[str, str, Floats
         yield "muffled", name, wide(sound, name, *names)
 
 
-_detectors: dict[Path, VoiceActivity] = {}
-
-
-def _detector(models: Path) -> VoiceActivity:
-    if models not in _detectors:
-        _detectors[models] = load_vad(models, pinned=False)
-    return _detectors[models]
-
-
 def _of_person(person: Person, models: Path) -> Counts:
     found: Counts = {"narrow": {}, "wide": {}, "muffled": {}}
     for number, sound in enumerate(material(person, SOUNDS).tests):
         for kind, name, samples in _under_all(sound, person.name, number):
-            count = measured(_detector(models), samples)
+            count = measured(ear(models).activity, samples)
             found[kind].setdefault(name, Count()).add(count)
             if kind == "wide" and person.age is not None and person.age < ADULT:
                 found[kind].setdefault("children, all conditions", Count()).add(count)
@@ -350,14 +340,14 @@ def _of_folder(folder: Path, models: Path) -> Counts:
         silence = np.zeros(NARROW_HZ, np.float32)
         said = np.concatenate([silence, narrow, silence])
         found.setdefault("as recorded", Count()).add(
-            measured(_detector(models), Narrow().widened(said, rng))
+            measured(ear(models).activity, Narrow().widened(said, rng))
         )
         for name, how in NARROW.items():
             if how.codec is not None or how.before != "clean":
                 continue
             level = how.level_dbfs if how.level_dbfs is not None else rng.choice(LEVELS_DBFS)
             loud = np.clip(amplify(said, float(level) - active_level_db(narrow)), -1, 1)
-            count = measured(_detector(models), how.widened(loud, rng))
+            count = measured(ear(models).activity, how.widened(loud, rng))
             found.setdefault(name, Count()).add(count)
     return {"narrow": found}
 

@@ -26,7 +26,7 @@ from whodrives.voice.acoustics import Quality
 from whodrives.voice.decision import is_telephone
 from whodrives.voice.profile import Profile
 from whodrives.voice.scoring import RunningModel, centroid, pooled
-from whodrives.voice.segments import Segmenter
+from whodrives.voice.segments import Segmenter, segmented
 from whodrives.voice.segments import SegmenterEvent as Piece
 from whodrives.voice.types import Calibration, Segment, VoiceActivity
 
@@ -235,9 +235,5 @@ def blocks(samples: Floats) -> Iterator[AudioBlock]:
 
 
 def pieces(activity: VoiceActivity, gate: Segmenter, samples: Floats) -> list[Piece]:
-    """All that a new gate hears in samples (n,), to their end."""
-    activity.reset()
-    sound = list(blocks(samples))
-    probabilities = activity.probabilities([block.samples for block in sound])
-    heard = [p for each in zip(sound, probabilities, strict=True) for p in gate.step(*each)]
-    return heard + gate.flush(len(samples) / BLOCK_SAMPLES * BLOCK_S)
+    """All that a new segmenter gives for samples (n,), to their end."""
+    return segmented(list(blocks(samples)), activity, gate)

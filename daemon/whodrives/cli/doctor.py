@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -19,14 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from whodrives import clock
-from whodrives.audio.blocks import (
-    BLOCK_S,
-    BLOCK_SAMPLES,
-    SAMPLE_RATE_HZ,
-    AudioBlock,
-    Floats,
-    SourceState,
-)
+from whodrives.audio.blocks import BLOCK_S, AudioBlock, Floats, SourceState
 from whodrives.audio.files import read_file
 from whodrives.audio.level import level
 from whodrives.audio.microphone import Device, Microphone, devices
@@ -48,8 +41,8 @@ from whodrives.trip.reports import asleep, missing, span, wrong_clock
 from whodrives.vehicle.state import VehicleReport, VehicleState
 from whodrives.vehicle.vss import SEAT_SWITCHES
 from whodrives.voice.acoustics import Quality
-from whodrives.voice.decision import LEAST_SPEECH_S, is_telephone
-from whodrives.voice.segments import Segmenter, SegmenterEvent
+from whodrives.voice.decision import LEAST_SPEECH_S, WIDE_BAND_FIX, is_telephone
+from whodrives.voice.segments import Segmenter, segmented
 from whodrives.voice.types import Segment
 
 LISTEN_S = 3.0
@@ -204,9 +197,9 @@ def _file(path: Path, config: Config) -> Iterator[Finding]:
     """The start of a file: whether it can be read, holds more than silence, and which channel."""
     taken = taken_channel(path, config)
     blocks = read_file(path, channel=taken.channel)
-    start = np.concatenate([block.samples for block in islice(blocks, FILE_BLOCKS)])
-    if is_silent(start):
-        found = f"{path}: only silence in its first {start.size / SAMPLE_RATE_HZ:.0f} s"
+    start = list(islice(blocks, FILE_BLOCKS))
+    if is_silent(_joined(start)):
+        found = f"{path}: only silence in its first {len(start) * BLOCK_S:.0f} s"
         yield Finding("sound", well=False, found=f"{found}; record it again")
     elif _is_narrow(start, Path(config.models.directory)):
         found = f"{path}: its speech is of telephone band, in which nobody is recognised"
@@ -216,15 +209,14 @@ def _file(path: Path, config: Config) -> Iterator[Finding]:
         yield Finding("sound", well=True, found=f"{path} can be read{which}")
 
 
-def _is_narrow(sound: Floats, models: Path) -> bool | None:
+def _joined(blocks: Sequence[AudioBlock]) -> Floats:
+    return np.concatenate([block.samples for block in blocks])
+
+
+def _is_narrow(sound: Sequence[AudioBlock], models: Path) -> bool | None:
     """Whether the speech in a sound is of telephone band; None: too little speech to tell."""
-    whole = sound[: sound.size // BLOCK_SAMPLES * BLOCK_SAMPLES]
-    samples = list(whole.reshape(-1, BLOCK_SAMPLES))
-    segmenter, quality, speech_s = Segmenter(), Quality(), 0.0
-    pieces: list[SegmenterEvent] = []
-    for number, probability in enumerate(load_vad(models).probabilities(samples)):
-        pieces += segmenter.step(AudioBlock(number * BLOCK_S, samples[number]), probability)
-    for piece in (*pieces, *segmenter.flush(len(samples) * BLOCK_S)):
+    quality, speech_s = Quality(), 0.0
+    for piece in segmented(sound, load_vad(models), Segmenter()):
         if isinstance(piece, Segment):
             quality.add(piece.samples)
             speech_s += piece.new_s
@@ -236,7 +228,8 @@ def _microphone(device: str | int | None, models: Path) -> Iterator[Finding]:
     yield Finding("microphones", well=bool(found), found=_listed(found))
     if not found:
         return
-    heard = _listen(device)
+    blocks = _listen(device)
+    heard = _joined(blocks)
     measured = level(heard)
     said = f"level {measured.rms_dbfs:.0f} dBFS, peak {measured.peak_dbfs:.0f} dBFS"
     if is_silent(heard):
@@ -249,21 +242,18 @@ def _microphone(device: str | int | None, models: Path) -> Iterator[Finding]:
         yield Finding("level", well=False, found=f"{said}: clipping; lower the gain")
     else:
         yield Finding("level", well=True, found=said)
-        yield from _band(heard, models)
+        yield from _band(blocks, models)
 
 
-def _band(heard: Floats, models: Path) -> Iterator[Finding]:
+def _band(heard: Sequence[AudioBlock], models: Path) -> Iterator[Finding]:
     """Whether the microphone gives wide band, which only speech shows."""
     narrow = _is_narrow(heard, models)
     if narrow is None:
         found = f"nobody spoke for {LEAST_SPEECH_S} s; speak meanwhile to have the band checked"
         yield Finding("band", well=True, found=found)
     elif narrow:
-        found = (
-            "your speech came in telephone band, in which nobody is recognised; let the microphone "
-            "record at 16 kHz or more (Bluetooth: wide-band speech, mSBC), or choose another one"
-        )
-        yield Finding("band", well=False, found=found)
+        said = "your speech came in telephone band, in which nobody is recognised"
+        yield Finding("band", well=False, found=f"{said}; {WIDE_BAND_FIX}")
     else:
         yield Finding("band", well=True, found="wide band")
 
@@ -276,7 +266,7 @@ def _listed(found: list[Device]) -> str:
     )
 
 
-def _listen(device: str | int | None) -> Floats:
+def _listen(device: str | int | None) -> Sequence[AudioBlock]:
     """LISTEN_S of sound after SETTLE_S; SourceError if there is none."""
     inbox: SimpleQueue[AudioBlock | SourceState] = SimpleQueue()
     microphone = Microphone(device, inbox.put)
@@ -290,12 +280,12 @@ def _listen(device: str | int | None) -> Floats:
                 continue
             if isinstance(item, AudioBlock):
                 microphone.taken()
-                blocks.append(item.samples)
+                blocks.append(item)
     finally:
         microphone.close()
     if not blocks:
         raise SourceError("microphone: opens but gives no sound; does another program use it?")
-    return np.concatenate(blocks[-int(LISTEN_S / BLOCK_S) :])
+    return blocks[-int(LISTEN_S / BLOCK_S) :]
 
 
 def _broker(config: Config) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from whodrives.trip.reports import CarReports
 from whodrives.trip.trip import Trip
 from whodrives.trip.types import CommandResult, DriverState, LinkState, Tick
 from whodrives.voice.acoustics import Quality
-from whodrives.voice.decision import LEAST_SPEECH_S, Policy, is_telephone, judge
+from whodrives.voice.decision import LEAST_SPEECH_S, WIDE_BAND_FIX, Policy, is_telephone, judge
 from whodrives.voice.profile import Household
 from whodrives.voice.scoring import RunningModel, compare
 from whodrives.voice.segments import Segmenter
@@ -56,8 +56,7 @@ is reported: nobody can be recognised by it."""
 
 NARROW = (
     "the speech of the last half minute and more was of telephone band, in which nobody is "
-    "recognised; let the microphone record at 16 kHz or more (Bluetooth: wide-band speech, mSBC), "
-    "or choose another one"
+    f"recognised; {WIDE_BAND_FIX}"
 )
 """The reason in `Health` for such a source."""
 

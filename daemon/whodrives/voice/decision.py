@@ -22,6 +22,13 @@ TELEPHONE_BAND_DB = -31.5
 recordings 99 of 100 are below it, of wide-band recordings 9 of 1000 (docs/accuracy.md)."""
 
 
+WIDE_BAND_FIX = (
+    "let the microphone record at 16 kHz or more (Bluetooth: wide-band speech, mSBC), or choose "
+    "another one"
+)
+"""What helps against sound of telephone band."""
+
+
 CLIPPED_SHARE = 0.02
 """With more samples clipped an unmatched speaker is not called unknown but POOR_SOUND."""
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -25,7 +26,7 @@ import numpy as np
 
 from whodrives.audio.blocks import BLOCK_S, AudioBlock, Floats
 from whodrives.errors import ConfigError
-from whodrives.voice.types import Segment, UtteranceEnd
+from whodrives.voice.types import Segment, UtteranceEnd, VoiceActivity
 
 SegmenterEvent: TypeAlias = Segment | UtteranceEnd
 
@@ -306,3 +307,19 @@ class Segmenter:
             events.append(ended.take_segment(self._floor))
         events.append(UtteranceEnd(at_s, ended.blocks * BLOCK_S, ended.snr_db(self._floor)))
         return events
+
+
+def segmented(
+    blocks: Sequence[AudioBlock], activity: VoiceActivity, segmenter: Segmenter
+) -> list[SegmenterEvent]:
+    """All that a new segmenter gives for a recording, to its end.
+
+    Args:
+        blocks: the recording.
+        activity: the detector; it is reset.
+        segmenter: a new one.
+    """
+    activity.reset()
+    probabilities = activity.probabilities([block.samples for block in blocks])
+    found = [e for each in zip(blocks, probabilities, strict=True) for e in segmenter.step(*each)]
+    return found + segmenter.flush(blocks[-1].at_s if blocks else 0.0)
