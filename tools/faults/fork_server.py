@@ -1,10 +1,10 @@
-"""Gives birth to daemons: the real one, on a fast clock, with stand-ins for the two models.
+"""Starts daemons: the real one, on a fast clock, with stand-ins for the two models.
 
     python fork_server.py SCALE BEGAN_S [MUTANT]
 
 Each line of standard input describes a daemon, as JSON; the answer is its process id. Importing
-takes a second of the world's time, which is many of the fast clock's: so it is done once, here,
-and a daemon is a fork. It is a process of its own, and dies of SIGKILL like any other.
+takes a second of real time, which is many of the fast clock's: so it is done once, here, and a
+daemon is a fork. It is a process of its own, and dies of SIGKILL like any other.
 
 The stand-ins: a block is speech when it is loud, and how loud says who speaks; so an embedding is
 one-hot, and every verdict is right. What is tried here is the contract, and not voices.
@@ -34,7 +34,7 @@ STEP = 1500
 
 
 class Loud:
-    """Satisfies `domain.VoiceActivity`: loud is speech."""
+    """Satisfies `voice.types.VoiceActivity`: loud is speech."""
 
     def probabilities(self, blocks: Any) -> list[float]:
         """1 for each loud block."""
@@ -45,7 +45,7 @@ class Loud:
 
 
 class OneHot:
-    """Satisfies `domain.Encoder`: the level of the speech says whose it is."""
+    """Satisfies `voice.types.Encoder`: the level of the speech says whose it is."""
 
     fingerprint = FINGERPRINT
 

@@ -772,9 +772,7 @@ class Car:
 
     def _say(self, voice: int, seconds: float) -> None:
         who = self.drivers[voice - 1] if 1 <= voice <= trips.DRIVERS else None
-        spoken = range(round(seconds / BLOCK_S))
-        self._sound += [-voice if block % 4 == 3 else voice for block in spoken]  # noqa: PLR2004
-        self._sound += [0] * PAUSE_BLOCKS
+        self._sound += [voice] * round(seconds / BLOCK_S) + [0] * PAUSE_BLOCKS
         now_s = self.clock.now_s()
         lasts_s = len(self._sound) * BLOCK_S
         self.record.spoken.append(
@@ -811,15 +809,13 @@ _BLOCKS: dict[int, bytes] = {}
 
 
 def _block(voice: int) -> bytes:
-    """A block of this voice's level; a soft one for -voice, because speech is not stationary."""
+    """A block of this voice's level."""
     if voice not in _BLOCKS:
         # Noise whose median size is 1: a constant would be removed as an offset, a tone is of
         # telephone band, and two values alone look like another sample format.
         rng = np.random.default_rng(1)
         wave = rng.permutation(np.linspace(0.8, 1.2, BLOCK)) * rng.choice((-1, 1), BLOCK)
-        if voice < 0:
-            wave[BLOCK // 4 :] = 0
-        _BLOCKS[voice] = (wave * abs(voice) * STEP).astype("<i2").tobytes()
+        _BLOCKS[voice] = (wave * voice * STEP).astype("<i2").tobytes()
     return _BLOCKS[voice]
 
 
