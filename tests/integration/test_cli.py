@@ -260,7 +260,7 @@ def test_a_voice_is_learned_from_the_microphone(
         told, _ = running.communicate()
     assert running.returncode == 0, told
     assert told.startswith("Anna is enrolled as d-")
-    assert "enrol again with --replace" in told
+    assert re.search(r"^  whodrives --config \S+ enrol d-\w{8} --again$", told, re.MULTILINE)
     known = installed.run("replay", voices / "af_bella" / "5.opus").stdout
     assert '"outcome": "known"' in known
 
@@ -345,6 +345,29 @@ def test_enrolling_anew_can_be_taken_back(installed: Installation, voices: Path)
     assert installed.run("drivers", "restore", "George").returncode == 0
     assert installed.run("replay", voices / "bm_george" / "5.opus").stdout == before
     assert "no previous voice" in installed.run("drivers", "restore", "George").stderr
+
+
+@pytest.mark.much_speech
+def test_another_day_is_added_to_a_voice(installed: Installation, voices: Path) -> None:
+    """By id or name; the first day stays, and the second can be taken back."""
+    installed.configure(mqtt={"evidence": True})
+    installed.enrol("George", voices / "bm_george")
+    before = installed.run("replay", voices / "bm_george" / "5.opus").stdout
+    new = (voices / "bm_george" / "5.opus", voices / "bm_george" / "4.opus")
+    other = [voices / "af_bella" / f"{n}.opus" for n in (1, 2, 3, 4)]
+    refused = installed.run("enrol", "George", *other, "--again", "--consent", "G")
+    assert (refused.returncode, "not_this_driver" in refused.stderr) == (1, True)
+    done = installed.run("enrol", "george", *new, "--again", "--consent", "G")
+    assert done.returncode == 0, done.stderr
+    driver = re.search(r"is enrolled as (d-\w{8})", done.stdout)
+    assert driver is not None
+    shown = installed.run("drivers", "history", "George").stdout
+    assert [line.split()[1] for line in shown.splitlines()[:2]] == ["enrolled", "again"]
+    assert installed.run("replay", voices / "bm_george" / "5.opus").stdout != before
+    assert installed.run("drivers", "restore", driver[1]).returncode == 0
+    assert installed.run("replay", voices / "bm_george" / "5.opus").stdout == before
+    nobody = installed.run("enrol", "Ann", *new, "--again", "--consent", "A")
+    assert "no driver is called Ann" in nobody.stderr
 
 
 @pytest.mark.much_speech

@@ -339,6 +339,7 @@ UNDERSTOOD: dict[str, Incoming] = {
     "command-forget": Forget(AT_S, COMMAND, "d-7f3a"),
     "command-enrol": Enrol(AT_S, COMMAND, None, "account-3", "2026-11"),
     "command-enrol-guest": Enrol(AT_S, COMMAND, None, "account-3", "2026-11", "g-3f2a9c1e"),
+    "command-enrol-again": Enrol(AT_S, COMMAND, "d-7f3a", "account-3", "2026-11", again=True),
     "preferences-result": RequestResult(AT_S, REQUEST, ResultStatus.REJECTED, "standing"),
     "preferences-position": Position(
         AT_S,

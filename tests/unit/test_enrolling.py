@@ -123,6 +123,20 @@ def test_another_voice_does_not_replace_a_driver(
 
 
 @pytest.mark.much_speech
+def test_only_the_drivers_own_voice_is_added(
+    people: dict[str, Enrolled], encoder: OnnxEncoder, policy: Policy
+) -> None:
+    """What is checked is the voice as it will be, and that the new part of it is the driver's."""
+    house = [profile("d-0000000a", people["george"], encoder)]
+    george = examined(people["george again"], "d-0000000a", house, policy, again=True)
+    assert george.problems == ()
+    both_s = people["george"].speech_s + people["george again"].speech_s
+    assert george.check.of_s == pytest.approx(both_s)
+    bella = examined(people["bella"], "d-0000000a", house, policy, again=True)
+    assert "not_this_driver" in [problem.code for problem in bella.problems]
+
+
+@pytest.mark.much_speech
 def test_two_voices_that_are_too_alike_are_refused_with_what_it_costs(
     people: dict[str, Enrolled], encoder: OnnxEncoder, policy: Policy
 ) -> None:
@@ -215,6 +229,16 @@ def test_a_voice_that_is_there_already_is_refused_to_the_head_unit(
     assert state.stage is EnrolmentStage.REFUSED
     assert isinstance(result, CommandResult)
     assert result.reason == "same_person"
+
+
+@pytest.mark.parametrize("driver", [None, "d-0000000f"])
+def test_nothing_is_added_to_nobody(
+    driver: str | None, encoder: OnnxEncoder, policy: Policy
+) -> None:
+    """A voice is added to that of an enrolled driver, who is named."""
+    command = replace(ASKED, driver=driver, again=True)
+    refused = CommandResult(0.0, "c1", "unknown_driver")
+    assert enrolling(encoder, policy).step(command) == [refused]
 
 
 def test_one_enrolment_at_a_time(encoder: OnnxEncoder, policy: Policy) -> None:

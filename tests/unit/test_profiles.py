@@ -27,10 +27,10 @@ from whodrives.audio.blocks import Floats
 from whodrives.config.schema import Vehicle
 from whodrives.errors import ProfileError
 from whodrives.store import calendar, export, names, profiles, record, sealing
-from whodrives.store.profiles import Loaded, ProfileStore, unused
+from whodrives.store.profiles import MOST_ADDED, Loaded, ProfileStore, unused
 from whodrives.store.record import Consent, StoredProfile
 from whodrives.vehicle import vss
-from whodrives.voice.profile import Profile
+from whodrives.voice.profile import AUGMENTATIONS, Profile
 
 ENCODER = "ab" * 32
 OTHER_ENCODER = "cd" * 32
@@ -1070,6 +1070,48 @@ def test_a_second_try_does_not_push_the_proven_voice_out(
     store.save("Anna", voice(1), 20, replace=True)
     store.save("Anna", voice(2), 20, replace=True)
     assert np.array_equal(store.restore("Anna").profile.embeddings, anna.profile.embeddings)
+
+
+def test_a_further_enrolment_is_added_and_can_be_taken_back(
+    store: ProfileStore, anna: StoredProfile
+) -> None:
+    """Both days are in the voice; clean windows stay before those with noise."""
+    store.set_preferences("Anna", {POSITION: 120})
+    agreed = Consent("Anna", "2026-11-24T08:00:00+00:00", "2026-11")
+    store.adopt(anna.profile.id, voice(1, windows=6), 20, agreed, again=True)
+    (added,) = store.load().profiles
+    rows = added.profile.embeddings.reshape(AUGMENTATIONS, -1, added.profile.embeddings.shape[1])
+    days = [voice(), voice(1, windows=6)]
+    first, second = (each.reshape(AUGMENTATIONS, -1, each.shape[1]) for each in days)
+    assert np.array_equal(rows, np.concatenate([first, second], axis=1))
+    assert added.profile.speech_s == anna.profile.speech_s + 20
+    assert added.enrolled_at == anna.enrolled_at
+    assert [session.speech_s for session in added.added] == [20]
+    assert added.profile.preferences == {POSITION: 120}
+    back = store.restore("Anna")
+    assert np.array_equal(back.profile.embeddings, voice())
+    assert back.added == ()
+
+
+def test_further_enrolments_have_an_end_and_need_a_driver_of_this_encoder(
+    store: ProfileStore, anna: StoredProfile, tmp_path: Path
+) -> None:
+    """It is told before anybody speaks, and what is stored does not grow for ever."""
+    driver, agreed = anna.profile.id, Consent("A", "2026-11-24T08:00:00+00:00", "2026-11")
+    for number in range(MOST_ADDED):
+        store.rehearse("Anna", again=True)
+        store.adopt(driver, voice(number), 20, agreed, again=True)
+    for refused in (
+        lambda: store.rehearse("Anna", again=True),
+        lambda: store.adopt(driver, voice(), 20, agreed, again=True),
+    ):
+        with pytest.raises(ProfileError, match="--replace"):
+            refused()
+    with pytest.raises(ProfileError, match="no driver is called Bo"):
+        store.rehearse("Bo", again=True)
+    other = store_in(tmp_path, encoder="b" * 64)
+    with pytest.raises(ProfileError, match="another encoder"):
+        other.rehearse("Anna", again=True)
 
 
 def test_a_recognition_is_written_once_a_day(

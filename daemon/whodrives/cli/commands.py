@@ -109,16 +109,23 @@ def _enrol(options: argparse.Namespace) -> int:
         options.name,
         options.files,
         replace=options.replace,
+        again=options.again,
         road=options.road,
         consent=options.consent,
         accept_alike=options.accept_alike,
     )
     stored = enrol(wish, settings, store, Console(stderr=True))
     heard = f"{stored.profile.speech_s:.1f} s of speech"
-    print(f"{stored.name} is enrolled as {stored.profile.id} from {heard}.")
+    days = len({stored.enrolled_at, *(session.day for session in stored.added)})
+    print(f"{stored.name} is enrolled as {stored.profile.id} from {heard}", end="")
+    print(f" on {days} days." if days > 1 else ".")
     driver = stored.profile.id
     if stored.profile.speech_s < ENOUGH_S:
-        print(f"{ENOUGH_S:.0f} s would make a stronger profile: enrol again with --replace.")
+        print(f"{ENOUGH_S:.0f} s would make a stronger profile. To add more, today or later:")
+        _next(options, f"  whodrives enrol {driver} --again")
+    elif days == 1:
+        print("A voice differs from day to day. To add another day, record on that day with:")
+        _next(options, f"  whodrives enrol {driver} --again")
     if stored.before:
         print("The previous voice is kept until the new one has assigned a driver; to restore it:")
         _next(options, f"  whodrives drivers restore {driver}")
@@ -162,7 +169,8 @@ def _list(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     stored = _find(open_store(load_config(options.config)), options.who)
     day = believed(stored.enrolled_at) or "on an unknown day"
-    print(f"{stored.name}: {stored.profile.id}, enrolled {day}", end=" ")
+    days = [day, *(believed(each.day) or "on an unknown day" for each in stored.added)]
+    print(f"{stored.name}: {stored.profile.id}, enrolled {', '.join(days)}", end=" ")
     print(f"from {stored.profile.speech_s:.1f} s of speech")
     agreed = stored.consent
     at = (believed(agreed.at) or f"{agreed.at} (implausible clock)") if agreed else ""
@@ -213,7 +221,10 @@ def _history(options: argparse.Namespace) -> int:
     stored = _find(open_store(settings), options.who)
     profile, known = stored.profile, stored.profile.adaptation
     day = believed(stored.enrolled_at) or "unknown   "
-    print(f"{day}  enrolled from {profile.speech_s:.1f} s of speech")
+    first_s = profile.speech_s - sum(session.speech_s for session in stored.added)
+    print(f"{day}  enrolled from {first_s:.1f} s of speech")
+    for session in stored.added:
+        print(f"{believed(session.day) or 'unknown   '}  again from {session.speech_s:.1f} s")
     for step in known.revisions:
         days = [date.fromordinal(trip.day).isoformat() for trip in step.trips]
         print(

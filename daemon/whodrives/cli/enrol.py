@@ -44,7 +44,7 @@ from whodrives.models.vad import load_vad
 from whodrives.service.channels import first_voices
 from whodrives.service.wiring import load_policy
 from whodrives.store.calendar import now
-from whodrives.store.names import checked, checked_text, folded
+from whodrives.store.names import checked, checked_text
 from whodrives.store.profiles import ProfileStore
 from whodrives.store.record import Consent, StoredProfile
 from whodrives.voice.decision import Policy
@@ -81,9 +81,10 @@ class EnrolOptions:
     """Options of an enrolment.
 
     Attributes:
-        name: the driver's name.
+        name: the driver's name; with `again`, or the id.
         files: recordings of this one person; none: the microphone.
-        replace: whether to enrol an existing driver of this name again.
+        replace: whether to replace the voice of the driver of this name.
+        again: whether to add to the voice of the driver of this name or id.
         road: whether to record again on the road.
         consent: the person who consented; None: ask.
         accept_alike: whether to keep a voice that is too similar to another's.
@@ -92,6 +93,7 @@ class EnrolOptions:
     name: str
     files: Sequence[Path] = ()
     replace: bool = False
+    again: bool = False
     road: bool = False
     consent: str | None = None
     accept_alike: bool = False
@@ -111,13 +113,13 @@ def enrol(
         EnrolmentError: the recording is not good enough, or the voice too similar to another's.
         SourceError: there is no sound.
     """
-    name = checked(wish.name)
+    name = wish.name if wish.again else checked(wish.name)
     if wish.consent is not None and not wish.consent.strip():
         raise ProfileError(_NOBODY_AGREED)
     agreed = None if wish.consent is None else checked_text(wish.consent, "who agreed")
     household = store.load().profiles
-    old = [stored for stored in household if folded(stored.name) == folded(name)]
-    store.rehearse(name, replace=wish.replace)
+    old = [stored for stored in household if stored.is_called(name)]
+    store.rehearse(name, replace=wish.replace, again=wish.again)
     models = Path(settings.models.directory)
     policy = load_policy(settings)
     enrolment = Enrolment(load_vad(models), load_encoder(models))
@@ -131,12 +133,15 @@ def enrol(
     else:
         enrolled = _enrol_live(enrolment, settings.sound.device, console, road=wish.road)
     driver = old[0].profile.id if old else None
-    found = examined(enrolled, driver, [stored.profile for stored in household], policy)
+    profiles = [stored.profile for stored in household]
+    found = examined(enrolled, driver, profiles, policy, again=wish.again)
     _judge(found, household, console, accept_alike=wish.accept_alike)
+    voice = enrolled.embeddings, enrolled.speech_s
+    if wish.again:
+        return store.adopt(driver, *voice, consent, again=True)
     return store.save(
         name,
-        enrolled.embeddings,
-        enrolled.speech_s,
+        *voice,
         consent=consent,
         replace=wish.replace,
     )

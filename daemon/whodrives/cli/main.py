@@ -228,6 +228,7 @@ def _add_enrol(commands: _Commands) -> None:
         "whodrives enrol Anna monday.wav tuesday.flac",
         "whodrives enrol                      the name is asked for, not in the process list",
         "whodrives enrol --road               in the parked car, and again while driving",
+        "whodrives enrol Anna --again         on another day, in addition",
         "whodrives enrol Anna --replace       with a new microphone, or after years",
     )
     parser.add_argument(
@@ -238,7 +239,13 @@ def _add_enrol(commands: _Commands) -> None:
         "from standard input; every user of this machine can read arguments in the process list)",
     )
     parser.add_argument("files", nargs="*", type=Path, help="recordings (without: the microphone)")
-    parser.add_argument("--replace", action="store_true", help="enrol this driver again")
+    former = parser.add_mutually_exclusive_group()
+    former.add_argument(
+        "--again",
+        action="store_true",
+        help="add to this driver's voice: another day, microphone or way of speaking",
+    )
+    former.add_argument("--replace", action="store_true", help="replace this driver's voice")
     parser.add_argument(
         "--road", action="store_true", help="record again on the road, with its noise"
     )

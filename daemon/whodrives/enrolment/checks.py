@@ -1,7 +1,8 @@
 """The final checks before a profile is kept.
 
 Owns three questions: are held-out parts recognised, is the speaker too similar to another driver,
-and is a replacement the same person. Must not know names or the store. A problem names its fix.
+and is a driver who is enrolled again the same person. Must not know names or the store. A problem
+names its fix.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from whodrives.enrolment.recording import Enrolled
-from whodrives.enrolment.similarity import Check, Similarity, self_check, similarities
+from whodrives.enrolment.similarity import Check, Similarity, matrix, self_check, similarities
 from whodrives.enrolment.types import Problem
 from whodrives.voice.decision import Policy
-from whodrives.voice.profile import Profile
+from whodrives.voice.profile import Profile, joined
 
 _NOBODY = "d-00000000"
+
+
+ADDED_COSINE = 0.5
+"""Minimum cosine of a further enrolment to the voice that it is added to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +39,31 @@ class Findings:
 
 
 def examined(
-    enrolled: Enrolled, driver: str | None, household: Sequence[Profile], policy: Policy
+    enrolled: Enrolled,
+    driver: str | None,
+    household: Sequence[Profile],
+    policy: Policy,
+    *,
+    again: bool = False,
 ) -> Findings:
     """Run the final checks on a new enrolment.
 
     Args:
         enrolled: the enrolment.
-        driver: the driver whose profile it replaces; None for a new driver.
+        driver: the driver whose voice it replaces, or is added to; None for a new driver.
         household: all enrolled drivers, `driver` included.
         policy: the policy of recognition.
+        again: whether it is added; the voice as it will be is then checked.
     """
     others = [profile for profile in household if profile.id != driver]
-    profile = Profile(
+    spoken = Profile(
         driver or _NOBODY, enrolled.embeddings, policy.calibration.encoder, enrolled.speech_s
     )
-    check, near = self_check(profile, others, policy), similarities(profile, others, policy)
     before = [each for each in household if each.id == driver]
-    problems = [*_against(check, near), *_another_person(profile, before, policy)]
+    profile = joined(before[0], spoken) if again and before else spoken
+    check, near = self_check(profile, others, policy), similarities(profile, others, policy)
+    another = _stranger if again else _another_person
+    problems = [*_against(check, near), *another(spoken, before, policy)]
     return Findings(check, near, tuple(problems))
 
 
@@ -94,6 +107,20 @@ def _another_person(
                 "not_the_driver",
                 f"this is not the voice of {old.id}, whom it is to replace; enrol a new driver, or "
                 "let that one speak",
+            )
+
+
+def _stranger(spoken: Profile, before: Sequence[Profile], policy: Policy) -> Iterator[Problem]:
+    """A problem if speech that is to be added to a voice is not similar to it."""
+    for old in before:
+        cosine = float(matrix([spoken, old], policy.calibration)[0, 1])
+        if cosine < ADDED_COSINE:
+            yield Problem(
+                "not_this_driver",
+                f"this voice is not similar to that of {old.id}, to which it is to be added "
+                f"(cosine {cosine:.2f}, at least {ADDED_COSINE:.2f}); let that driver speak; if it "
+                "is the same person, record in the car with its own microphone, or replace the "
+                "voice",
             )
 
 

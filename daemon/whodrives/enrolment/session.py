@@ -109,7 +109,8 @@ class EnrolmentSession:
             return "busy"
         if command.text not in CONSENT:
             return "unknown_consent_text"
-        return "unknown_driver" if command.driver not in {None, *known} else ""
+        is_known = command.driver in known or (command.driver is None and not command.again)
+        return "" if is_known else "unknown_driver"
 
     def _begin(self, command: Enrol) -> list[Outcome]:
         if reason := self._refusal(command) or ("no_sound" if self._source_lost else ""):
@@ -144,7 +145,9 @@ class EnrolmentSession:
 
     def _examined(self, command: Enrol, enrolled: Enrolled, at_s: float) -> list[Outcome]:
         """Run the final checks, and have the profile stored or refused."""
-        found = examined(enrolled, command.driver, self._household, self._policy)
+        found = examined(
+            enrolled, command.driver, self._household, self._policy, again=command.again
+        )
         enough = _state(command, at_s, EnrolmentStage.ENOUGH, enrolled.speech_s)
         if found.problems:
             return [enough, *_refused(command, at_s, enrolled.speech_s, found.problems)]
@@ -156,6 +159,7 @@ class EnrolmentSession:
             enrolled.speech_s,
             command.by,
             command.text,
+            command.again,
         )
         return [enough, store]
 

@@ -19,10 +19,11 @@ class Enrol:
     Attributes:
         at_s: when it reached us.
         command: unique id of this command, repeated in its `CommandResult`.
-        driver: whose profile is replaced; None for a new driver.
+        driver: whose voice is replaced, or added to; None for a new driver.
         by: pseudonym of the person who agreed, for the record of consent.
         text: version of the consent text.
         guest: the guest to enrol (`Offer.guest`); None: whoever speaks now.
+        again: whether the voice is added to that of `driver` instead of replacing it.
     """
 
     at_s: float
@@ -31,6 +32,7 @@ class Enrol:
     by: str
     text: str
     guest: str | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,8 @@ class EnrolmentState:
 class StoreVoice:
     """Store this enrolment for `driver`, or for a new driver, on the command `command`.
 
-    For the store alone: neither for the bus nor for the log. `by` and `text` as in `Enrol`.
+    For the store alone: neither for the bus nor for the log. `by`, `text` and `again` as in
+    `Enrol`.
     """
 
     at_s: float
@@ -92,3 +95,4 @@ class StoreVoice:
     speech_s: float
     by: str
     text: str
+    again: bool = False

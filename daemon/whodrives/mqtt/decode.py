@@ -345,8 +345,10 @@ def _input(name: str, body: _Command, at_s: float) -> Incoming:
             return Choose(at_s, command, driver)
         case ForgetPayload(command_id=command, driver=driver):
             return Forget(at_s, command, driver)
-        case EnrolPayload(command_id=command, driver=driver, consent=agreed, guest=guest):
-            return Enrol(at_s, command, driver, agreed.by, agreed.text, guest)
+        case EnrolPayload(command_id=command, driver=driver, consent=agreed):
+            return Enrol(
+                at_s, command, driver, agreed.by, agreed.text, body.guest, again=body.again
+            )
         case _:
             kind = Save if name == "command/save" else Cancel
             return kind(at_s, body.command_id)

@@ -402,13 +402,17 @@ class EnrolPayload(CommandPayload, kw_only=True, frozen=True):
 
     driver: Annotated[
         DriverId | None,
-        Meta(description="the driver whose voice is replaced, or null for a new driver"),
+        Meta(description="whose voice is replaced or added to; null for a new driver"),
     ]
     consent: Agreed
     guest: Annotated[
         GuestId | None,
         Meta(description="the guest to enrol, if offered on `guest`; null listens"),
     ] = None
+    again: Annotated[
+        bool,
+        Meta(description="add the voice to that of `driver` instead of replacing it"),
+    ] = False
 
 
 class Fault(Struct, kw_only=True, frozen=True):

@@ -209,7 +209,13 @@ _TABLE = (
     _command("save", CommandPayload, "store the present position as the driver's preference"),
     _command("cancel", CommandPayload, "stop all requests and make no more"),
     _command("forget", ForgetPayload, "erase a driver"),
-    _command("enrol", EnrolPayload, "enrol whoever speaks now, or a guest", "command-enrol-guest"),
+    _command(
+        "enrol",
+        EnrolPayload,
+        "enrol whoever speaks now, or a guest",
+        "command-enrol-guest",
+        "command-enrol-again",
+    ),
     Topic(
         name="command/result",
         writer="whodrives",

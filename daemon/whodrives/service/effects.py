@@ -125,7 +125,10 @@ class Effects:
     def prepare_enrolment(self, command: Enrol) -> None:
         """Check that a voice can be kept before anybody speaks; the outcome is a consequence."""
         try:
-            self._store.rehearse()
+            known = command.driver in {profile.id for profile in self._drivers}
+            self._store.rehearse(
+                command.driver if known else None, replace=True, again=command.again
+            )
         except ProfileError as error:
             log.warning("event=not_enrolled reason=%r", str(error))
             self._put(RefusedCommand(command.at_s, command.command, "not_stored"))
@@ -182,7 +185,9 @@ class Effects:
         consent = Consent(order.by, now(), order.text)
         reason, driver = "", order.driver
         try:
-            stored = self._store.adopt(driver, order.embeddings, order.speech_s, consent)
+            stored = self._store.adopt(
+                driver, order.embeddings, order.speech_s, consent, again=order.again
+            )
             driver = stored.profile.id
         except ProfileError as error:
             log.warning("event=not_enrolled reason=%r", str(error))

@@ -61,6 +61,7 @@ from whodrives.store.index import INDEX, NO_ENCODER, Index, State
 from whodrives.store.record import (
     DRIVER_ID,
     Consent,
+    Session,
     StoredProfile,
     checked_embeddings,
     checked_fob,
@@ -93,12 +94,16 @@ from whodrives.store.sealing import (
     unseal,
 )
 from whodrives.vehicle import vss
-from whodrives.voice.profile import Adaptation, Profile
+from whodrives.voice.profile import Adaptation, Profile, joined
 
 REJECTED = ".rejected"
 
 
 _TRIAL_BYTES = 256 * 1024  # more than a profile has after years
+
+
+MOST_ADDED = 5
+"""Maximum enrolments after the first that are added to a voice."""
 
 
 _NEW_BOOK = "the daemon sets it aside when it starts or reloads, and starts a new one"
@@ -252,41 +257,63 @@ class ProfileStore:
             state = self._state_to_write(first=True)
             old = self._find(name, state)
             _refuse_enrolled(name, old, replace=replace)
-            return self._enrol(state, old, name, embeddings, speech_s, preferences, consent)
+            voice = embeddings, speech_s
+            return self._enrol(state, old, name, voice, preferences, consent)
 
     def adopt(
-        self, driver: str | None, embeddings: Floats, speech_s: float, consent: Consent
+        self,
+        driver: str | None,
+        embeddings: Floats,
+        speech_s: float,
+        consent: Consent,
+        *,
+        again: bool = False,
     ) -> StoredProfile:
-        """Enrol without a name: a new driver, called "driver N", or `driver` again."""
+        """Enrol without a name: a new driver, called "driver N", or `driver`.
+
+        The voice of `driver` is replaced; with `again`, the new one is added to it.
+        """
+        voice = embeddings, speech_s
         with self._writing():
             state = self._state_to_write(first=True)
             if driver is not None:
                 old = self._require(driver, state)
-                return self._enrol(state, old, old.name, embeddings, speech_s, None, consent)
+                if again:
+                    self._checked_again(driver, old)
+                return self._enrol(state, old, old.name, voice, None, consent, again=again)
             taken = {names.folded(stored.name) for stored in self._all(state)}
             free = (f"driver {k}" for k in range(1, len(taken) + 2))
             name = next(each for each in free if names.folded(each) not in taken)
-            return self._enrol(state, None, name, embeddings, speech_s, None, consent)
+            return self._enrol(state, None, name, voice, None, consent)
 
     def _enrol(  # noqa: PLR0917 (the fields of a profile)
         self,
         state: State,
         old: StoredProfile | None,
         name: str,
-        embeddings: Floats,
-        speech_s: float,
+        voice: tuple[Floats, float],
         preferences: Mapping[str, float] | None,
         consent: Consent | None,
+        *,
+        again: bool = False,
     ) -> StoredProfile:
         wanted = None if preferences is None else self._checked(preferences)
         kept = old.profile.preferences if old else wanted or {}
         driver = old.profile.id if old else self._new_id(state)
         fob = old.profile.key if old else None
-        voice = checked_embeddings(embeddings, self._dimension)
-        profile = Profile(driver, voice, self._encoder, float(speech_s), kept, fob)
+        rows, speech_s = checked_embeddings(voice[0], self._dimension), float(voice[1])
+        profile = Profile(driver, rows, self._encoder, speech_s, kept, fob)
         stored = StoredProfile(name, profile, calendar.today_iso(), consent=consent)
         if old is None:
             return self._write_new([stored], state)[0]
+        if again:
+            session = Session(stored.enrolled_at, speech_s)
+            stored = dataclasses.replace(
+                stored,
+                profile=joined(old.profile, profile),
+                enrolled_at=old.enrolled_at,
+                added=(*old.added, session),
+            )
         stored = replacing(old, stored)
         return self._write(stored if wanted is None else with_preferences(stored, wanted), state)
 
@@ -311,7 +338,7 @@ class ProfileStore:
                 adaptation=Adaptation(),
             )
             stored = dataclasses.replace(
-                old, profile=profile, enrolled_at=voice.enrolled_at, before=None
+                old, profile=profile, enrolled_at=voice.enrolled_at, added=voice.added, before=None
             )
             return self._write(stored, state)
 
@@ -391,21 +418,28 @@ class ProfileStore:
             old = self._require(who, state)
             return self._write(dataclasses.replace(old, profile=change(old.profile)), state)
 
-    def rehearse(self, name: str | None = None, *, replace: bool = False) -> None:
+    def rehearse(
+        self, who: str | None = None, *, replace: bool = False, again: bool = False
+    ) -> None:
         """Check whether a profile can be saved: the directory, the key, the name, disk space.
 
         Call it before anybody speaks. It may make the directories, and leaves nothing else.
 
         Args:
-            name: as for `save`; None: not known yet.
+            who: the name, as for `save`, or with `again` also the id; None: not known yet.
             replace: as for `save`.
+            again: as for `adopt`.
         """
         self._refuse_root_among_others()
         with self._writing():
             if self._needs_key():
                 state = self._state()
-                if name is not None:
-                    _refuse_enrolled(name, self._find(name, state), replace=replace)
+                if who is not None and again:
+                    self._checked_again(who, self._find(who, state))
+                elif who is not None:
+                    _refuse_enrolled(who, self._find(who, state), replace=replace)
+            elif who is not None and again:
+                raise _nobody(who)
             else:
                 self._refuse_key_among_profiles()
                 files.make_folder(self._key_file.parent)
@@ -1041,6 +1075,18 @@ class ProfileStore:
             raise _nobody(who)
         return found
 
+    def _checked_again(self, who: str, old: StoredProfile | None) -> StoredProfile:
+        """The profile; ProfileError if no further enrolment can be added to it."""
+        if old is None:
+            raise _nobody(who)
+        self._usable(old)
+        if len(old.added) >= MOST_ADDED:
+            raise ProfileError(
+                f"{who}: was enrolled {1 + MOST_ADDED} times already; more adds nothing: replace "
+                "the voice with --replace, or leave it as it is"
+            )
+        return old
+
     def _usable(self, stored: StoredProfile) -> tuple[StoredProfile, list[str]]:
         """The profile without the preferences that the car refuses, and a sentence for each."""
         profile, ours = stored.profile, self._encoder
@@ -1170,7 +1216,10 @@ def _nobody(who: str) -> ProfileError:
 
 def _refuse_enrolled(name: str, old: StoredProfile | None, *, replace: bool) -> None:
     if old and not replace:
-        raise ProfileError(f"{name} is enrolled already; take another name, or give --replace")
+        raise ProfileError(
+            f"{name} is enrolled already; take another name, or give --again to add to the voice, "
+            "or --replace to replace it"
+        )
 
 
 def _refuse_namesake(stored: StoredProfile, others: Mapping[str, StoredProfile]) -> None:

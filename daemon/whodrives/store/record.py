@@ -59,19 +59,33 @@ class Consent:
     text: str
 
 
+class Session(msgspec.Struct, frozen=True):
+    """A further enrolment of the same driver.
+
+    Attributes:
+        day: ISO 8601 date, UTC.
+        speech_s: seconds of speech in it.
+    """
+
+    day: str
+    speech_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """An enrolled voice that was replaced.
+    """An enrolled voice that was replaced, or that a further enrolment was added to.
 
     Attributes:
         embeddings: as in `voice.profile.Profile`.
         speech_s: seconds of speech they were made from.
         enrolled_at: ISO 8601 date, UTC.
+        added: the enrolments after the first.
     """
 
     embeddings: Floats
     speech_s: float
     enrolled_at: str
+    added: tuple[Session, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +112,7 @@ class StoredProfile:
     recognised_on: str | None = None
     before: Voice | None = None
     revision: int = 0
+    added: tuple[Session, ...] = ()
 
     def is_called(self, who: str) -> bool:
         """Whether `who` is the driver's name, in any case, or id."""
@@ -159,10 +174,12 @@ def pack_record(stored: StoredProfile) -> bytes:
         "consent": dataclasses.asdict(stored.consent) if stored.consent else None,
         "recognised_on": stored.recognised_on,
         "revision": stored.revision,
+        "added": [msgspec.to_builtins(session) for session in stored.added],
         "before": {
             "speech_s": before.speech_s,
             "enrolled_at": before.enrolled_at,
             "shape": before.embeddings.shape,
+            "added": [msgspec.to_builtins(session) for session in before.added],
         }
         if before
         else None,
@@ -178,6 +195,7 @@ class _VoiceFacts(msgspec.Struct):
     speech_s: float
     enrolled_at: str
     shape: tuple[int, int]
+    added: tuple[Session, ...] = ()
 
 
 class _Facts(msgspec.Struct):
@@ -195,6 +213,7 @@ class _Facts(msgspec.Struct):
     recognised_on: str | None = None
     before: _VoiceFacts | None = None
     revision: int = 0
+    added: tuple[Session, ...] = ()
 
 
 def unpack_record(
@@ -240,6 +259,7 @@ def _stored(driver: str, encoder: str, payload: bytes, dimension: int | None) ->
         _day(facts.recognised_on) if facts.recognised_on else None,
         before,
         facts.revision,
+        _sessions(facts.added),
     )
 
 
@@ -249,7 +269,12 @@ def _before(facts: _VoiceFacts | None, numbers: Floats, dimension: int) -> Voice
             raise ValueError("more embeddings than are described")
         return None
     rows = checked_embeddings(numbers.reshape(facts.shape), dimension)
-    return Voice(rows, _seconds(facts.speech_s), _day(facts.enrolled_at))
+    seconds, added = _seconds(facts.speech_s), _sessions(facts.added)
+    return Voice(rows, seconds, _day(facts.enrolled_at), added)
+
+
+def _sessions(added: tuple[Session, ...]) -> tuple[Session, ...]:
+    return tuple(Session(_day(each.day), _seconds(each.speech_s)) for each in added)
 
 
 def _check_adaptation(known: Adaptation, dimension: int) -> None:
@@ -291,11 +316,12 @@ def _day(text: str) -> str:
 
 
 def replacing(old: StoredProfile, new: StoredProfile) -> StoredProfile:
-    """The new voice with the replaced one as `before`, until the new one has been confirmed.
+    """The new voice with the former one as `before`, until the new one has been confirmed.
 
     An unconfirmed voice is not kept, and a voice of another encoder cannot be restored.
     """
-    before = old.before or Voice(old.profile.embeddings, old.profile.speech_s, old.enrolled_at)
+    voice = old.profile
+    before = old.before or Voice(voice.embeddings, voice.speech_s, old.enrolled_at, old.added)
     return dataclasses.replace(
         new,
         previous=old.previous,
@@ -308,6 +334,8 @@ def described(stored: StoredProfile) -> Iterator[str]:
     """The content of a profile in phrases for a receipt, without voice and preferences."""
     count, seconds = len(stored.profile.embeddings), stored.profile.speech_s
     yield f"the name, and the voice: {count} embeddings of {seconds:.1f} s of speech"
+    if stored.added:
+        yield f"the days of {len(stored.added)} further enrolments"
     if stored.profile.adaptation != Adaptation():
         learned, held = stored.profile.adaptation.revisions, stored.profile.adaptation.pending
         trips = sum(len(step.trips) for step in learned)

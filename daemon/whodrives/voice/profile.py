@@ -1,14 +1,16 @@
 """The values of enrolment and adaptation: profiles, pending trips, revisions.
 
-Owns what is kept of a driver. Must not know how it is stored or compared. `Profile.embeddings`, the
-enrolment template, never change; what is learned later is in `Profile.adaptation`.
+Owns what is kept of a driver. Must not know how it is stored or compared. Only an enrolment changes
+`Profile.embeddings`, the enrolment template; what is learned later is in `Profile.adaptation`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+
+import numpy as np
 
 from whodrives.audio.blocks import Floats
 
@@ -84,7 +86,8 @@ class Profile:
     Attributes:
         id: pseudonymous identifier, safe to publish.
         embeddings: float32, shape (AUGMENTATIONS k, D), each of unit length: the k windows of
-            enrolment speech clean, then all with road noise, then all with broadband noise.
+            enrolment speech clean, then all with road noise, then all with broadband noise. The
+            windows of a further enrolment follow those of the one before.
         encoder: fingerprint of the encoder that made them; only its embeddings are comparable.
         speech_s: seconds of speech they were made from.
         preferences: VSS path to value, in the path's unit.
@@ -99,3 +102,13 @@ class Profile:
     preferences: Mapping[str, float] = field(default_factory=dict)
     key: str | None = None
     adaptation: Adaptation = field(default_factory=Adaptation)
+
+
+def joined(profile: Profile, added: Profile) -> Profile:
+    """The profile with the voice of a further enrolment of the same driver, by the same encoder."""
+    rows = [
+        each.embeddings.reshape(AUGMENTATIONS, -1, each.embeddings.shape[1])
+        for each in (profile, added)
+    ]
+    embeddings = np.concatenate(rows, axis=1).reshape(-1, rows[0].shape[-1])
+    return replace(profile, embeddings=embeddings, speech_s=profile.speech_s + added.speech_s)
