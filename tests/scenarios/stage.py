@@ -87,11 +87,11 @@ def blocks(sound: Sound, start_s: float = 0.0) -> Iterable[AudioBlock]:
 
 
 def car(
-    changes: Mapping[float, Mapping[str, float | bool | None]], until_s: float
+    changes: Mapping[float, Mapping[str, float | bool | str | None]], until_s: float
 ) -> list[VehicleReport]:
     """What a car reports twice a second: it stands, ready to go, but for the changes at a time."""
     reports = []
-    state: dict[str, float | bool | None] = dict(STANDING)
+    state: dict[str, float | bool | str | None] = dict(STANDING)
     for at_s in np.arange(0.0, until_s, 0.5):
         for change_s, change in changes.items():
             if at_s - 0.5 < change_s <= at_s:

@@ -3,18 +3,22 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soxr
 
-from tests.scenarios.stage import MODELS, Sound, Stage, car
-from whodrives.adaptation import guests
+from tests.scenarios.stage import MODELS, Sound, Stage, car, verdicts
+from whodrives.adaptation import following, guests
 from whodrives.adaptation.types import TripSamples, UnknownSpeech
 from whodrives.config.schema import Vehicle
 from whodrives.core.events import Event
 from whodrives.models.calibration import load_calibration
 from whodrives.service import learning
 from whodrives.service.learning import Learning
-from whodrives.store.profiles import ProfileStore
+from whodrives.store.profiles import ProfileStore, missed
+from whodrives.trip.types import DriverState
 from whodrives.voice.profile import Adaptation, Profile
+from whodrives.voice.types import Outcome
 
 pytestmark = pytest.mark.much_speech
 
@@ -36,11 +40,11 @@ class Days:
         """Everybody who is enrolled now."""
         return tuple(stored.profile for stored in self.store.load().profiles)
 
-    def trip(self, day: int, sound: Sound) -> Sequence[Event]:
+    def trip(self, day: int, sound: Sound, key: str | None = None) -> Sequence[Event]:
         """A trip from sitting down to opening the door; what it taught is put into the store."""
         self._monkeypatch.setattr(learning, "today", lambda: day)
         end_s = len(sound) / 16_000
-        news = car({end_s - 0.5: {"door_open": True}}, end_s)
+        news = car({0.0: {"key": key}, end_s - 0.5: {"door_open": True}}, end_s)
         events = self._stage.play(self.household, sound, news)
         for event in events:
             if isinstance(event, TripSamples):
@@ -68,6 +72,44 @@ def test_three_days_of_a_drivers_speech_make_a_step(days: Days, say: Say) -> Non
     (step,) = profile.adaptation.revisions
     assert [trip.day for trip in step.trips] == [1, 2, 3]
     assert any(isinstance(event, TripSamples) for event in days.trip(4, say("af_bella", 6, 5)))
+
+
+def hoarse(sound: Sound) -> Sound:
+    """The same person on a bad day: 12 % lower, and not recognised."""
+    return np.asarray(soxr.resample(sound, 14_080, 16_000), np.float32)
+
+
+def test_a_driver_whom_only_the_key_knows_is_recognised_after_three_days(
+    days: Days, say: Say
+) -> None:
+    """The head unit may ask meanwhile; a step back brings the enrolled voice back."""
+    spoken = hoarse(say("af_bella", 4, 5))
+    days.store.set_key("Bella", "4f1a")
+    (before,) = days.household
+    asked = [event for event in days.trip(0, spoken) if isinstance(event, DriverState)]
+    assert {event.driver for event in asked} == {None}
+    assert [event.candidate for event in asked][-2] == before.id
+    for day in (1, 2, 3):
+        events = days.trip(day, spoken, key="4f1a")
+        assert all(v.outcome is not Outcome.KNOWN for v in verdicts(events))
+    (profile,) = days.household
+    (step,) = profile.adaptation.revisions
+    assert [(trip.day, trip.chosen) for trip in step.trips] == [(1, True), (2, True), (3, True)]
+    known = verdicts(days.trip(4, hoarse(say("af_bella", 6, 5))))
+    assert [verdict.driver for verdict in known] == [profile.id] * len(known)
+    days.store.change("Bella", lambda changed: following.rolled_back(changed)[0])
+    assert all(v.outcome is not Outcome.KNOWN for v in verdicts(days.trip(5, spoken)))
+
+
+def test_somebody_else_with_the_key_teaches_nothing_and_is_told(days: Days, say: Say) -> None:
+    """A week of another voice; the installer hears of a driver who is never recognised."""
+    days.store.set_key("Bella", "4f1a")
+    for day in range(7):
+        days.trip(day, say("bm_george", 1, 2, 3), key="4f1a")
+    (profile,) = days.household
+    assert (profile.adaptation.revisions, profile.adaptation.pending) == ((), ())
+    (told,) = missed(days.store.load().profiles)
+    assert f"whodrives enrol {profile.id} --again" in told
 
 
 def test_a_stranger_who_drives_for_days_becomes_a_guest_and_no_driver(days: Days, say: Say) -> None:

@@ -478,13 +478,15 @@ def test_status_is_online_without_reasons() -> None:
 
 
 @pytest.mark.parametrize("outcome", [o for o in Outcome if o is not Outcome.KNOWN])
-def test_a_recognition_names_nobody_unless_known(outcome: Outcome) -> None:
-    """Nothing tells how near an attempt came, unless the evidence is asked for."""
+def test_a_recognition_tells_no_evidence_unless_known(outcome: Outcome) -> None:
+    """A candidate may be named; how near an attempt came, only if the evidence is asked for."""
     event = Recognition(AT_S, Verdict(outcome, None, EVIDENCE, 0.4))
     payload = _encode(event).payload.decode()
     body = json.loads(payload)
-    assert (body["confidence"], body["llr"], body["runner_up_llr"]) == (None, None, None)
-    for word in ("d-7f3a", "d-0b12", "cosine"):
+    assert (body["driver"], body["confidence"]) == (None, None)
+    assert (body["llr"], body["runner_up_llr"]) == (None, None)
+    assert body["candidate"] == (None if outcome is Outcome.POOR_SOUND else "d-7f3a")
+    for word in ("d-0b12", "cosine"):
         assert word not in payload
     message = encode(event, CAR, EPOCH_S, evidence=True)
     assert message is not None

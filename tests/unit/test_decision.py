@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives.voice.decision import LEAST_SPEECH_S, Policy, first_known, judge, passes
+from whodrives.voice.decision import (
+    LEAST_SPEECH_S,
+    Policy,
+    candidate,
+    first_known,
+    judge,
+    passes,
+)
 from whodrives.voice.types import Calibration, CalibrationPoint, Evidence, Match, Outcome, Sound
 
 THRESHOLDS = {1.0: 4.0, 2.0: 3.0, 6.0: 2.0}
@@ -120,6 +127,26 @@ def test_in_bad_sound_nobody_is_called_a_stranger(found: Evidence, reason: str) 
 def test_a_driver_may_be_known_in_bad_sound(sound: Sound) -> None:
     """Noise and clipping cost drivers; they let no strangers in."""
     assert outcome(evidence(9.0, -9, snr_db=-3.0, sound=sound)) is Outcome.KNOWN
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        (evidence(3.5, 2.0), "d0"),
+        (evidence(0.1, -9), "d0"),
+        (evidence(-0.1, -9), None),
+        (evidence(3.5, -9), None),
+        (evidence(2.0, -9, speech_s=LEAST_SPEECH_S - 0.1), None),
+        (evidence(2.0, -9, sound=TELEPHONE), None),
+        (evidence(), None),
+    ],
+    ids=["ambiguous", "leans", "a stranger", "known", "too short", "telephone", "nobody enrolled"],
+)
+def test_only_who_may_have_spoken_is_asked_about(found: Evidence, wanted: str | None) -> None:
+    """A head unit asks about the best match of speech that is not recognised but likely."""
+    verdict = judge(found, 3, POLICY, final=True)
+    assert verdict is not None
+    assert candidate(verdict) == wanted
 
 
 def test_a_household_of_nobody_knows_nobody() -> None:

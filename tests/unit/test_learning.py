@@ -13,7 +13,7 @@ from whodrives.config.schema import Vehicle
 from whodrives.errors import ProfileError
 from whodrives.service import learning
 from whodrives.service.learning import Learning, forget
-from whodrives.store.profiles import ProfileStore
+from whodrives.store.profiles import ProfileStore, missed
 from whodrives.voice.profile import Adaptation, Profile
 from whodrives.voice.scoring import unit
 from whodrives.voice.types import Calibration, CalibrationPoint
@@ -61,21 +61,25 @@ class Car:
         """Everybody who is enrolled now."""
         return tuple(stored.profile for stored in self.store.load().profiles)
 
+    def day(self, day: int) -> None:
+        """The calendar is on this day."""
+        self._monkeypatch.setattr(learning, "today", lambda: day)
+
     def trip(self, day: int, who: int) -> bool:
         """A trip of the driver's in which somebody spoke; whether the profile learned."""
-        self._monkeypatch.setattr(learning, "today", lambda: day)
+        self.day(day)
         (driver,) = self.household
         return self.learning.learn(TripSamples(0.0, driver.id, samples(who, day)), self.household)
 
     def guest(self, day: int, who: int) -> int | None:
         """A trip in which an unknown voice spoke; the number of offers, None if nothing is said."""
-        self._monkeypatch.setattr(learning, "today", lambda: day)
+        self.day(day)
         said = self.learning.meet(UnknownSpeech(0.0, samples(who, day)), self.household)
         return None if said is None else len(said.offers)
 
     def tidy(self, day: int) -> int:
         """The start of the daemon on a day; the number of offers."""
-        self._monkeypatch.setattr(learning, "today", lambda: day)
+        self.day(day)
         return len(self.learning.tidy(self.household, 0.0).offers)
 
 
@@ -92,6 +96,49 @@ def test_a_profile_learns_over_days_and_the_file_holds_it(car: Car) -> None:
     (step,) = profile.adaptation.revisions
     assert [trip.day for trip in step.trips] == [1, 2, 3]
     assert np.array_equal(profile.embeddings, np.stack([near(1, 900 + n) for n in range(9)]))
+
+
+def test_a_driver_told_by_a_key_is_learned_without_the_passenger(car: Car) -> None:
+    """Of the voices of a trip the driver's is kept; where it comes from is kept with it."""
+    (driver,) = car.household
+    for day in (1, 2, 3):
+        car.day(day)
+        said = TripSamples(0.0, driver.id, (*samples(1, day), *samples(2, day)), chosen=True)
+        learned = car.learning.learn(said, car.household)
+    assert learned
+    (profile,) = car.household
+    (step,) = profile.adaptation.revisions
+    assert [(trip.day, trip.chosen, trip.speech_s) for trip in step.trips] == [
+        (day, True, 6.0) for day in (1, 2, 3)
+    ]
+
+
+def test_a_driver_who_is_never_recognised_is_told_with_the_fix(car: Car) -> None:
+    """After three such trips; a recognition, or a step back, begins the count anew."""
+    (driver,) = car.household
+
+    def told() -> list[str]:
+        return list(missed(car.store.load().profiles))
+
+    def drive(day: int) -> None:
+        car.day(day)
+        said = TripSamples(0.0, driver.id, samples(2, day), chosen=True, recognised=False)
+        car.learning.learn(said, car.household)
+
+    for day in (1, 2):
+        drive(day)
+    assert told() == []
+    drive(3)
+    (found,) = told()
+    assert "last 3 trips" in found
+    assert f"whodrives enrol {driver.id} --again" in found
+    car.store.recognised(driver.id)
+    assert told() == []
+    for day in (4, 5, 6):
+        drive(day)
+    assert len(told()) == 1
+    car.trip(7, 1)
+    assert told() == []
 
 
 def test_a_step_is_undone_on_disk_exactly(car: Car) -> None:

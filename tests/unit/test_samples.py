@@ -1,11 +1,18 @@
 """Which trips give samples: those of one driver from beginning to end, once they are over."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from whodrives.adaptation.samples import MOST_OF_DRIVER, MOST_OF_STRANGERS, SampleCollector
+from whodrives.adaptation.samples import (
+    MOST_HELD,
+    MOST_OF_DRIVER,
+    MOST_OF_STRANGERS,
+    SampleCollector,
+)
 from whodrives.adaptation.types import AdaptationSample, TripSamples, UnknownSpeech
-from whodrives.trip.types import DriverState
+from whodrives.trip.types import DriverState, SettledBy
 from whodrives.voice.decision import Policy
 from whodrives.voice.types import Calibration, CalibrationPoint, Evidence, Match, Outcome, Verdict
 
@@ -69,6 +76,56 @@ def test_a_trip_teaches_for_itself_alone() -> None:
     """Samples and a change of driver do not carry over to the next trip."""
     taught = told(OPEN, "d-1", ANNA, TOM, OVER, OPEN, "d-1", ANNA, OVER)
     assert [len(event.samples) for event in taught] == [1]
+
+
+@pytest.mark.parametrize("by", [SettledBy.KEY, SettledBy.HAND])
+def test_a_trip_that_was_settled_without_the_voice_teaches(by: SettledBy) -> None:
+    """What the voice did not tell, a key or a person did; the speech may be the driver's."""
+    chosen = replace(ANNA, settled_by=by)
+    (learn, _) = told(OPEN, None, chosen, None, OVER)
+    assert isinstance(learn, TripSamples)
+    assert (learn.driver, learn.chosen, learn.recognised) == ("d-1", True, False)
+    assert len(learn.samples) == 2
+
+
+def test_a_driver_who_is_barely_known_is_not_missed() -> None:
+    """The speech is not clear enough to learn from by itself; the driver was recognised, though."""
+    samples = SampleCollector(Policy(CALIBRATION, "1/100"))
+    samples.follow(replace(ANNA, settled_by=SettledBy.KEY))
+    samples.heard(*said("d-1", llr=4.0), enrolled=1)
+    (learn,) = samples.follow(OVER)
+    assert isinstance(learn, TripSamples)
+    assert (learn.chosen, learn.recognised) == (True, True)
+
+
+def test_recognised_speech_goes_before_what_was_chosen() -> None:
+    """A driver who is recognised learns by the stricter rules, whoever told who drives."""
+    (learn, _) = told(OPEN, None, "d-1", replace(ANNA, settled_by=SettledBy.KEY), OVER)
+    assert isinstance(learn, TripSamples)
+    assert (learn.chosen, len(learn.samples)) == (False, 1)
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        (OPEN, None, replace(ANNA, settled_by=SettledBy.VOICE), OVER),
+        (OPEN, TOM, None, replace(ANNA, settled_by=SettledBy.HAND), OVER),
+        (OPEN, "d-2", replace(ANNA, settled_by=SettledBy.HAND), OVER),
+        (OPEN, replace(OPEN, settled_by=SettledBy.HAND), None, OVER),
+    ],
+    ids=["by voice", "corrected", "another driver's speech", "nobody enrolled"],
+)
+def test_a_choice_teaches_only_what_may_be_the_drivers(
+    story: tuple[DriverState | str, ...],
+) -> None:
+    """Speech of another driver, a corrected trip, and a trip of nobody give no samples."""
+    assert [event for event in told(*story) if isinstance(event, TripSamples)] == []
+
+
+def test_a_trip_keeps_few_utterances_of_whom_it_does_not_know() -> None:
+    """The memory is bounded however long somebody talks; the newest stay."""
+    (learn, _) = told(replace(ANNA, settled_by=SettledBy.KEY), *[None] * 50, OVER)
+    assert len(learn.samples) == MOST_HELD
 
 
 def test_a_barely_known_voice_teaches_nothing() -> None:

@@ -40,7 +40,7 @@ from whodrives.trip.types import (
 from whodrives.vehicle.state import Reading, VehicleReport, VehicleState
 from whodrives.vehicle.vss import Group, group_of
 from whodrives.voice.profile import Household, Profile
-from whodrives.voice.types import Evidence, Outcome, Verdict
+from whodrives.voice.types import Evidence, Match, Outcome, Verdict
 
 SEAT = "Vehicle.Cabin.Seat.Row1.DriverSide.Position"
 MIRROR = "Vehicle.Body.Mirrors.DriverSide.Tilt"
@@ -126,6 +126,17 @@ class Drive:
         self.now_s += 0.5
         evidence = Evidence((), 2.0, 15.0, self.now_s)
         self._note(self.trip.heard(Verdict(outcome, driver, evidence, 0.99), self.now_s))
+
+    def leans(self, driver: str, llr: float = 1.0) -> None:
+        """Somebody speaks who may be this driver and is not recognised."""
+        self.now_s += 0.5
+        evidence = Evidence((Match(driver, 0.4, llr),), 2.0, 15.0, self.now_s)
+        verdict = Verdict(Outcome.UNKNOWN, None, evidence, 0.7)
+        self._note(self.trip.heard(verdict, self.now_s))
+
+    def asked_about(self) -> str | None:
+        """The driver who may have spoken in this trip."""
+        return self.state.candidate
 
     def answers(self, status: ResultStatus, reason: str = "", number: int = -1) -> None:
         """The ECU says what became of a request: of the last, if no number is given."""
@@ -265,6 +276,39 @@ def test_guest_drives() -> None:
     assert drive.applied == []
     assert drive.state.trip_open
     assert drive.state.driver is None
+
+
+def test_who_may_have_spoken_is_shown_until_the_driver_is_decided() -> None:
+    """Nothing moves for a candidate; the answer to "is it you?" is a choice, and moves the seat."""
+    drive = Drive()
+    drive.leans(ANN)
+    drive.get_in()
+    assert drive.asked_about() is None
+    drive.leans(ANN)
+    drive.leans(BEN, llr=-1.0)
+    assert drive.shown == (None, Delivery.NONE, ())
+    assert drive.asked_about() == ANN
+    assert drive.asked == []
+    drive.tell(Choose(drive.now_s, "c1", ANN))
+    assert (drive.state.driver, drive.asked_about(), drive.asked) == (ANN, None, [ANN])
+    drive.leans(BEN)
+    assert drive.asked_about() is None
+    drive.get_out()
+    drive.get_in()
+    assert (drive.state.trip_open, drive.asked_about()) == (True, None)
+
+
+def test_nobody_is_asked_about_once_somebody_else_was_chosen() -> None:
+    """The person has said that nobody enrolled drives; a forgotten driver is not asked about."""
+    drive = Drive()
+    drive.get_in()
+    drive.leans(ANN)
+    drive.tell(_household(BEN, CLEO))
+    assert drive.asked_about() is None
+    drive.leans(BEN)
+    drive.tell(Choose(drive.now_s, "c1", None))
+    drive.leans(BEN)
+    assert drive.asked_about() is None
 
 
 def test_radio_all_the_way() -> None:

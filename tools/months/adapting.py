@@ -161,7 +161,7 @@ def lived(house: Household, attack: str, policy: Policy, rules: Rules, trips: in
 
     `attack` is none; `speak`: the attacker speaks plainly; `creep`: the attacker knows the profile
     and the rules, and speaks with the largest share of his own voice in the driver's that still
-    is learned.
+    is learned. An attacker has the driver's key; others are known by their voice.
     """
     rng = generator("trips", house.members[0].person.name)
     steps = 0
@@ -188,13 +188,19 @@ def lived(house: Household, attack: str, policy: Policy, rules: Rules, trips: in
         assigned = 0 if attacked else _assigned(spoken, enrolled, policy)
         if assigned is None:
             continue
-        samples = [
+        samples: Sequence[AdaptationSample] = [
             sample
             for utterance in [*spoken, *beside]
             if (sample := _sample(utterance, assigned, enrolled, policy, rules))
         ]
         calibration = policy.calibration
-        profile = following.quarantined(house.profiles[assigned], samples, day, calibration, rules)
+        profile = house.profiles[assigned]
+        chosen = attacked and not samples
+        if chosen:
+            whole = [as_sample(utterance, enrolled, policy) for utterance in [*spoken, *beside]]
+            own = [each for each in whole if following.is_of_nobody_else(each, profile.id, rules)]
+            samples = following.of_chosen(profile, own, calibration, rules)
+        profile = following.quarantined(profile, samples, day, calibration, rules, chosen=chosen)
         rest = [p for n, p in enumerate(house.profiles) if n != assigned]
         house.profiles[assigned], step = following.promoted(profile, rest, day, calibration, rules)
         steps += step is not None
@@ -247,7 +253,10 @@ def _mixed(
     def learned(share: float) -> bool:
         heard = blended(share)
         near = float(mean_subtracted(heard.voices[-1], policy.calibration) @ anchor)
-        return near >= rules.template_cosine and bool(_sample(heard, 0, enrolled, policy, rules))
+        if near >= rules.template_cosine and _sample(heard, 0, enrolled, policy, rules):
+            return True
+        said = as_sample(heard, enrolled, policy)
+        return near >= rules.chosen_cosine and following.is_of_nobody_else(said, "d-0", rules)
 
     if learned(1.0):
         return other

@@ -146,7 +146,8 @@ def ours(told: Sequence[Sequence[Spoken]], policy: Policy, rules: Rules) -> Resu
         before = book
         day = number // TRIPS_A_DAY
         book = guests.updated(before, samples, calibration, day=day, names=names, rules=rules)
-        groups = guests.clustered(samples, calibration, rules)
+        eligible = [sample for sample in samples if guests.is_eligible(sample, rules)]
+        groups = guests.clustered(eligible, calibration, rules)
         heard += len(samples)
         lost += len(samples)
         _merge(result, before, book)

@@ -1,7 +1,8 @@
 """Adapts a profile to its driver's voice over months, within bounds.
 
 Owns eligibility, the quarantine of pending trips, revisions, and their roll-back. Must not know the
-calendar or files: a day is a number, a profile is a value. The enrolment template never changes.
+calendar or files: a day is a number, a profile is a value. The enrolment template is not
+changed here.
 
 How speech gets into a profile:
 
@@ -15,6 +16,10 @@ How speech gets into a profile:
 Utterances are compared with `speaker_model`: the template and, with a bounded weight, the newest
 trips of the revisions. Somebody else would have to pass all three on several days, and could still
 not move the profile beyond the bounds.
+
+A driver who is never recognised would never get better. Where a key or a choice on the head unit
+told who drives, the speech that `is_of_nobody_else` and is of one voice (`of_chosen`) therefore
+becomes a pending trip, too, from a lower cosine, and may weigh more.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from whodrives.adaptation import guests
 from whodrives.adaptation.types import AdaptationSample
 from whodrives.audio.blocks import Floats
 from whodrives.voice.profile import AUGMENTATIONS, Adaptation, Noise, PendingTrip, Profile, Revision
@@ -42,12 +48,20 @@ class Rules:
         wide_llr: its minimum llr above the acceptance threshold, natural log.
         clear_llr: its minimum llr above the second best match.
         template_cosine: minimum cosine of a pending trip to the template, both mean-subtracted.
+        chosen_speech_s: minimum seconds of speech of a sample of a chosen driver.
+        chosen_snr_db: its minimum SNR.
+        others_llr: its maximum llr to any other driver.
+        chosen_cosine: as `template_cosine`, for a chosen driver.
+        alone_cosine: every other voice of such a trip has a cosine to the template that is lower
+            by this.
         agreement_cosine: minimum cosine of the trips of a revision to one of them.
         trips: minimum number of days that a revision has trips of.
         pending: maximum pending trips.
         pending_days: a pending trip is dropped after this many days.
         active: the newest trips of the revisions that the speaker model uses, at most.
         share: their maximum weight against the template.
+        chosen_share: the same, if trips of a chosen driver are among them.
+        chosen_windows: such a trip counts as so many windows of enrolment, others as one.
         length: exponent of the length of the speaker model, in [0, 1]: 1 keeps the length of the
             weighted mean, 0 gives unit length. Chosen so that the FPIR does not rise.
         drift_cosine: minimum cosine of the speaker model to the template.
@@ -59,12 +73,19 @@ class Rules:
     wide_llr: float = 2.0
     clear_llr: float = 9.0
     template_cosine: float = 0.6
+    chosen_speech_s: float = 1.5
+    chosen_snr_db: float = 5.0
+    others_llr: float = -1.0
+    chosen_cosine: float = 0.5
+    alone_cosine: float = 0.2
     agreement_cosine: float = 0.6
     trips: int = 3
     pending: int = 8
     pending_days: int = 60
     active: int = 48
     share: float = 0.2
+    chosen_share: float = 0.4
+    chosen_windows: int = 3
     length: float = 0.2
     drift_cosine: float = 0.85
     apart_cosine: float = 0.3
@@ -72,6 +93,10 @@ class Rules:
 
 
 RULES = Rules()
+
+
+MOST_MISSED = 999
+"""`Adaptation.missed` counts no further."""
 
 
 QUIET_DB, LOUD_DB = 20.0, 10.0
@@ -94,29 +119,71 @@ def is_eligible(
     return clear and best >= threshold + rules.wide_llr
 
 
+def is_of_nobody_else(sample: AdaptationSample, driver: str, rules: Rules = RULES) -> bool:
+    """Whether an utterance is long and clean enough, and unlike every driver but this one."""
+    clean = sample.snr_db is None or sample.snr_db >= rules.chosen_snr_db
+    others = [match.llr for match in sample.matches if match.driver != driver]
+    unlike = all(llr <= rules.others_llr for llr in others)
+    return clean and unlike and sample.speech_s >= rules.chosen_speech_s
+
+
+def of_chosen(
+    profile: Profile,
+    samples: Sequence[AdaptationSample],
+    calibration: Calibration,
+    rules: Rules = RULES,
+) -> tuple[AdaptationSample, ...]:
+    """The utterances of a trip that are of its chosen driver's voice; none if that is uncertain.
+
+    A passenger speaks, too. The voices of the trip are clustered; one is the driver's if it is the
+    only one that is similar to the template.
+    """
+    groups = guests.clustered(samples, calibration)
+    template = enrolment_template(profile, calibration)
+    voices = [mean_subtracted(guests.voice_of(group), calibration) for group in groups]
+    ranked = sorted(
+        zip((float(voice @ template) for voice in voices), groups, strict=True),
+        key=lambda each: -each[0],
+    )
+    alone = len(ranked) == 1 or (ranked and ranked[0][0] - ranked[1][0] >= rules.alone_cosine)
+    return ranked[0][1] if alone else ()
+
+
 def quarantined(
     profile: Profile,
     samples: Sequence[AdaptationSample],
     day: int,
     calibration: Calibration,
     rules: Rules = RULES,
+    *,
+    chosen: bool = False,
 ) -> Profile:
     """Add one trip's samples to the profile's pending trips.
 
     Samples that are not similar to the template are dropped, and so are the oldest pending trips
     beyond `Rules.pending` or `Rules.pending_days`. Trips of one day may come in any order.
+    `chosen` as in `PendingTrip`.
     """
-    fresh = [h for h in profile.adaptation.pending if day - h.day <= rules.pending_days]
+    known = profile.adaptation
+    fresh = [h for h in known.pending if day - h.day <= rules.pending_days]
     if samples:
         embedding = pooled([le.voice for le in samples], [le.speech_s for le in samples])
         cosine = float(
             mean_subtracted(embedding, calibration) @ enrolment_template(profile, calibration)
         )
-        if cosine >= rules.template_cosine:
+        if cosine >= (rules.chosen_cosine if chosen else rules.template_cosine):
             speech_s = sum(sample.speech_s for sample in samples)
-            fresh.append(PendingTrip(day, embedding, speech_s, _noise(samples), cosine))
+            noise = _noise(samples)
+            fresh.append(PendingTrip(day, embedding, speech_s, noise, cosine, chosen=chosen))
     pending = tuple(sorted(fresh, key=_order))[-rules.pending :]
-    return replace(profile, adaptation=replace(profile.adaptation, pending=pending))
+    return replace(profile, adaptation=replace(known, pending=pending))
+
+
+def counted(profile: Profile, *, recognised: bool) -> Profile:
+    """Count a trip in which the driver was recognised, or was told and not recognised."""
+    known = profile.adaptation
+    missed = 0 if recognised else min(known.missed + 1, MOST_MISSED)
+    return replace(profile, adaptation=replace(known, missed=missed))
 
 
 def promoted(
@@ -145,7 +212,9 @@ def promoted(
     left = tuple(h for h in profile.adaptation.pending if not any(h is g for g in group))
     revision = Revision(day, group)
     revisions = (*profile.adaptation.revisions, revision)[-rules.revisions :]
-    grown = replace(profile, adaptation=Adaptation(revisions, left))
+    grown = replace(
+        profile, adaptation=replace(profile.adaptation, revisions=revisions, pending=left)
+    )
     if _is_safe(profile, grown, others, calibration, rules):
         return grown, revision
     return replace(profile, adaptation=replace(profile.adaptation, pending=left)), None
@@ -183,7 +252,9 @@ def speaker_model(profile: Profile, calibration: Calibration, rules: Rules = RUL
         return enrolled
     learned = unit(np.sum([mean_subtracted(trip.voice, calibration) for trip in newest], axis=0))
     windows = len(profile.embeddings) // AUGMENTATIONS
-    share = min(rules.share, len(newest) / (len(newest) + windows))
+    count = sum(rules.chosen_windows if trip.chosen else 1 for trip in newest)
+    most = rules.chosen_share if any(trip.chosen for trip in newest) else rules.share
+    share = min(most, count / (count + windows))
     mean = (1.0 - share) * enrolled + share * learned
     return np.asarray(mean * np.linalg.norm(mean) ** (rules.length - 1.0), np.float32)
 
@@ -249,6 +320,7 @@ def packed(known: Adaptation) -> dict[str, Any]:
             {"day": s.day, "trips": [_packed_trip(t) for t in s.trips]} for s in known.revisions
         ],
         "held": [_packed_trip(trip) for trip in known.pending],
+        "missed": known.missed,
     }
 
 
@@ -262,7 +334,12 @@ def unpacked(facts: Mapping[str, Any]) -> Adaptation:
         Revision(int(step["day"]), tuple(_unpacked_trip(trip) for trip in step["trips"]))
         for step in facts["steps"]
     )
-    return Adaptation(tuple(steps), tuple(_unpacked_trip(trip) for trip in facts["held"]))
+    held = tuple(_unpacked_trip(trip) for trip in facts["held"])
+    # Earlier versions did not count missed trips.
+    missed = int(facts.get("missed", 0))
+    if not 0 <= missed <= MOST_MISSED:
+        raise ValueError("no count of trips")
+    return Adaptation(tuple(steps), held, missed)
 
 
 def _packed_trip(trip: PendingTrip) -> dict[str, Any]:
@@ -272,6 +349,7 @@ def _packed_trip(trip: PendingTrip) -> dict[str, Any]:
         "speech_s": trip.speech_s,
         "noise": str(trip.noise),
         "anchor_cosine": trip.template_cosine,
+        "chosen": trip.chosen,
     }
 
 
@@ -280,4 +358,6 @@ def _unpacked_trip(facts: Mapping[str, Any]) -> PendingTrip:
     speech_s, cosine = float(facts["speech_s"]), float(facts["anchor_cosine"])
     if not all(map(math.isfinite, (speech_s, cosine, *spoken))):
         raise ValueError("a number that is not finite")
-    return PendingTrip(int(facts["day"]), spoken, speech_s, Noise(facts["noise"]), cosine)
+    day, noise = int(facts["day"]), Noise(facts["noise"])
+    # Earlier versions did not learn from chosen drivers.
+    return PendingTrip(day, spoken, speech_s, noise, cosine, chosen=bool(facts.get("chosen")))

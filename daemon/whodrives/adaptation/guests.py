@@ -120,7 +120,8 @@ def updated(
     """
     guests = [guest for guest in book if day - guest.last_day <= rules.days]
     unused = iter(names)
-    groups = clustered(samples, calibration, rules)
+    eligible = [sample for sample in samples if is_eligible(sample, rules)]
+    groups = clustered(eligible, calibration, rules)
     heard = {
         _assign(guests, group, day, unused, calibration=calibration, rules=rules)
         for group in (groups if len(groups) <= MOST_VOICES_A_TRIP else ())
@@ -177,12 +178,11 @@ def not_enrolled(
 def clustered(
     samples: Sequence[AdaptationSample], calibration: Calibration, rules: Rules = RULES
 ) -> list[tuple[AdaptationSample, ...]]:
-    """Cluster a trip's eligible utterances by speaker; clusters with too little speech are dropped.
+    """Cluster a trip's utterances by speaker; clusters with too little speech are dropped.
 
     Agglomerative, most similar first: the order of the utterances does not matter.
     """
-    counted = sorted((le for le in samples if is_eligible(le, rules)), key=_order)
-    groups: list[tuple[AdaptationSample, ...]] = [(sample,) for sample in counted]
+    groups: list[tuple[AdaptationSample, ...]] = [(one,) for one in sorted(samples, key=_order)]
     while True:
         voices, seconds = [*map(voice_of, groups)], [*map(_speech_s, groups)]
         known = _Voices.of(voices, seconds, calibration)

@@ -6,16 +6,23 @@ know how a profile is adapted. Nothing is collected outside a trip, or if sound 
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from whodrives.adaptation import following, guests
 from whodrives.adaptation.types import AdaptationSample, TripSamples, UnknownSpeech
-from whodrives.trip.types import DriverState
+from whodrives.trip.types import DriverState, SettledBy
 from whodrives.voice.decision import Policy
 from whodrives.voice.types import Outcome, Verdict
 
 MOST_OF_DRIVER = 4
 """Maximum samples of a driver per trip: more of one day add little and cost encoder time."""
+
+
+MOST_HELD = 16
+"""Maximum other utterances per trip, the newest: they may be of a driver whom a key or a choice
+on the head unit told."""
 
 
 MOST_OF_STRANGERS = 16
@@ -38,6 +45,7 @@ class SampleCollector:
         self._one_driver = True
         self._of_drivers: dict[str, list[AdaptationSample]] = {}
         self._unknown: tuple[AdaptationSample, ...] = ()
+        self._others: deque[AdaptationSample] = deque(maxlen=MOST_HELD)
 
     def needs_rest_of(self, verdict: Verdict) -> bool:
         """Whether to embed the rest of an utterance that is already decided."""
@@ -61,7 +69,10 @@ class SampleCollector:
                 verdict.driver, sample, enrolled
             ):
                 samples.append(sample)
-        elif verdict.outcome is Outcome.UNKNOWN and guests.is_eligible(sample):
+                return
+        if verdict.outcome is not Outcome.POOR_SOUND:
+            self._others.append(sample)
+        if verdict.outcome is Outcome.UNKNOWN and guests.is_eligible(sample):
             self._unknown = (*self._unknown, sample)[:MOST_OF_STRANGERS]
 
     def follow(self, state: DriverState) -> tuple[TripEvent, ...]:
@@ -71,19 +82,32 @@ class SampleCollector:
             self._one_driver &= before.driver in {None, state.driver}
             return ()
         over: list[TripEvent] = []
-        samples = self._of_drivers.get(before.driver or "", [])
-        if self._one_driver and before.driver is not None and samples:
-            over.append(TripSamples(state.at_s, before.driver, tuple(samples)))
+        if self._one_driver and before.driver is not None:
+            over += self._of_driver(before.driver, before.settled_by, state.at_s)
         if self._unknown:
             over.append(
                 UnknownSpeech(state.at_s, self._unknown, accompanied=before.driver is not None)
             )
-        self._one_driver, self._of_drivers, self._unknown = True, {}, ()
+        self._one_driver = True
+        self.household_changed()
         return tuple(over)
+
+    def _of_driver(
+        self, driver: str, settled_by: SettledBy | None, at_s: float
+    ) -> Iterator[TripSamples]:
+        """What a trip gives its driver: recognised speech, else what may be of a chosen one."""
+        if samples := self._of_drivers.get(driver):
+            yield TripSamples(at_s, driver, tuple(samples))
+        elif settled_by in {SettledBy.KEY, SettledBy.HAND}:
+            own = [each for each in self._others if following.is_of_nobody_else(each, driver)]
+            if own:
+                recognised = driver in self._of_drivers
+                yield TripSamples(at_s, driver, tuple(own), chosen=True, recognised=recognised)
 
     def household_changed(self) -> None:
         """Drop all samples: they were compared with the old household."""
         self._of_drivers, self._unknown = {}, ()
+        self._others.clear()
 
     def _is_eligible(self, driver: str, sample: AdaptationSample, enrolled: int) -> bool:
         policy = self._policy.calibration, self._policy.operating_point

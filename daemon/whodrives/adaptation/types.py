@@ -39,6 +39,11 @@ class TripSamples:
     at_s: float
     driver: str
     samples: tuple[AdaptationSample, ...]
+    chosen: bool = False
+    """Whether a key or a choice on the head unit told who drives; the samples then are all that may
+    be of this driver."""
+    recognised: bool = True
+    """Whether the driver was recognised in this trip."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ from whodrives.service.learning import forget
 from whodrives.service.wiring import load_recognizer, open_store
 from whodrives.store.calendar import believed
 from whodrives.store.names import checked
-from whodrives.store.profiles import ProfileStore, unused
+from whodrives.store.profiles import ProfileStore, missed, unused
 from whodrives.store.record import StoredProfile
 from whodrives.vehicle import vss
 from whodrives.vehicle.state import VehicleReport
@@ -156,6 +156,8 @@ def _list(options: argparse.Namespace) -> int:
         Console().print(table)
     else:
         _next(options, "Nobody is enrolled. Begin with: whodrives enrol")
+    for found in missed(loaded.profiles):
+        print(spelled(found, options.config))
     for stored, days in unused(loaded.profiles, settings.profiles.retention_days):
         print(
             f"{stored.name} was not recognised for {days} days. If this driver is not coming back:"
@@ -238,12 +240,14 @@ def _history(options: argparse.Namespace) -> int:
 
 
 def _trips(trips: Sequence[PendingTrip]) -> str:
-    """Summary of trips: seconds, noise, least cosine to the enrolment template."""
+    """Summary of trips: seconds, noise, least cosine to the enrolment template, who told."""
     speech_s = sum(trip.speech_s for trip in trips)
     noise = ", ".join(dict.fromkeys(str(trip.noise) for trip in trips))
     least = min(trip.template_cosine for trip in trips)
     count = f"{len(trips)} trip{'s' if len(trips) > 1 else ''}"
-    return f"{count}: {speech_s:.1f} s, noise {noise}, cosine from {least:.2f}"
+    chosen = sum(trip.chosen for trip in trips)
+    told = f", driver told by key or choice in {chosen}" if chosen else ""
+    return f"{count}: {speech_s:.1f} s, noise {noise}, cosine from {least:.2f}{told}"
 
 
 def _undo(options: argparse.Namespace) -> int:

@@ -35,7 +35,7 @@ from whodrives.service.channels import taken_channel
 from whodrives.service.claim import ask
 from whodrives.service.wiring import open_store
 from whodrives.store.calendar import clock_problem
-from whodrives.store.profiles import unused
+from whodrives.store.profiles import missed, unused
 from whodrives.trip.interlock import MAX_AGE_S
 from whodrives.trip.reports import asleep, missing, span, wrong_clock
 from whodrives.vehicle.state import VehicleReport, VehicleState
@@ -145,6 +145,8 @@ def _profiles(config: Config) -> Iterator[Finding]:
         without = "" if stored.profile.preferences else "; no preferences yet, so nothing will move"
         found = f"{stored.profile.id}, {stored.profile.speech_s:.0f} s of speech{without}"
         yield Finding("profiles", well=bool(stored.profile.preferences), found=found)
+    for found in missed(loaded.profiles):
+        yield Finding("profiles", well=False, found=found)
     for stored, days in unused(loaded.profiles, config.profiles.retention_days):
         found = (
             f"{stored.profile.id} was not recognised for {days} days; if that driver has left for "

@@ -48,6 +48,7 @@ from whodrives.trip.types import (
     UnmatchedResult,
 )
 from whodrives.vehicle import vss
+from whodrives.voice.decision import candidate
 from whodrives.voice.types import Outcome, Recognition
 
 
@@ -199,6 +200,7 @@ def _recognition(event: Recognition, when: datetime, *, evidence: bool) -> Recog
         llr=_rounded(next(iter(llrs), None), 2),
         runner_up_llr=_rounded(next(iter(llrs[1:]), None), 2),
         reason=verdict.reason,
+        candidate=candidate(verdict),
     )
 
 
@@ -211,6 +213,7 @@ def _driver(event: DriverState, when: datetime, epoch_s: float) -> DriverPayload
         since=None if event.since_s is None else _when(event.since_s + epoch_s),
         confidence=_stepped(event.probability),
         settled_by=event.settled_by,
+        candidate=event.candidate,
         preferences=Preferences(
             state=event.delivery,
             reason=event.reason or None,

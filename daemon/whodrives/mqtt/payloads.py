@@ -101,6 +101,10 @@ class DriverPayload(Payload, kw_only=True, frozen=True):
     settled_by: Annotated[
         SettledBy | None, Meta(description="what assigned the driver; null while nothing did")
     ]
+    candidate: Annotated[
+        DriverId | None,
+        Meta(description="whom to ask about while the driver is not decided; null for nobody"),
+    ]
     preferences: Preferences
 
 
@@ -125,6 +129,10 @@ class RecognitionPayload(Payload, kw_only=True, frozen=True):
     runner_up_llr: Annotated[float | None, Meta(description="the same of the second best")]
     reason: Annotated[
         Reason | None, Meta(description="the code of the problem if the sound is poor; else null")
+    ]
+    candidate: Annotated[
+        DriverId | None,
+        Meta(description="a driver who may have spoken and was not recognised; null for nobody"),
     ]
 
 

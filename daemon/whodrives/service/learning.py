@@ -55,7 +55,13 @@ class Learning:
         steps = []
 
         def learned(profile: Profile) -> Profile:
-            held = following.quarantined(profile, sample.samples, day, self._calibration)
+            said = sample.samples
+            if sample.chosen:
+                said = following.of_chosen(profile, said, self._calibration)
+            counted = following.counted(profile, recognised=sample.recognised)
+            held = following.quarantined(
+                counted, said, day, self._calibration, chosen=sample.chosen
+            )
             grown, step = following.promoted(held, others, day, self._calibration)
             steps.append(step)
             return grown

@@ -345,17 +345,21 @@ class ProfileStore:
     def recognised(self, driver: str) -> None:
         """Record that this driver's voice assigned the driver of a trip today.
 
-        This confirms the voice, so the replaced one is erased. Writes at most once a day. The day
-        never decreases, and an implausible day is not recorded.
+        This confirms the voice, so the replaced one is erased, and no trip counts as missed. Writes
+        at most once a day, or after a missed trip. The day never decreases, and an implausible day
+        is not recorded.
         """
         today = believed(calendar.today_iso())
         with self._writing():
             state = self._state_to_write()
             old = self._require(driver, state)
-            known = [day for day in (believed(old.recognised_on), today) if day]
-            day = max(known) if known else old.recognised_on
-            if old.recognised_on != day or old.before is not None:
-                new = dataclasses.replace(old, recognised_on=day, before=None)
+            days = [day for day in (believed(old.recognised_on), today) if day]
+            day = max(days) if days else old.recognised_on
+            known = old.profile.adaptation
+            if old.recognised_on != day or old.before is not None or known.missed:
+                learned = dataclasses.replace(known, missed=0)
+                profile = dataclasses.replace(old.profile, adaptation=learned)
+                new = dataclasses.replace(old, profile=profile, recognised_on=day, before=None)
                 self._write(new, state)
 
     def rename(self, who: str, name: str) -> StoredProfile:
@@ -1269,6 +1273,22 @@ def _refuse_key_of_another(driver: str, fob: str | None, others: Iterable[Stored
         if fob and other.profile.key == fob and owner != driver:
             raise ProfileError(
                 f"this key is {owner}'s; remove it first: whodrives drivers key {owner} --clear"
+            )
+
+
+MISSED_TRIPS = 3
+"""After so many trips in a row without recognition another enrolment is proposed."""
+
+
+def missed(profiles: Iterable[StoredProfile]) -> Iterator[str]:
+    """A sentence for each driver who is not recognised, with the fix; it holds the id only."""
+    for stored in profiles:
+        driver, count = stored.profile.id, stored.profile.adaptation.missed
+        if count >= MISSED_TRIPS:
+            yield (
+                f"{driver} was not recognised in the last {count} trips, although a key or the "
+                "head unit told that this driver drives; enrol again in the car, in addition: "
+                f"whodrives enrol {driver} --again"
             )
 
 

@@ -42,6 +42,7 @@ from whodrives.trip.types import (
 )
 from whodrives.vehicle import vss
 from whodrives.vehicle.state import Reading, VehicleReport, VehicleState
+from whodrives.voice.decision import candidate
 from whodrives.voice.profile import Household, Profile
 from whodrives.voice.types import Outcome, Verdict
 
@@ -117,6 +118,7 @@ class Trip:
         self._shown = DriverState(self._now_s)
         self._events: list[TripEvent] = []
         self._unsent_cancels: list[CancelRequest] = []
+        self._candidate: str | None = None
         self._guards: Mapping[Guard, Callable[[_Cause], bool]] = {
             Guard.NOT_MOVING: lambda _: not _moves(fresh(self._vehicle.speed_kmh, self._now_s)),
             Guard.SAME_DRIVER_AGAIN: lambda cause: (
@@ -189,6 +191,8 @@ class Trip:
             other = self._state is State.ASSIGNED and verdict.driver != self._snapshot.driver
             other |= self._snapshot.other_voice and not asked
             self._snapshot = replace(self._snapshot, listen_until_s=None, other_voice=other)
+        if self._state is State.OPEN:
+            self._candidate = candidate(verdict) or self._candidate
         return self._concluded()
 
     def _pass_time(self, at_s: float) -> None:
@@ -216,6 +220,7 @@ class Trip:
 
     def _set_household(self, received: Household) -> None:
         self._profiles = {profile.id: profile for profile in received.profiles}
+        self._candidate = None
         if self._state is State.ASSIGNED and self._snapshot.driver not in self._profiles:
             self._transition(Trigger.FORGOTTEN)
         self._events += self._outbox.reconcile(self._preferences(), self._now_s)
@@ -353,6 +358,7 @@ class Trip:
         }
 
     def _start(self, _row: Row, _cause: _Cause) -> None:
+        self._candidate = None
         self._snapshot = TripSnapshot(opened_s=self._true_since_s())
         self._outbox.clear()
 
@@ -480,7 +486,10 @@ class Trip:
         trip = self._snapshot
         if trip.driver is None:
             return DriverState(
-                at_s, settled_by=trip.settled_by, trip_open=trip.opened_s is not None
+                at_s,
+                settled_by=trip.settled_by,
+                trip_open=trip.opened_s is not None,
+                candidate=self._candidate if self._state is State.OPEN else None,
             )
         delivery, reason = self._outbox.shown
         return DriverState(

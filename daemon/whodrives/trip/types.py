@@ -206,6 +206,8 @@ class DriverState:
         reason: the ECU's reason for REJECTED and ABORTED; else empty.
         waiting_for: unmet conditions (names of the interlock, or "broker").
         trip_open: whether a trip is under way; if not, the retained topic is cleared.
+        candidate: who may have spoken in this trip without being recognised
+            (`decision.candidate`), the latest, while the driver is not decided; None for nobody.
     """
 
     at_s: float
@@ -217,6 +219,7 @@ class DriverState:
     reason: str = ""
     waiting_for: tuple[str, ...] = ()
     trip_open: bool = False
+    candidate: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,20 @@ def judge(evidence: Evidence, enrolled: int, policy: Policy, *, final: bool) -> 
     return _verdict(outcome, evidence)
 
 
+def candidate(verdict: Verdict) -> str | None:
+    """The driver whom a person may be asked about after an utterance that was not recognised.
+
+    The best match of an AMBIGUOUS utterance; of an UNKNOWN one, or one of INSUFFICIENT_SPEECH, only
+    if the speech is likelier the driver's than another speaker's (llr > 0).
+    """
+    evidence = verdict.evidence
+    if evidence.speech_s < LEAST_SPEECH_S or not evidence.matches:
+        return None
+    best = evidence.matches[0]
+    likely = verdict.outcome in {Outcome.UNKNOWN, Outcome.INSUFFICIENT_SPEECH} and best.llr > 0.0
+    return best.driver if likely or verdict.outcome is Outcome.AMBIGUOUS else None
+
+
 def is_telephone(sound: Sound) -> bool:
     """Whether the sound is of telephone band; it is not judged, as false accepts are frequent."""
     return sound.upper_band_db < TELEPHONE_BAND_DB

@@ -45,6 +45,7 @@ class PendingTrip:
         speech_s: seconds of speech in them.
         noise: of the noisiest sample.
         template_cosine: cosine to the enrolment template, both mean-subtracted.
+        chosen: whether a key or a choice on the head unit told who drives, and the voice did not.
     """
 
     day: int
@@ -52,6 +53,7 @@ class PendingTrip:
     speech_s: float
     noise: Noise
     template_cosine: float
+    chosen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +71,15 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Adaptation:
-    """The revisions of a profile since its enrolment, oldest first, and the pending trips."""
+    """The revisions of a profile since its enrolment, oldest first, and the pending trips.
+
+    `missed` counts the trips since the last recognition whose driver a key or a choice on the head
+    unit told, in which somebody spoke and the driver was not recognised.
+    """
 
     revisions: tuple[Revision, ...] = ()
     pending: tuple[PendingTrip, ...] = ()
+    missed: int = 0
 
 
 AUGMENTATIONS = 3
