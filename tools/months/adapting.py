@@ -19,6 +19,7 @@ from whodrives.adaptation import following
 from whodrives.adaptation.following import Rules
 from whodrives.adaptation.types import AdaptationSample
 from whodrives.audio.blocks import Floats
+from whodrives.trip.types import SettledBy
 from whodrives.voice.decision import Policy, judge
 from whodrives.voice.profile import Profile
 from whodrives.voice.scoring import centroid, compare, mean_subtracted, unit
@@ -195,12 +196,12 @@ def lived(house: Household, attack: str, policy: Policy, rules: Rules, trips: in
         ]
         calibration = policy.calibration
         profile = house.profiles[assigned]
-        chosen = attacked and not samples
-        if chosen:
+        told_by = SettledBy.KEY if attacked and not samples else None
+        if told_by:
             whole = [as_sample(utterance, enrolled, policy) for utterance in [*spoken, *beside]]
             own = [each for each in whole if following.is_of_nobody_else(each, profile.id, rules)]
             samples = following.of_chosen(profile, own, calibration, rules)
-        profile = following.quarantined(profile, samples, day, calibration, rules, chosen=chosen)
+        profile = following.quarantined(profile, samples, day, calibration, rules, told_by=told_by)
         rest = [p for n, p in enumerate(house.profiles) if n != assigned]
         house.profiles[assigned], step = following.promoted(profile, rest, day, calibration, rules)
         steps += step is not None
@@ -253,10 +254,8 @@ def _mixed(
     def learned(share: float) -> bool:
         heard = blended(share)
         near = float(mean_subtracted(heard.voices[-1], policy.calibration) @ anchor)
-        if near >= rules.template_cosine and _sample(heard, 0, enrolled, policy, rules):
-            return True
         said = as_sample(heard, enrolled, policy)
-        return near >= rules.chosen_cosine and following.is_of_nobody_else(said, "d-0", rules)
+        return near >= rules.template_cosine and following.is_of_nobody_else(said, "d-0", rules)
 
     if learned(1.0):
         return other
