@@ -73,6 +73,16 @@ EDITED_S = 4.0
 POSITION_AGE_S = 4.0
 """A position that was told so long ago may be what a command keeps."""
 
+OF_DAEMON = (
+    "status",
+    "driver",
+    "recognition",
+    "preferences/apply",
+    "preferences/cancel",
+    "command/result",
+)
+"""What only a daemon writes: it shows that the connection works."""
+
 NOBODYS_ID = "d-00000000"
 
 PREFERENCES = (
@@ -222,6 +232,8 @@ class Car:
         self._second: tuple[int, float, float] | None = None
         self._killed_s = 0.0
         self._greeted: int | None = None
+        self._linked: int | None = None
+        self._linked_s = 0.0
         self._asleep_s: float | None = None
         self._apart = False
         self._ticked_s = self.clock.now_s()
@@ -439,6 +451,8 @@ class Car:
 
     def _observe(self, now_s: float) -> None:
         """Note who can hear and what moves, from the last moment to this one."""
+        if self.link.newest != self._linked:
+            self._linked, self._linked_s = self.link.newest, now_s
         group, linked = self.group, self.link.newest is not None
         hears = linked and self.link.flows and self.link.newest == self._greeted
         car = group.gateway.is_connected() and group.headunit.is_connected()
@@ -704,6 +718,9 @@ class Car:
         """Write down what the broker passed on."""
         now_s = self.clock.now_s()
         body = json.loads(message.payload) if message.payload else None
+        if topic in OF_DAEMON and not message.retain and now_s - self._linked_s > judge.REACH_S:
+            # After the broker's restart the monitor may subscribe too late for the greeting.
+            self._greeted = self._linked
         if topic == "status" and body:
             self.online = body["state"] != "offline"
             if self.online and not message.retain:
@@ -904,15 +921,7 @@ class Group:
         """All trips."""
         self.broker.start()
         monitor = self.client("monitor", self._heard)
-        for topic in (
-            "status",
-            "driver",
-            "recognition",
-            "preferences/apply",
-            "preferences/cancel",
-            "preferences/result",
-            "command/result",
-        ):
+        for topic in (*OF_DAEMON, "preferences/result"):
             self.subscribe(monitor, f"whodrives/+/{topic}")
         self.gateway = self.client("gateway", lambda _: None)
         self.headunit = self.client("headunit", lambda _: None)
