@@ -15,9 +15,9 @@ from a last day are judged as the daemon judges them, in households of three of 
 first lines tell how similar two templates are: of one person, and of two; and the speech of a trip
 to the template: the driver's own, and the most similar stranger's. Then the FNIR and the FPIR
 follow: with one enrolled day; with both; and with one after three trips whose driver was told by a
-key, or by a hand on the head unit. With each comes an attacker, the most similar stranger, who
-drives such trips in the driver's place: how many profiles learn from that, and how much of the
-attacker's speech is accepted before and after.
+key or a choice. At last an attacker with the driver's key, the most similar stranger, drives these
+trips in the driver's place: how many profiles learn from that, and how much of the attacker's
+speech is accepted before and after.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ from whodrives.adaptation.following import enrolment_template, speaker_model
 from whodrives.adaptation.types import AdaptationSample
 from whodrives.audio.blocks import BLOCK_SAMPLES, SAMPLE_RATE_HZ, Floats
 from whodrives.errors import EnrolmentError
-from whodrives.trip.types import SettledBy
 from whodrives.voice.decision import Policy, judge
 from whodrives.voice.profile import Profile, joined
 from whodrives.voice.scoring import compare, mean_subtracted, pooled
@@ -222,17 +221,17 @@ def report(corpus: str, heard: Sequence[Speaker], policy: Policy) -> None:
     pairs = [pair for pair in combinations(heard, 2) if pair[0].name != pair[1].name]
     _spans("templates of one person", [_cosine(each.first, each.second, policy) for each in heard])
     _spans("templates of two people", [_cosine(a.first, b.second, policy) for a, b in pairs])
-    houses = [house for each in heard if (house := House.of(each, heard, policy))]
+    houses = [House.of(each, heard, policy) for each in heard]
     if any(house.driver.trips for house in houses):
         _spans("trips of the driver", [c for h in houses for c in h.cosines(h.driver, policy)])
-        _spans("trips of the attacker", [c for h in houses for c in h.cosines(h.attacker, policy)])
+        attackers = [(house, each) for house in houses for each in house.strangers[:1]]
+        _spans("trips of the attacker", [c for h, a in attackers for c in h.cosines(a, policy)])
     _report_errors("one day", [house.driver.first for house in houses], houses, policy)
     _report_errors("two days", [house.driver.both for house in houses], houses, policy)
     if any(house.driver.trips for house in houses):
-        for told_by in (SettledBy.KEY, SettledBy.HAND):
-            after = [house.after(house.driver, told_by, policy) for house in houses]
-            _report_errors(f"one day, three trips told by {told_by}", after, houses, policy)
-            _report_attack(told_by, houses, policy)
+        after = [house.after(house.driver, policy) for house in houses]
+        _report_errors("one day, three trips", after, houses, policy)
+        _report_attack(houses, policy)
 
 
 def _report_errors(
@@ -256,19 +255,19 @@ def _report_errors(
     print(f"  {name}: {said}{strange}", flush=True)
 
 
-def _report_attack(told_by: SettledBy, houses: Sequence[House], policy: Policy) -> None:
+def _report_attack(houses: Sequence[House], policy: Policy) -> None:
     """Print what profiles learn of an attacker, and how much of his speech they accept."""
     learned = before = after = tried = 0
-    for house in houses:
-        changed = house.after(house.attacker, told_by, policy)
+    for house, attacker in [(house, each) for house in houses for each in house.strangers[:1]]:
+        changed = house.after(attacker, policy)
         learned += bool(changed.adaptation.revisions)
         was, now = (house.voices(each, policy) for each in (house.driver.first, changed))
-        for utterance in house.attacker.utterances:
+        for utterance in attacker.utterances:
             tried += 1
             before += _known(utterance, was, policy) == changed.id
             after += _known(utterance, now, policy) == changed.id
     print(
-        f"  attacker, told by {told_by}: {learned} of {len(houses)} profiles learn; of {tried}",
+        f"  attacker with the key: {learned} of {len(houses)} profiles learn; of {tried}",
         end="",
     )
     print(f" utterances {before} are accepted before, {after} after", flush=True)
@@ -281,25 +280,24 @@ class House:
     Attributes:
         driver: whose days are measured.
         mates: the two others.
-        strangers: everybody else of the corpus.
-        attacker: the stranger whose voice is the most similar to the driver's.
+        strangers: everybody else of the corpus, the most similar to the driver first: that one is
+            the attacker.
     """
 
     driver: Speaker
     mates: tuple[Speaker, ...]
     strangers: tuple[Speaker, ...]
-    attacker: Speaker
 
     @classmethod
-    def of(cls, driver: Speaker, heard: Sequence[Speaker], policy: Policy) -> House | None:
-        """The household of a driver; None if nobody is left to be a stranger."""
+    def of(cls, driver: Speaker, heard: Sequence[Speaker], policy: Policy) -> House:
+        """The household of a driver."""
         others = {each.name: each for each in heard if each.name != driver.name}
         names = generator("household", driver.name).permutation(sorted(others)).tolist()
-        strangers = tuple(others[name] for name in names[2:])
-        if not strangers:
-            return None
-        attacker = max(strangers, key=lambda each: _cosine(driver.first, each.first, policy))
-        return cls(driver, tuple(others[name] for name in names[:2]), strangers, attacker)
+        near = sorted(
+            names[2:], key=lambda name: -_cosine(driver.first, others[name].first, policy)
+        )
+        members, strangers = (tuple(others[name] for name in each) for each in (names[:2], near))
+        return cls(driver, members, strangers)
 
     def voices(self, driver: Profile, policy: Policy) -> list[tuple[str, Floats]]:
         """What utterances are compared with, the driver first."""
@@ -315,7 +313,7 @@ class House:
                 voices, seconds = zip(*said, strict=True)
                 yield float(mean_subtracted(pooled(voices, seconds), policy.calibration) @ template)
 
-    def after(self, speaker: Speaker, told_by: SettledBy, policy: Policy) -> Profile:
+    def after(self, speaker: Speaker, policy: Policy) -> Profile:
         """The driver's profile after trips of this speaker whose driver was told."""
         profile, calibration = self.driver.first, policy.calibration
         for day, trip in enumerate(speaker.trips):
@@ -327,9 +325,7 @@ class House:
             ]
             own = [each for each in said if following.is_of_nobody_else(each, profile.id)]
             said_by_driver = following.of_chosen(profile, own, calibration)
-            held = following.quarantined(
-                profile, said_by_driver, day + 1, calibration, told_by=told_by
-            )
+            held = following.quarantined(profile, said_by_driver, day + 1, calibration, chosen=True)
             rest = [mate.first for mate in self.mates]
             profile, _ = following.promoted(held, rest, day + 1, calibration)
         return profile

@@ -14,7 +14,6 @@ from whodrives.errors import ProfileError
 from whodrives.service import learning
 from whodrives.service.learning import Learning, forget
 from whodrives.store.profiles import ProfileStore, missed
-from whodrives.trip.types import SettledBy
 from whodrives.voice.profile import Adaptation, Profile
 from whodrives.voice.scoring import unit
 from whodrives.voice.types import Calibration, CalibrationPoint
@@ -104,7 +103,7 @@ def test_a_driver_told_by_a_key_is_learned_without_the_passenger(car: Car) -> No
     (driver,) = car.household
     for day in (1, 2, 3):
         car.day(day)
-        said = TripSamples(0.0, driver.id, (*samples(1, day), *samples(2, day)), SettledBy.KEY)
+        said = TripSamples(0.0, driver.id, (*samples(1, day), *samples(2, day)), chosen=True)
         learned = car.learning.learn(said, car.household)
     assert learned
     (profile,) = car.household
@@ -123,9 +122,7 @@ def test_a_driver_who_is_never_recognised_is_told_with_the_fix(car: Car) -> None
 
     def drive(day: int) -> None:
         car.day(day)
-        said = TripSamples(
-            0.0, driver.id, samples(2, day), told_by=SettledBy.HAND, recognised=False
-        )
+        said = TripSamples(0.0, driver.id, samples(2, day), chosen=True, recognised=False)
         car.learning.learn(said, car.household)
 
     for day in (1, 2):

@@ -84,7 +84,7 @@ def test_a_trip_that_was_settled_without_the_voice_teaches(by: SettledBy) -> Non
     chosen = replace(ANNA, settled_by=by)
     (learn, _) = told(OPEN, None, chosen, None, OVER)
     assert isinstance(learn, TripSamples)
-    assert (learn.driver, learn.told_by, learn.recognised) == ("d-1", by, False)
+    assert (learn.driver, learn.chosen, learn.recognised) == ("d-1", True, False)
     assert len(learn.samples) == 2
 
 
@@ -95,14 +95,14 @@ def test_a_driver_who_is_barely_known_is_not_missed() -> None:
     samples.heard(*said("d-1", llr=4.0), enrolled=1)
     (learn,) = samples.follow(OVER)
     assert isinstance(learn, TripSamples)
-    assert (learn.told_by, learn.recognised) == (SettledBy.KEY, True)
+    assert (learn.chosen, learn.recognised) == (True, True)
 
 
 def test_recognised_speech_goes_before_what_was_chosen() -> None:
     """A driver who is recognised learns by the stricter rules, whoever told who drives."""
     (learn, _) = told(OPEN, None, "d-1", replace(ANNA, settled_by=SettledBy.KEY), OVER)
     assert isinstance(learn, TripSamples)
-    assert (learn.told_by, len(learn.samples)) == (None, 1)
+    assert (learn.chosen, len(learn.samples)) == (False, 1)
 
 
 @pytest.mark.parametrize(

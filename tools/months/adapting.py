@@ -19,7 +19,6 @@ from whodrives.adaptation import following
 from whodrives.adaptation.following import Rules
 from whodrives.adaptation.types import AdaptationSample
 from whodrives.audio.blocks import Floats
-from whodrives.trip.types import SettledBy
 from whodrives.voice.decision import Policy, judge
 from whodrives.voice.profile import Profile
 from whodrives.voice.scoring import centroid, compare, mean_subtracted, unit
@@ -196,12 +195,12 @@ def lived(house: Household, attack: str, policy: Policy, rules: Rules, trips: in
         ]
         calibration = policy.calibration
         profile = house.profiles[assigned]
-        told_by = SettledBy.KEY if attacked and not samples else None
-        if told_by:
+        chosen = attacked and not samples
+        if chosen:
             whole = [as_sample(utterance, enrolled, policy) for utterance in [*spoken, *beside]]
             own = [each for each in whole if following.is_of_nobody_else(each, profile.id, rules)]
             samples = following.of_chosen(profile, own, calibration, rules)
-        profile = following.quarantined(profile, samples, day, calibration, rules, told_by=told_by)
+        profile = following.quarantined(profile, samples, day, calibration, rules, chosen=chosen)
         rest = [p for n, p in enumerate(house.profiles) if n != assigned]
         house.profiles[assigned], step = following.promoted(profile, rest, day, calibration, rules)
         steps += step is not None

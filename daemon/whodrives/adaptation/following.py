@@ -19,8 +19,7 @@ not move the profile beyond the bounds.
 
 A driver who is never recognised would never get better. Where a key or a choice on the head unit
 told who drives, the speech that `is_of_nobody_else` and is of one voice (`of_chosen`) therefore
-becomes a pending trip, too, and may weigh more. A person who chooses says more than a key that is
-there, so a lower cosine is enough then.
+becomes a pending trip, too, and may weigh more.
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ import numpy as np
 from whodrives.adaptation import guests
 from whodrives.adaptation.types import AdaptationSample
 from whodrives.audio.blocks import Floats
-from whodrives.trip.types import SettledBy
 from whodrives.voice.profile import AUGMENTATIONS, Adaptation, Noise, PendingTrip, Profile, Revision
 from whodrives.voice.scoring import accept_llr, centroid, mean_subtracted, pooled, unit
 from whodrives.voice.types import Calibration, OperatingPoint
@@ -53,7 +51,6 @@ class Rules:
         chosen_speech_s: minimum seconds of speech of a sample of a chosen driver.
         chosen_snr_db: its minimum SNR.
         others_llr: its maximum llr to any other driver.
-        hand_cosine: as `template_cosine`, for a driver who was chosen on the head unit.
         alone_cosine: every other voice of such a trip has a cosine to the template that is lower
             by this.
         agreement_cosine: minimum cosine of the trips of a revision to one of them.
@@ -78,7 +75,6 @@ class Rules:
     chosen_speech_s: float = 1.5
     chosen_snr_db: float = 5.0
     others_llr: float = -1.0
-    hand_cosine: float = 0.5
     alone_cosine: float = 0.2
     agreement_cosine: float = 0.6
     trips: int = 3
@@ -158,15 +154,14 @@ def quarantined(
     calibration: Calibration,
     rules: Rules = RULES,
     *,
-    told_by: SettledBy | None = None,
+    chosen: bool = False,
 ) -> Profile:
     """Add one trip's samples to the profile's pending trips.
 
     Samples that are not similar to the template are dropped, and so are the oldest pending trips
     beyond `Rules.pending` or `Rules.pending_days`. Trips of one day may come in any order.
-    `told_by` as in `TripSamples`.
+    `chosen` as in `PendingTrip`.
     """
-    least = rules.hand_cosine if told_by is SettledBy.HAND else rules.template_cosine
     known = profile.adaptation
     fresh = [h for h in known.pending if day - h.day <= rules.pending_days]
     if samples:
@@ -174,10 +169,9 @@ def quarantined(
         cosine = float(
             mean_subtracted(embedding, calibration) @ enrolment_template(profile, calibration)
         )
-        if cosine >= least:
+        if cosine >= rules.template_cosine:
             speech_s = sum(sample.speech_s for sample in samples)
             noise = _noise(samples)
-            chosen = told_by is not None
             fresh.append(PendingTrip(day, embedding, speech_s, noise, cosine, chosen=chosen))
     pending = tuple(sorted(fresh, key=_order))[-rules.pending :]
     return replace(profile, adaptation=replace(known, pending=pending))

@@ -102,7 +102,7 @@ class SampleCollector:
             own = [each for each in self._others if following.is_of_nobody_else(each, driver)]
             if own:
                 recognised = driver in self._of_drivers
-                yield TripSamples(at_s, driver, tuple(own), settled_by, recognised=recognised)
+                yield TripSamples(at_s, driver, tuple(own), chosen=True, recognised=recognised)
 
     def household_changed(self) -> None:
         """Drop all samples: they were compared with the old household."""

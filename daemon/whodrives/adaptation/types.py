@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from whodrives.audio.blocks import Floats
-from whodrives.trip.types import SettledBy
 from whodrives.voice.types import Match
 
 
@@ -40,9 +39,9 @@ class TripSamples:
     at_s: float
     driver: str
     samples: tuple[AdaptationSample, ...]
-    told_by: SettledBy | None = None
-    """A key, or a hand: a choice on the head unit. The samples are then all that may be of this
-    driver. None: they are recognised speech."""
+    chosen: bool = False
+    """Whether a key or a choice on the head unit told who drives; the samples then are all that may
+    be of this driver."""
     recognised: bool = True
     """Whether the driver was recognised in this trip."""
 

@@ -56,11 +56,11 @@ class Learning:
 
         def learned(profile: Profile) -> Profile:
             said = sample.samples
-            if sample.told_by is not None:
+            if sample.chosen:
                 said = following.of_chosen(profile, said, self._calibration)
             counted = following.counted(profile, recognised=sample.recognised)
             held = following.quarantined(
-                counted, said, day, self._calibration, told_by=sample.told_by
+                counted, said, day, self._calibration, chosen=sample.chosen
             )
             grown, step = following.promoted(held, others, day, self._calibration)
             steps.append(step)
