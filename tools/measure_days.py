@@ -258,7 +258,7 @@ def _report_errors(
 def _report_attack(houses: Sequence[House], policy: Policy) -> None:
     """Print what profiles learn of an attacker, and how much of his speech they accept."""
     learned = before = after = tried = 0
-    for house, attacker in [(house, each) for house in houses for each in house.strangers[:1]]:
+    for house, attacker in [(own, each) for own in houses for each in own.strangers[:1]]:
         changed = house.after(attacker, policy)
         learned += bool(changed.adaptation.revisions)
         was, now = (house.voices(each, policy) for each in (house.driver.first, changed))
