@@ -74,6 +74,15 @@ def repeatedly(act: Callable[[], object], every_s: float) -> Iterator[None]:
         thread.join()
 
 
+def pytest_configure() -> None:
+    """Let programs under test be interrupted, also if the tests run as a shell's background job.
+
+    A non-interactive shell starts such a job with SIGINT ignored, and every process inherits that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let golden files be written anew; their diff is then reviewed."""
     parser.addoption("--update-golden", action="store_true", help="write golden files anew")
