@@ -27,10 +27,10 @@ from whodrives.audio.blocks import Floats
 from whodrives.config.schema import Vehicle
 from whodrives.errors import ProfileError
 from whodrives.store import calendar, export, names, profiles, record, sealing
-from whodrives.store.profiles import MOST_ADDED, Loaded, ProfileStore, unused
+from whodrives.store.profiles import MOST_ADDED, Loaded, ProfileStore, missed, unused
 from whodrives.store.record import Consent, StoredProfile
 from whodrives.vehicle import vss
-from whodrives.voice.profile import AUGMENTATIONS, Profile
+from whodrives.voice.profile import AUGMENTATIONS, Adaptation, Profile
 
 ENCODER = "ab" * 32
 OTHER_ENCODER = "cd" * 32
@@ -1077,6 +1077,7 @@ def test_a_further_enrolment_is_added_and_can_be_taken_back(
 ) -> None:
     """Both days are in the voice; clean windows stay before those with noise."""
     store.set_preferences("Anna", {POSITION: 120})
+    store.change("Anna", lambda old: dataclasses.replace(old, adaptation=Adaptation(missed=3)))
     agreed = Consent("Anna", "2026-11-24T08:00:00+00:00", "2026-11")
     store.adopt(anna.profile.id, voice(1, windows=6), 20, agreed, again=True)
     (added,) = store.load().profiles
@@ -1088,6 +1089,7 @@ def test_a_further_enrolment_is_added_and_can_be_taken_back(
     assert added.enrolled_at == anna.enrolled_at
     assert [session.speech_s for session in added.added] == [20]
     assert added.profile.preferences == {POSITION: 120}
+    assert list(missed([added])) == []
     back = store.restore("Anna")
     assert np.array_equal(back.profile.embeddings, voice())
     assert back.added == ()

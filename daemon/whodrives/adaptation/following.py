@@ -1,8 +1,8 @@
 """Adapts a profile to its driver's voice over months, within bounds.
 
 Owns eligibility, the quarantine of pending trips, revisions, and their roll-back. Must not know the
-calendar or files: a day is a number, a profile is a value. The enrolment template is not
-changed here.
+calendar or files: a day is a number, a profile is a value. Nothing here changes the enrolment
+template.
 
 How speech gets into a profile:
 

@@ -120,6 +120,8 @@ def enrol(
     household = store.load().profiles
     old = [stored for stored in household if stored.is_called(name)]
     store.rehearse(name, replace=wish.replace, again=wish.again)
+    if wish.again and not old:
+        raise ProfileError(f"{name}: the profile is not used; `whodrives drivers list` says why")
     models = Path(settings.models.directory)
     policy = load_policy(settings)
     enrolment = Enrolment(load_vad(models), load_encoder(models))

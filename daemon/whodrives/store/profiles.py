@@ -308,9 +308,11 @@ class ProfileStore:
             return self._write_new([stored], state)[0]
         if again:
             session = Session(stored.enrolled_at, speech_s)
+            learned = dataclasses.replace(old.profile.adaptation, missed=0)
+            both = joined(old.profile, profile)
             stored = dataclasses.replace(
                 stored,
-                profile=joined(old.profile, profile),
+                profile=dataclasses.replace(both, adaptation=learned),
                 enrolled_at=old.enrolled_at,
                 added=(*old.added, session),
             )
