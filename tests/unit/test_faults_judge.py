@@ -222,6 +222,15 @@ def _done(at_s: float, kind: str, driver: str | None = None) -> Result:
             },
         ),
         ("unasked", {"asked": [_asked(8.0), _asked(33.0)], "deaf": [(12.0, 27.0)]}),
+        # It heard when it assigned the driver, and heard nothing after the broker was killed.
+        (
+            "unasked",
+            {
+                "asked": [_asked(8.0), _asked(36.0)],
+                "deaf": [(-20.0, 31.0)],
+                "faults": [(12.0, 15.0, "broker")],
+            },
+        ),
         ("unstopped", UNANSWERED),
         ("unstopped", {**WITHDRAWN, "commands": [_done(15.0, "cancel")]}),
         ("unstopped", {**WITHDRAWN, "commands": [_done(15.0, "choose", TOM)]}),
@@ -383,6 +392,13 @@ def test_what_is_wrong_is_noticed(kind: str, changes: dict[str, Any]) -> None:
         {
             "asked": [_asked(8.0), _asked(12.1)],
             "said": [Said(8.3, "r-1", "rejected", "standing"), *_record().said[1:]],
+        },
+        # The monitor had missed the greeting of a daemon that heard, until the next restart.
+        {
+            "asked": [_asked(8.0), _asked(33.0)],
+            "deaf": [(-20.0, 27.0)],
+            "faults": [(22.0, 25.0, "broker")],
+            "down": [(22.3, 26.0)],
         },
     ],
 )

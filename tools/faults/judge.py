@@ -314,13 +314,33 @@ def _unwatched(record: Record) -> list[Span]:
     found = []
     for path in (OCCUPANCY, DOOR, IGNITION):
         told = [t for t, said in record.readings if said.get(path, "UNKNOWN") != "UNKNOWN"]
-        arrived = sorted((max([t, *(b for a, b in record.deaf if a < t < b)]), t) for t in told)
+        deaf = list(_surely_deaf(record))
+        arrived = sorted((max([t, *(b for a, b in deaf if a < t < b)]), t) for t in told)
         known_s = told[0] if told else record.ended_s
         for at_s, true_s in [*arrived, (record.ended_s, record.ended_s)]:
             if at_s - known_s > limit_s:
                 found.append((known_s, at_s))
             known_s = max(known_s, true_s)
     return found
+
+
+def _surely_deaf(record: Record) -> Iterator[Span]:
+    """The spans in `deaf`, without what lies between an assignment and the next fault.
+
+    A daemon that assigns a driver hears. The record may not know it: after a restart of the broker
+    the monitor may have subscribed after the daemon had greeted.
+    """
+    faults = [
+        *(from_s for from_s, _, _ in record.faults),
+        *(from_s for from_s, _ in (*record.down, *record.ecu_deaf)),
+        *(gone.killed_s for gone in record.gone),
+    ]
+    for from_s, to_s in record.deaf:
+        heard_s = min((s for _, _, s in record.assigned if from_s < s < to_s), default=to_s)
+        yield from_s, heard_s
+        again_s = min((t for t in faults if t > heard_s), default=to_s)
+        if again_s < to_s:
+            yield again_s, to_s
 
 
 def _perhaps_unwatched(record: Record) -> Iterator[Span]:
