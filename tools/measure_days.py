@@ -34,14 +34,15 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from tools.lab import corpus
 from tools.lab.conditions import converted, generator, padded, shaped
 from tools.lab.corpus import Person, read_people, read_sound, speech_s, trimmed
 from tools.lab.front_end import Ear, Heard
 from tools.lab.scene import active_level_db, cabin, level_speech, mix, road_noise
-from whodrives.adaptation import following
+from whodrives.adaptation import following, guests
 from whodrives.adaptation.following import enrolment_template, speaker_model
 from whodrives.adaptation.types import AdaptationSample
-from whodrives.audio.blocks import BLOCK_SAMPLES, SAMPLE_RATE_HZ, Floats
+from whodrives.audio.blocks import SAMPLE_RATE_HZ, Floats
 from whodrives.errors import EnrolmentError
 from whodrives.voice.decision import Policy, judge
 from whodrives.voice.profile import Profile, joined
@@ -78,13 +79,13 @@ def main() -> None:
         if options.only in {None, person.corpus}:
             people[person.corpus].append(person)
     real = options.role == "days"
-    for corpus, own in people.items():
+    for name, own in people.items():
         chosen = own[:: max(1, len(own) // options.people)][: options.people]
         heard = [found for each in chosen for found in speakers(each, ear, real=real)]
         if len({speaker.name for speaker in heard}) >= LEAST_PEOPLE:
-            report(corpus, heard, Policy(ear.calibration, "1/100"))
+            report(name, heard, Policy(ear.calibration, "1/100"))
         elif heard:
-            print(f"{corpus}: fewer than {LEAST_PEOPLE} people were enrolled on two days")
+            print(f"{name}: fewer than {LEAST_PEOPLE} people were enrolled on two days")
 
 
 @dataclass(slots=True)
@@ -117,8 +118,7 @@ def speakers(person: Person, ear: Ear, *, real: bool) -> Iterator[Speaker]:
     if real:
         days = sessions(person)
         for first, second, third in permutations(days, 3):
-            found = _speaker(name, [days[first], days[second], days[third]], ear)
-            yield from found
+            yield from _speaker(name, [days[first], days[second], days[third]], ear)
         return
     order = generator("days", name).permutation(len(person.files))
     sounds = [read_sound(person.files[index]) for index in order]
@@ -142,7 +142,7 @@ def _speaker(
     if len(profiles) < 2:  # noqa: PLR2004 (days of enrolment)
         return
     found = Speaker(name, profiles[0], profiles[1])
-    utterances = list(_utterances(days[2]))
+    utterances = list(corpus.joined(map(trimmed, days[2]), UTTERANCE_BLOCKS, MOST_UTTERANCES))
 
     def heard(day: int, said: Sequence[Floats]) -> Iterator[Heard]:
         rng = generator("snr", name, day)
@@ -181,18 +181,6 @@ def _taken(sounds: list[Floats], seconds: float) -> list[Floats]:
     return taken
 
 
-def _utterances(sounds: Sequence[Floats]) -> Iterator[Floats]:
-    """Recordings joined to utterances; what is too long is cut off."""
-    least, most = (count * BLOCK_SAMPLES for count in UTTERANCE_BLOCKS)
-    waiting: list[Floats] = []
-    made = 0
-    for sound in sounds:
-        waiting.append(trimmed(sound))
-        if sum(map(len, waiting)) >= least and made < MOST_UTTERANCES:
-            yield np.concatenate(waiting)[:most]
-            waiting, made = [], made + 1
-
-
 def on_day(sound: Floats, day: str, microphone: str, snr_db: float) -> Floats:
     """A clean recording as it is heard on a simulated day by a simulated microphone."""
     rng = generator("microphone", microphone)
@@ -215,9 +203,9 @@ def on_day(sound: Floats, day: str, microphone: str, snr_db: float) -> Floats:
     return mix(level_speech(heard, level_db), noise, snr_db)
 
 
-def report(corpus: str, heard: Sequence[Speaker], policy: Policy) -> None:
+def report(name: str, heard: Sequence[Speaker], policy: Policy) -> None:
     """Print the similarity of templates and trips, the errors, and what an attacker reaches."""
-    print(f"{corpus}: {len({each.name for each in heard})} people, {len(heard)} orders of days")
+    print(f"{name}: {len({each.name for each in heard})} people, {len(heard)} orders of days")
     pairs = [pair for pair in combinations(heard, 2) if pair[0].name != pair[1].name]
     _spans("templates of one person", [_cosine(each.first, each.second, policy) for each in heard])
     _spans("templates of two people", [_cosine(a.first, b.second, policy) for a, b in pairs])
@@ -323,7 +311,7 @@ class House:
                 for heard in trip
                 for voice, seconds, matches in _parts(heard, voices, policy)
             ]
-            own = [each for each in said if following.is_of_nobody_else(each, profile.id)]
+            own = [each for each in said if guests.is_eligible(each, apart_from=profile.id)]
             said_by_driver = following.of_chosen(profile, own, calibration)
             held = following.quarantined(profile, said_by_driver, day + 1, calibration, chosen=True)
             rest = [mate.first for mate in self.mates]

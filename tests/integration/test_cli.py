@@ -329,13 +329,18 @@ def test_one_person_under_two_names_is_refused_unless_accepted(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.much_speech
-def test_enrolling_anew_can_be_taken_back(installed: Installation, voices: Path) -> None:
-    """A worse second recording is no loss until it has settled a trip."""
+def _george(installed: Installation, voices: Path) -> tuple[str, tuple[Path, Path]]:
+    """Enrol George; what a replay of him gives, and recordings for another enrolment."""
     installed.configure(mqtt={"evidence": True})
     installed.enrol("George", voices / "bm_george")
     before = installed.run("replay", voices / "bm_george" / "5.opus").stdout
-    new = (voices / "bm_george" / "5.opus", voices / "bm_george" / "4.opus")
+    return before, (voices / "bm_george" / "5.opus", voices / "bm_george" / "4.opus")
+
+
+@pytest.mark.much_speech
+def test_enrolling_anew_can_be_taken_back(installed: Installation, voices: Path) -> None:
+    """A worse second recording is no loss until it has settled a trip."""
+    before, new = _george(installed, voices)
     done = installed.run("enrol", "George", *new, "--replace", "--consent", "G")
     assert done.returncode == 0, done.stderr
     assert re.search(
@@ -350,10 +355,7 @@ def test_enrolling_anew_can_be_taken_back(installed: Installation, voices: Path)
 @pytest.mark.much_speech
 def test_another_day_is_added_to_a_voice(installed: Installation, voices: Path) -> None:
     """By id or name; the first day stays, and the second can be taken back."""
-    installed.configure(mqtt={"evidence": True})
-    installed.enrol("George", voices / "bm_george")
-    before = installed.run("replay", voices / "bm_george" / "5.opus").stdout
-    new = (voices / "bm_george" / "5.opus", voices / "bm_george" / "4.opus")
+    before, new = _george(installed, voices)
     other = [voices / "af_bella" / f"{n}.opus" for n in (1, 2, 3, 4)]
     refused = installed.run("enrol", "George", *other, "--again", "--consent", "G")
     assert (refused.returncode, "not_this_driver" in refused.stderr) == (1, True)

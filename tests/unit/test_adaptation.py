@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whodrives.adaptation import following
+from whodrives.adaptation import following, guests
 from whodrives.adaptation.following import (
     RULES,
     drift,
@@ -124,7 +124,7 @@ def test_speech_may_be_of_a_chosen_driver_if_it_is_of_nobody_else(
     said: AdaptationSample, *, wanted: bool
 ) -> None:
     """However unlike the driver it is: that is judged by the whole trip."""
-    assert following.is_of_nobody_else(said, "d-1") is wanted
+    assert guests.is_eligible(said, apart_from="d-1") is wanted
 
 
 def at(profile: Profile, cosine: float, seed: int) -> Floats:

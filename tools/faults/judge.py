@@ -312,9 +312,9 @@ def _unwatched(record: Record) -> list[Span]:
     """
     limit_s = ABSENCE_LIMIT_S + 2 * _lateness(record)
     found = []
+    deaf = list(_surely_deaf(record))
     for path in (OCCUPANCY, DOOR, IGNITION):
         told = [t for t, said in record.readings if said.get(path, "UNKNOWN") != "UNKNOWN"]
-        deaf = list(_surely_deaf(record))
         arrived = sorted((max([t, *(b for a, b in deaf if a < t < b)]), t) for t in told)
         known_s = told[0] if told else record.ended_s
         for at_s, true_s in [*arrived, (record.ended_s, record.ended_s)]:

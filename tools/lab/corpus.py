@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,24 +158,26 @@ def material(person: Person, tests: int) -> Material:
         enrolment_s += speech_s(pieces[used])
         used += 1
     enrolment = np.concatenate(pieces[:used]) if used else np.zeros(0, np.float32)
-    return Material(enrolment, tuple(_joined(pieces[used:], tests)))
+    left = [trimmed(piece) for piece in pieces[used:]]
+    made = tuple(joined(left, TEST_BLOCKS, tests))
+    if not made and sum(map(len, left)) >= SHORT_BLOCKS * BLOCK_SAMPLES:
+        made = (np.concatenate(left),)
+    return Material(enrolment, made)
 
 
-def _joined(pieces: Sequence[Floats], tests: int) -> Iterator[Floats]:
-    """Join pieces to sounds that are long enough; what is too long is cut off.
+def joined(pieces: Iterable[Floats], blocks: tuple[int, int], most: int) -> Iterator[Floats]:
+    """Join trimmed pieces to at most so many sounds.
 
-    Only if there is no such sound, what there is makes one, if it is not much too short.
+    Each has at least `blocks[0]` blocks; what is beyond `blocks[1]` is cut off.
     """
-    least, most = (count * BLOCK_SAMPLES for count in TEST_BLOCKS)
+    least, longest = (count * BLOCK_SAMPLES for count in blocks)
     waiting: list[Floats] = []
     made = 0
     for piece in pieces:
-        waiting.append(trimmed(piece))
-        if sum(map(len, waiting)) >= least and made < tests:
-            yield np.concatenate(waiting)[:most]
+        waiting.append(piece)
+        if sum(map(len, waiting)) >= least and made < most:
+            yield np.concatenate(waiting)[:longest]
             waiting, made = [], made + 1
-    if not made and sum(map(len, waiting)) >= SHORT_BLOCKS * BLOCK_SAMPLES:
-        yield np.concatenate(waiting)
 
 
 def _pieces(sound: Floats) -> list[Floats]:

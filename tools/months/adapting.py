@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tools.lab.conditions import generator
 from tools.months.speakers import Speaker, Utterance
-from whodrives.adaptation import following
+from whodrives.adaptation import following, guests
 from whodrives.adaptation.following import Rules
 from whodrives.adaptation.types import AdaptationSample
 from whodrives.audio.blocks import Floats
@@ -198,7 +198,7 @@ def lived(house: Household, attack: str, policy: Policy, rules: Rules, trips: in
         chosen = attacked and not samples
         if chosen:
             whole = [as_sample(utterance, enrolled, policy) for utterance in [*spoken, *beside]]
-            own = [each for each in whole if following.is_of_nobody_else(each, profile.id, rules)]
+            own = [each for each in whole if guests.is_eligible(each, apart_from=profile.id)]
             samples = following.of_chosen(profile, own, calibration, rules)
         profile = following.quarantined(profile, samples, day, calibration, rules, chosen=chosen)
         rest = [p for n, p in enumerate(house.profiles) if n != assigned]
@@ -254,7 +254,7 @@ def _mixed(
         heard = blended(share)
         near = float(mean_subtracted(heard.voices[-1], policy.calibration) @ anchor)
         said = as_sample(heard, enrolled, policy)
-        return near >= rules.template_cosine and following.is_of_nobody_else(said, "d-0", rules)
+        return near >= rules.template_cosine and guests.is_eligible(said, apart_from="d-0")
 
     if learned(1.0):
         return other

@@ -18,8 +18,8 @@ trips of the revisions. Somebody else would have to pass all three on several da
 not move the profile beyond the bounds.
 
 A driver who is never recognised would never get better. Where a key or a choice on the head unit
-told who drives, the speech that `is_of_nobody_else` and is of one voice (`of_chosen`) therefore
-becomes a pending trip, too, and may weigh more.
+told who drives, the speech that is of no other driver (`guests.is_eligible`) and of one voice
+(`of_chosen`) therefore becomes a pending trip, too, and may weigh more.
 """
 
 from __future__ import annotations
@@ -48,18 +48,15 @@ class Rules:
         wide_llr: its minimum llr above the acceptance threshold, natural log.
         clear_llr: its minimum llr above the second best match.
         template_cosine: minimum cosine of a pending trip to the template, both mean-subtracted.
-        chosen_speech_s: minimum seconds of speech of a sample of a chosen driver.
-        chosen_snr_db: its minimum SNR.
-        others_llr: its maximum llr to any other driver.
-        alone_cosine: every other voice of such a trip has a cosine to the template that is lower
-            by this.
+        alone_cosine: every other voice of a trip whose driver was chosen has a cosine to the
+            template that is lower by this.
         agreement_cosine: minimum cosine of the trips of a revision to one of them.
         trips: minimum number of days that a revision has trips of.
         pending: maximum pending trips.
         pending_days: a pending trip is dropped after this many days.
         active: the newest trips of the revisions that the speaker model uses, at most.
         share: their maximum weight against the template.
-        chosen_share: the same, if trips of a chosen driver are among them.
+        chosen_share: the same, if trips whose driver was chosen are among them.
         chosen_windows: such a trip counts as so many windows of enrolment, others as one.
         length: exponent of the length of the speaker model, in [0, 1]: 1 keeps the length of the
             weighted mean, 0 gives unit length. Chosen so that the FPIR does not rise.
@@ -72,9 +69,6 @@ class Rules:
     wide_llr: float = 2.0
     clear_llr: float = 9.0
     template_cosine: float = 0.6
-    chosen_speech_s: float = 1.5
-    chosen_snr_db: float = 5.0
-    others_llr: float = -1.0
     alone_cosine: float = 0.2
     agreement_cosine: float = 0.6
     trips: int = 3
@@ -115,14 +109,6 @@ def is_eligible(
     threshold = float(accept_llr(sample.speech_s, enrolled, calibration, operating_point))
     clear = len(sample.matches) == 1 or best - sample.matches[1].llr >= rules.clear_llr
     return clear and best >= threshold + rules.wide_llr
-
-
-def is_of_nobody_else(sample: AdaptationSample, driver: str, rules: Rules = RULES) -> bool:
-    """Whether an utterance is long and clean enough, and unlike every driver but this one."""
-    clean = sample.snr_db is None or sample.snr_db >= rules.chosen_snr_db
-    others = [match.llr for match in sample.matches if match.driver != driver]
-    unlike = all(llr <= rules.others_llr for llr in others)
-    return clean and unlike and sample.speech_s >= rules.chosen_speech_s
 
 
 def of_chosen(

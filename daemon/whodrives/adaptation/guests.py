@@ -87,10 +87,13 @@ MOST_VOICES_A_TRIP = 4
 """More unknown speakers than free seats: assume a radio, and ignore them."""
 
 
-def is_eligible(sample: AdaptationSample, rules: Rules = RULES) -> bool:
-    """Whether an unknown utterance is long and clean enough, and unlike every driver."""
+def is_eligible(
+    sample: AdaptationSample, rules: Rules = RULES, *, apart_from: str | None = None
+) -> bool:
+    """Whether an utterance is long and clean enough, and unlike every driver but `apart_from`."""
     clean = sample.snr_db is None or sample.snr_db >= rules.snr_db
-    unlike_drivers = all(match.llr <= rules.household_llr for match in sample.matches)
+    others = [match.llr for match in sample.matches if match.driver != apart_from]
+    unlike_drivers = all(llr <= rules.household_llr for llr in others)
     return clean and unlike_drivers and sample.speech_s >= rules.speech_s
 
 

@@ -99,7 +99,7 @@ class SampleCollector:
         if samples := self._of_drivers.get(driver):
             yield TripSamples(at_s, driver, tuple(samples))
         elif settled_by in {SettledBy.KEY, SettledBy.HAND}:
-            own = [each for each in self._others if following.is_of_nobody_else(each, driver)]
+            own = [each for each in self._others if guests.is_eligible(each, apart_from=driver)]
             if own:
                 recognised = driver in self._of_drivers
                 yield TripSamples(at_s, driver, tuple(own), chosen=True, recognised=recognised)

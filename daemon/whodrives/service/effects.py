@@ -126,9 +126,8 @@ class Effects:
         """Check that a voice can be kept before anybody speaks; the outcome is a consequence."""
         try:
             known = command.driver in {profile.id for profile in self._drivers}
-            self._store.rehearse(
-                command.driver if known else None, replace=True, again=command.again
-            )
+            added_to = command.driver if command.again and known else None
+            self._store.rehearse(added_to, again=command.again)
         except ProfileError as error:
             log.warning("event=not_enrolled reason=%r", str(error))
             self._put(RefusedCommand(command.at_s, command.command, "not_stored"))

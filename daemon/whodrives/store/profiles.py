@@ -279,7 +279,7 @@ class ProfileStore:
             if driver is not None:
                 old = self._require(driver, state)
                 if again:
-                    self._checked_again(driver, old)
+                    self._check_again(driver, old)
                 return self._enrol(state, old, old.name, voice, None, consent, again=again)
             taken = {names.folded(stored.name) for stored in self._all(state)}
             free = (f"driver {k}" for k in range(1, len(taken) + 2))
@@ -440,10 +440,11 @@ class ProfileStore:
         with self._writing():
             if self._needs_key():
                 state = self._state()
+                old = None if who is None else self._find(who, state)
                 if who is not None and again:
-                    self._checked_again(who, self._find(who, state))
+                    self._check_again(who, old)
                 elif who is not None:
-                    _refuse_enrolled(who, self._find(who, state), replace=replace)
+                    _refuse_enrolled(who, old, replace=replace)
             elif who is not None and again:
                 raise _nobody(who)
             else:
@@ -1081,8 +1082,8 @@ class ProfileStore:
             raise _nobody(who)
         return found
 
-    def _checked_again(self, who: str, old: StoredProfile | None) -> StoredProfile:
-        """The profile; ProfileError if no further enrolment can be added to it."""
+    def _check_again(self, who: str, old: StoredProfile | None) -> None:
+        """Raise ProfileError if no further enrolment can be added to the profile."""
         if old is None:
             raise _nobody(who)
         self._usable(old)
@@ -1091,7 +1092,6 @@ class ProfileStore:
                 f"{who}: was enrolled {1 + MOST_ADDED} times already; more adds nothing: replace "
                 "the voice with --replace, or leave it as it is"
             )
-        return old
 
     def _usable(self, stored: StoredProfile) -> tuple[StoredProfile, list[str]]:
         """The profile without the preferences that the car refuses, and a sentence for each."""
