@@ -1,6 +1,7 @@
-"""Measure the encoder's thresholds on a corpus and write them into its manifest.
+"""Measure the encoders' thresholds on a corpus and write them into a manifest.
 
     python tools/calibrate.py CORPUS --date DATE   # roles train and noise; writes the manifest
+    python tools/calibrate.py CORPUS --encoders 1 --date DATE           # of the first one alone
     python tools/calibrate.py CORPUS --check       # roles eval and noise; writes nothing
 
 CORPUS holds a `manifest.tsv` with the columns role, corpus, group, path (relative to it). Everybody
@@ -55,7 +56,7 @@ from whodrives.audio.blocks import BLOCK_S, BLOCK_SAMPLES, SAMPLE_RATE_HZ
 from whodrives.enrolment.recording import Enrolment
 from whodrives.errors import EnrolmentError
 from whodrives.models.calibration import load_calibration
-from whodrives.models.encoder import load_encoder
+from whodrives.models.encoder import FIRST, SECOND, load_encoder
 from whodrives.models.vad import load_vad
 from whodrives.voice.decision import passes
 from whodrives.voice.scoring import (
@@ -86,6 +87,9 @@ LEAST_PEOPLE = 6
 LEAST_CORPORA, LEAST_SAID = 3, 30
 CONFUSED = 0.002
 LEAST_ODDS_LLR = 2.94
+LEAST_LLR = 0.5
+"""Whoever is accepted is likelier the driver than not, however few strangers speak that long."""
+
 SAME_PERSON = 0.01
 ALIKE_COSINE = 0.5
 RECORDED, RECORDED_DB = "recorded 10 dB", 10.0
@@ -133,8 +137,8 @@ class Utterance:
 class Ear:
     """Gate, enrolment and encoder of the models folder, as the daemon uses them."""
 
-    def __init__(self, models: Path) -> None:
-        self.encoder = load_encoder(models, pinned=False)
+    def __init__(self, models: Path, encoders: int) -> None:
+        self.encoder = load_encoder(models, encoders, pinned=False)
         self._activity = load_vad(models, pinned=False)
 
     def utterance(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -160,9 +164,9 @@ class Ear:
 
 
 @cache
-def ear(models: Path) -> Ear:
+def ear(models: Path, encoders: int) -> Ear:
     """This process's ear: loading the models takes longer than hearing a sound."""
-    return Ear(models)
+    return Ear(models, encoders)
 
 
 def files(corpus: Path, role: str) -> dict[tuple[str, str], list[Path]]:
@@ -212,9 +216,11 @@ def under(clean: np.ndarray, condition: str, corpus: Path, group: str, number: i
     return np.asarray(np.clip(mixed, -1, 1))
 
 
-def hear(corpus: Path, models: Path, who: tuple[str, str], paths: list[Path]) -> Heard:
+def hear(
+    corpus: Path, models: Path, encoders: int, who: tuple[str, str], paths: list[Path]
+) -> Heard:
     """Enrol one person and embed the person's utterances, under all conditions."""
-    own = ear(models)
+    own = ear(models, encoders)
     heard = Heard(*who)
     said = spoken(paths, ENROL_S)
     for enrolment in dict.fromkeys(enrolment for enrolment, _ in CONDITIONS):
@@ -232,12 +238,14 @@ def hear(corpus: Path, models: Path, who: tuple[str, str], paths: list[Path]) ->
     return heard
 
 
-def gather(corpus: Path, role: str, models: Path, processes: int) -> list[Heard]:
+def gather(corpus: Path, role: str, models: Path, encoders: int, processes: int) -> list[Heard]:
     """Hear everybody of this role."""
     found = files(corpus, role)
     everybody = []
     with ProcessPoolExecutor(processes) as pool:
-        heard = pool.map(hear, repeat(corpus), repeat(models), found, found.values())
+        heard = pool.map(
+            hear, repeat(corpus), repeat(models), repeat(encoders), found, found.values()
+        )
         for number, person in enumerate(heard, start=1):
             print(f"\r{number}/{len(found)} {person.group:40}", end="", file=sys.stderr)
             everybody.append(person)
@@ -475,7 +483,7 @@ def spend(strangers: Runs, budget: float, points: Sequence[tuple[float, float]])
     def boundary(share: float) -> np.ndarray:
         llr = [weighted_quantile(best[:, k], strangers.weight, share) for k in range(LOOKS)]
         excess = np.maximum.accumulate((np.array(llr) - offset) / slope)
-        return np.asarray(excess * slope + offset)
+        return np.asarray(np.maximum(excess * slope + offset, LEAST_LLR))
 
     low, high = 1e-9, budget
     for _ in range(BISECTIONS):
@@ -624,7 +632,9 @@ def left_out(people: Sequence[Heard], encoder: str) -> dict[str, dict[str, dict[
     return found
 
 
-def manifest_part(people: Sequence[Heard], encoder: str, date: str) -> dict[str, Any]:
+def manifest_part(
+    people: Sequence[Heard], encoder: str, date: str, encoders: int
+) -> dict[str, Any]:
     """Everything that goes under the manifest's key `calibration`."""
     known = fitted(people, encoder)
     corpora = sorted({person.corpus for person in people})
@@ -649,7 +659,7 @@ def manifest_part(people: Sequence[Heard], encoder: str, date: str) -> dict[str,
         ],
         "measured": {
             "date": date,
-            "command": "python tools/calibrate.py CORPUS",
+            "command": f"python tools/calibrate.py CORPUS --encoders {encoders}",
             "people": {c: len(found) for c, found in used.items()},
             "utterances": {c: sum(len(p.said) for p in found) for c, found in used.items()},
             "conditions": [f"{tested}, enrolled {enrolled}" for enrolled, tested in CONDITIONS],
@@ -672,6 +682,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path, help="folder with manifest.tsv")
     parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--encoders", type=int, choices=(1, 2), default=2, help="how many")
     parser.add_argument("--date", help="of the measurement, YYYY-MM-DD")
     parser.add_argument("--check", action="store_true", help="only check, with the role eval")
     parser.add_argument("--processes", type=int, default=2)
@@ -679,15 +690,18 @@ def main() -> int:
     if not options.check and not options.date:
         parser.error("give --date, so that the figures have one")
     role = "eval" if options.check else "train"
-    people = gather(options.corpus, role, options.models, options.processes)
+    which = options.models, options.encoders
+    people = gather(options.corpus, role, *which, options.processes)
     if options.check:
-        show(realised(people, load_calibration(options.models, pinned=False)))
+        show(realised(people, load_calibration(*which, pinned=False)))
         return 0
-    calibration = manifest_part(people, ear(options.models).encoder.fingerprint, options.date)
+    calibration = manifest_part(
+        people, ear(*which).encoder.fingerprint, options.date, options.encoders
+    )
     show(calibration["measured"]["realised_percent"])
     print("each corpus by what the others gave")
     show(calibration["measured"]["left_out_percent"])
-    path = options.models / "encoder.json"
+    path = options.models / f"{FIRST if options.encoders == 1 else SECOND}.json"
     manifest = json.loads(path.read_text(encoding="utf-8")) | {"calibration": calibration}
     temporary = path.with_suffix(".json.new")
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"

@@ -242,6 +242,7 @@ class Readers:
             "profile": changed([sealed]),
             "journal": changed([self._memory()]),
             "calibration": changed([manifest]),
+            "fused calibration": changed([(MODELS / "second.json").read_bytes()]),
             "model": changed([(MODELS / "gate.json").read_bytes()]),
         }
         self.weights = {
@@ -255,6 +256,7 @@ class Readers:
             "profile": 5,
             "journal": 5,
             "calibration": 4,
+            "fused calibration": 4,
             "model": 2,
         }
         self.readers: Mapping[str, tuple[Callable[[bytes], object], type[WhodrivesError]]] = {
@@ -276,6 +278,7 @@ class Readers:
             # No method of it raises.
             "journal": (self._recall, NeverError),
             "calibration": (self._calibration, ModelError),
+            "fused calibration": (self._fused_calibration, ModelError),
             "model": (self._model, ModelError),
         }
 
@@ -361,6 +364,11 @@ class Readers:
 
     def _calibration(self, data: bytes) -> None:
         self._put("models/encoder.json", data)
+        load_calibration(self._folder / "models", 1, pinned=False)
+
+    def _fused_calibration(self, data: bytes) -> None:
+        self._put("models/encoder.json", (MODELS / "encoder.json").read_bytes())
+        self._put("models/second.json", data)
         load_calibration(self._folder / "models", pinned=False)
 
     def _model(self, data: bytes) -> None:

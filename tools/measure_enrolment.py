@@ -40,10 +40,11 @@ from whodrives.audio.files import read_file
 from whodrives.enrolment.recording import ENOUGH_S, Enrolment
 from whodrives.errors import EnrolmentError
 from whodrives.models.calibration import load_calibration
-from whodrives.models.encoder import OnnxEncoder, load_encoder
+from whodrives.models.encoder import load_encoder
 from whodrives.models.vad import load_vad
 from whodrives.voice.profile import AUGMENTATIONS
 from whodrives.voice.scoring import mean_subtracted, unit
+from whodrives.voice.types import Encoder
 
 MODELS = Path(__file__).parent.parent / "models"
 LEAST_RECORDED_S = 12.0
@@ -177,14 +178,14 @@ CONDITIONS: dict[str, tuple[str | None, Spoil]] = {
 }
 
 
-def heard(encoder: OnnxEncoder, sound: Floats) -> set[str]:
+def heard(encoder: Encoder, sound: Floats) -> set[str]:
     """The codes of what is wrong with a recording."""
     enrolment = Enrolment(load_vad(MODELS), encoder)
     listen(enrolment, sound, ENOUGH_S)
     return {problem.code for problem in enrolment.problems()}
 
 
-def mixed(encoder: OnnxEncoder, one: Floats, other: Floats, share: float) -> set[str]:
+def mixed(encoder: Encoder, one: Floats, other: Floats, share: float) -> set[str]:
     """The same for two people, the other with `share` of the time; who is not named apart."""
     enrolment = Enrolment(load_vad(MODELS), encoder)
     heard_s = listen(enrolment, one, (1 - share) * ENOUGH_S)
@@ -204,7 +205,7 @@ def listen(enrolment: Enrolment, sound: Floats, until_s: float, from_s: float = 
     return at_s
 
 
-def halves(encoder: OnnxEncoder, spoken: Sequence[Floats]) -> None:
+def halves(encoder: Encoder, spoken: Sequence[Floats]) -> None:
     """Print how alike a person's two halves are, and neighbours in the manifest."""
     calibration = load_calibration(MODELS)
     pairs = []

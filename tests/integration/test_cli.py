@@ -414,7 +414,7 @@ def test_a_driver_who_is_long_gone_is_offered_to_be_forgotten(
     section = {"directory": "profiles", "key_file": "profile-key", "retention_days": 20}
     installed.configure(profiles=section)
     store = open_store(load_config(installed.config))
-    rows = np.eye(192, dtype=np.float32)[:3]
+    rows = np.eye(448, dtype=np.float32)[:3]
     store.save("Oldie", rows, 20.0)
     listed = installed.run("drivers").stdout
     assert re.search(r"^  whodrives --config \S+ drivers forget d-\w{8}$", listed, re.MULTILINE)

@@ -20,12 +20,14 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from onnx.utils import Extractor
 
-from tools.build_models import campplus, checkpoint, fetch, recipes
+from tools.build_models import campplus, checkpoint, fetch, recipes, resnet34
 from tools.build_models.errors import BuildError
 from whodrives.errors import ModelError
 from whodrives.models import manifests, session
 from whodrives.models.calibration import load_calibration
-from whodrives.models.encoder import OnnxEncoder, load_encoder
+from whodrives.models.encoder import known_encoders, load_encoder
+from whodrives.voice.scoring import first_part, unit
+from whodrives.voice.types import Encoder
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"
@@ -52,13 +54,13 @@ def weights(manifest: dict[str, Any]) -> Mapping[str, NDArray[Any]]:
 @pytest.fixture(scope="module")
 def float_model(weights: Mapping[str, NDArray[Any]]) -> bytes:
     """The network before it was quantised."""
-    return bytes(campplus.build_float(weights))
+    return bytes(campplus.CamPlusPlus.build_float(weights))
 
 
 @pytest.fixture(scope="module")
-def encoder() -> OnnxEncoder:
+def encoder() -> Encoder:
     """The encoder as the daemon loads it."""
-    return load_encoder(MODELS)
+    return load_encoder(MODELS, 1)
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +83,11 @@ def run(model: bytes, output: str, name: str, value: Floats) -> Floats:
     return np.asarray(session.run([output], {name: value})[0], np.float32)
 
 
-def kaldi_log_mel(samples: Floats) -> Floats:
-    """Kaldi's own filter bank with the options the encoder was trained with, (80, frames)."""
+def kaldi_log_mel(samples: Floats, window: str = "povey") -> Floats:
+    """Kaldi's own filter bank with the options an encoder was trained with, (80, frames)."""
     options = kaldi_native_fbank.FbankOptions()
     options.frame_opts.dither = 0
+    options.frame_opts.window_type = window
     options.mel_opts.num_bins = 80
     bank = kaldi_native_fbank.OnlineFbank(options)
     bank.accept_waveform(16_000, samples.tolist())
@@ -102,7 +105,7 @@ def test_building_again_gives_the_pinned_bytes(manifest: dict[str, Any]) -> None
 
 
 def test_embeddings_are_those_that_the_fingerprint_names(
-    encoder: OnnxEncoder, utterances: dict[str, list[Floats]]
+    encoder: Encoder, utterances: dict[str, list[Floats]]
 ) -> None:
     """Templates of this fingerprint are in cars: a new layout of the network leaves them valid.
 
@@ -130,44 +133,65 @@ def test_ranges_that_do_not_fit_the_network_are_refused(
     changed = manifest["activation_ranges"] | change
     ranges = {name: span for name, span in changed.items() if span}
     with pytest.raises(BuildError, match=f"{said}; calibrate again"):
-        campplus.build_int8(weights, ranges, 64)
+        campplus.CamPlusPlus.build_int8(weights, ranges, 64)
 
 
 @pytest.mark.parametrize("fingerprint", [None, 7, "", "55bd47dc9d74", "X" * 64])
 def test_an_encoder_without_a_fingerprint_is_refused(models: Path, fingerprint: object) -> None:
     """Without a name for its embeddings, nobody could tell whose profiles they can be held to."""
     spoil(models, fingerprint=fingerprint)
-    with pytest.raises(ModelError, match=r"encoder\.json: fingerprint must be 64 .* restore"):
+    for encoders in (1, 2):
+        with pytest.raises(ModelError, match=r"encoder\.json: fingerprint must be 64 .* restore"):
+            load_encoder(models, encoders, pinned=False)
+
+
+@pytest.mark.parametrize("weight", [None, "0.7", 0, 1.0, -0.5])
+def test_a_second_encoder_without_a_weight_is_refused(models: Path, weight: object) -> None:
+    """Nobody could tell what the two embeddings count for in the fused one."""
+    spoil(models, "second", weight=weight)
+    with pytest.raises(ModelError, match=r"second\.json: weight must be .* restore"):
         load_encoder(models, pinned=False)
 
 
-def test_an_encoder_is_in_memory_once(encoder: OnnxEncoder) -> None:
+def test_an_encoder_is_in_memory_once(encoder: Encoder) -> None:
     """Whoever asks for the same file again is given the same one: a reload needs no second."""
-    assert load_encoder(MODELS) is encoder
+    load_encoder(MODELS)
+    assert load_encoder(MODELS, 1) is encoder
 
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """A copy of the encoder and its manifest that a test may spoil."""
-    for name in ("encoder.json", "encoder.onnx"):
-        shutil.copy(MODELS / name, tmp_path)
+    for name in ("encoder", "second"):
+        for kind in ("json", "onnx"):
+            shutil.copy(MODELS / f"{name}.{kind}", tmp_path)
     return tmp_path
 
 
-def test_changed_model_is_refused(models: Path) -> None:
+@pytest.mark.parametrize("name", ["encoder", "second"])
+def test_changed_model_is_refused(name: str, models: Path) -> None:
     """One flipped bit is enough; the error names the file and the fix."""
-    data = bytearray((models / "encoder.onnx").read_bytes())
+    path = models / f"{name}.onnx"
+    data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    (models / "encoder.onnx").write_bytes(data)
-    with pytest.raises(ModelError, match=r"encoder\.onnx has sha256 .* make models"):
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=rf"{name}\.onnx has sha256 .* make models"):
         load_encoder(models)
 
 
-def test_missing_model_is_refused(models: Path) -> None:
+@pytest.mark.parametrize("name", ["encoder", "second"])
+def test_missing_model_is_refused(name: str, models: Path) -> None:
     """Without the file, the error says how to build it."""
-    (models / "encoder.onnx").unlink()
-    with pytest.raises(ModelError, match=r"encoder\.onnx cannot be read .* make models"):
+    (models / f"{name}.onnx").unlink()
+    with pytest.raises(ModelError, match=rf"{name}\.onnx cannot be read .* make models"):
         load_encoder(models)
+
+
+def test_without_the_second_model_one_encoder_works(models: Path) -> None:
+    """An installation may leave it out."""
+    (models / "second.onnx").unlink()
+    assert load_encoder(models, 1).embed(np.zeros(16_000, np.float32)).shape == (192,)
+    assert load_calibration(models, 1).dimension == 192
 
 
 def test_file_that_is_no_model_is_refused(models: Path) -> None:
@@ -175,7 +199,7 @@ def test_file_that_is_no_model_is_refused(models: Path) -> None:
     (models / "encoder.onnx").write_bytes(b"no model")
     spoil(models, sha256=hashlib.sha256(b"no model").hexdigest())
     with pytest.raises(ModelError, match=r"cannot load .*encoder\.onnx"):
-        load_encoder(models, pinned=False)
+        load_encoder(models, 1, pinned=False)
 
 
 def test_missing_manifest_is_refused(tmp_path: Path) -> None:
@@ -257,9 +281,9 @@ def test_a_model_without_end_is_refused(models: Path) -> None:
 # --- the calibration ------------------------------------------------------------------------------
 
 
-def spoil(models: Path, **changes: Any) -> None:
-    """Change keys of the manifest."""
-    path = models / "encoder.json"
+def spoil(models: Path, manifest: str = "encoder", **changes: Any) -> None:
+    """Change keys of a manifest."""
+    path = models / f"{manifest}.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
@@ -281,7 +305,7 @@ def calibration(manifest: dict[str, Any]) -> dict[str, Any]:
 def test_calibration_is_read(models: Path, manifest: dict[str, Any]) -> None:
     """What the manifest says about scores reaches the core unchanged."""
     spoil(models, calibration=calibration(manifest))
-    loaded = load_calibration(models, pinned=False)
+    loaded = load_calibration(models, 1, pinned=False)
     assert loaded.encoder == manifest["fingerprint"]
     assert [(point.speech_s, point.slope) for point in loaded.points] == [(1.0, 20.0), (3.0, 20.0)]
     assert loaded.points[0].accept_llr == {"1/100": (2.0, 3.0), "1/1000": (4.0, 5.0)}
@@ -397,7 +421,7 @@ def test_network_agrees_with_a_plain_computation(
 
 @pytest.mark.much_speech
 def test_eight_bits_keep_the_embedding(
-    float_model: bytes, encoder: OnnxEncoder, utterances: dict[str, list[Floats]]
+    float_model: bytes, encoder: Encoder, utterances: dict[str, list[Floats]]
 ) -> None:
     """Quantised and float embeddings of the same speech are alike, on average and at the worst."""
     session = onnxruntime.InferenceSession(float_model, providers=["CPUExecutionProvider"])
@@ -412,7 +436,7 @@ def test_eight_bits_keep_the_embedding(
 
 @pytest.mark.much_speech
 def test_a_voice_is_more_like_itself_than_like_any_other(
-    encoder: OnnxEncoder, utterances: dict[str, list[Floats]]
+    encoder: Encoder, utterances: dict[str, list[Floats]]
 ) -> None:
     """Whatever is said, each voice's sentences are closest to that voice's others."""
     embeddings = {name: [*map(encoder.embed, said)] for name, said in utterances.items()}
@@ -421,7 +445,7 @@ def test_a_voice_is_more_like_itself_than_like_any_other(
         assert min(a @ b for a, b in pairwise(own)) > max(a @ b for a in own for b in others)
 
 
-def test_embedding_is_a_read_only_unit_vector(encoder: OnnxEncoder) -> None:
+def test_embedding_is_a_read_only_unit_vector(encoder: Encoder) -> None:
     """Even of silence: 192 finite float32 numbers of length 1 that nobody can change."""
     for samples in (np.zeros(6400, np.float32), np.ones(16_000, np.float32)):
         embedding = encoder.embed(samples)
@@ -431,10 +455,83 @@ def test_embedding_is_a_read_only_unit_vector(encoder: OnnxEncoder) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0,), (6399,), (1, 16_000)])
-def test_too_little_speech_is_refused(encoder: OnnxEncoder, shape: tuple[int, ...]) -> None:
+def test_too_little_speech_is_refused(encoder: Encoder, shape: tuple[int, ...]) -> None:
     """Less than 0.4 s, or anything but mono, is a mistake of the caller."""
     with pytest.raises(ValueError, match="an embedding needs"):
         encoder.embed(np.zeros(shape, np.float32))
+
+
+# --- the second encoder, and both as one ----------------------------------------------------------
+
+
+def test_the_second_encoder_is_the_published_network(utterances: dict[str, list[Floats]]) -> None:
+    """In float its graph gives what the published one makes of Kaldi's filter bank."""
+    published = fetch.fetch(
+        fetch.Source.from_manifest(recipes.read_manifest(MODELS / "second.json")), recipes.CACHE
+    )
+    built = resnet34.ResNet34.build_float(resnet34.read_published(published))
+    for samples, *_ in list(utterances.values())[:3]:
+        given = kaldi_log_mel(samples * 32768, "hamming").T[np.newaxis].astype(np.float32)
+        theirs = run(published, "embs", "feats", given)[0]
+        ours = run(built, "embedding", "samples", samples)[0]
+        assert float(ours @ theirs) / np.linalg.norm(theirs) > 0.9999
+
+
+def test_building_the_second_encoder_again_gives_the_pinned_bytes() -> None:
+    """Its recipe leads to its manifest's checksum."""
+    manifest = recipes.read_manifest(MODELS / "second.json")
+    assert fetch.sha256(recipes.produce(manifest)) == manifest["sha256"]
+
+
+def test_a_published_file_with_other_layers_is_refused(float_model: bytes) -> None:
+    """Weights are taken by their order, so the order is checked."""
+    with pytest.raises(BuildError, match="layers, ResNet34 has 37"):
+        resnet34.read_published(float_model)
+    with pytest.raises(BuildError, match="cannot be read"):
+        resnet34.read_published(b"no model")
+
+
+@pytest.mark.much_speech
+def test_eight_bits_keep_the_second_embedding(utterances: dict[str, list[Floats]]) -> None:
+    """Quantised and float embeddings of the same speech are alike, on average and at the worst."""
+    manifest = recipes.read_manifest(MODELS / "second.json")
+    published = fetch.fetch(fetch.Source.from_manifest(manifest), recipes.CACHE)
+    exact = resnet34.ResNet34.build_float(resnet34.read_published(published))
+    models = exact, (MODELS / "second.onnx").read_bytes()
+    sessions = [onnxruntime.InferenceSession(m, providers=["CPUExecutionProvider"]) for m in models]
+    cosines = []
+    for samples in (samples for sentences in utterances.values() for samples in sentences):
+        rows = [each.run(["embedding"], {"samples": samples})[0][0] for each in sessions]
+        cosines.append(float(rows[0] @ rows[1]))
+    assert np.mean(cosines) > 0.985
+    assert np.min(cosines) > 0.96
+
+
+def test_the_fused_cosine_is_the_weighted_mean(
+    encoder: Encoder, utterances: dict[str, list[Floats]]
+) -> None:
+    """Side by side, each times the root of its weight: two scores are fused as one embedding."""
+    fused = load_encoder(MODELS)
+    weight = recipes.read_manifest(MODELS / "second.json")["weight"]
+    one, other = (sounds[0] for sounds in list(utterances.values())[:2])
+    a, b = fused.embed(one), fused.embed(other)
+    assert (a.shape, a.dtype, a.flags.writeable) == ((448,), np.dtype(np.float32), False)
+    assert np.linalg.norm(a) == pytest.approx(1, abs=1e-5)
+    first = float(encoder.embed(one) @ encoder.embed(other))
+    second = float(unit(a[192:]) @ unit(b[192:]))
+    assert float(a @ b) == pytest.approx(weight * first + (1 - weight) * second, abs=1e-5)
+    assert first_part(a) == pytest.approx(encoder.embed(one), abs=1e-6)
+
+
+def test_the_fused_calibration_has_the_first_encoders_with_it() -> None:
+    """Households of before are served with it."""
+    fused, single = load_calibration(MODELS), load_calibration(MODELS, 1)
+    assert (fused.dimension, single.dimension) == (448, 192)
+    assert fused.single is not None
+    assert (fused.first.encoder, single.first) == (single.encoder, single)
+    assert fused.encoder == load_encoder(MODELS).fingerprint != single.encoder
+    assert [*known_encoders(MODELS, 2).items()] == [(fused.encoder, 448), (single.encoder, 192)]
+    assert [*known_encoders(MODELS, 1)] == [single.encoder, fused.encoder]
 
 
 # --- CAM++ once more, with nothing but numpy ------------------------------------------------------
@@ -557,4 +654,4 @@ def test_a_hostile_manifest_is_named(
     """What JSON allows and no manifest holds is told with the file, as every other mistake."""
     (tmp_path / "encoder.json").write_text(text, encoding="utf-8")
     with pytest.raises(ModelError, match=f"(?s)^{tmp_path}.*{said}"):
-        load(tmp_path, pinned=False)
+        load(tmp_path, 1, pinned=False)

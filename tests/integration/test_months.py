@@ -23,7 +23,7 @@ from whodrives.voice.profile import Profile
 from whodrives.voice.scoring import unit
 
 ROOT = Path(__file__).parents[2]
-CALIBRATION = load_calibration(ROOT / "models")
+CALIBRATION = load_calibration(ROOT / "models", 1)
 
 
 class House:

@@ -20,7 +20,7 @@ from whodrives.cli.main import parse
 
 SECTION = "From nothing to a moved seat"
 LIMIT_S = 120.0
-MODELS = ("encoder.onnx", "gate.onnx")
+MODELS = ("encoder.onnx", "gate.onnx", "second.onnx")
 
 
 def commands(text: str, section: str | None = None) -> list[str]:

@@ -58,7 +58,7 @@ def test_metrics_say_which_encoder_and_how_much_waits(
     run(installed)
     car.until(lambda: car.last("metrics"), "the daemon says how it does")
     told = car.last("metrics")
-    manifest = json.loads((ROOT / "models" / "encoder.json").read_text())
+    manifest = json.loads((ROOT / "models" / "second.json").read_text())
     assert told["encoder"] == manifest["calibration"]["encoder"]
     assert told["requests"] == 0
     assert told["counters"]["connections"] == 1

@@ -15,14 +15,14 @@ from whodrives.core.engine import Recognizer
 from whodrives.core.events import Event, Input
 from whodrives.enrolment.recording import Enrolment
 from whodrives.models.calibration import load_calibration
-from whodrives.models.encoder import OnnxEncoder, load_encoder
+from whodrives.models.encoder import load_encoder
 from whodrives.models.vad import load_vad
 from whodrives.service.replay import replay
 from whodrives.trip.types import Apply
 from whodrives.vehicle.state import Reading, VehicleReport, VehicleState
 from whodrives.voice.decision import Policy
 from whodrives.voice.profile import Household, Profile
-from whodrives.voice.types import Recognition, Verdict
+from whodrives.voice.types import Encoder, Recognition, Verdict
 
 ROOT = Path(__file__).parent.parent.parent
 MODELS = ROOT / "models"
@@ -46,7 +46,7 @@ MIRROR = "Vehicle.Body.Mirrors.DriverSide.Tilt"
 class Stage:
     """The models, and what a test does with them."""
 
-    encoder: OnnxEncoder
+    encoder: Encoder
 
     def enrol(self, driver: str, sounds: Iterable[Sound], preferred: float = 100) -> Profile:
         """Enrol one driver from recordings, as the command line does."""

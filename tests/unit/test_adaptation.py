@@ -176,11 +176,12 @@ def test_a_chosen_driver_is_followed_faster() -> None:
 
 
 def test_what_was_learned_before_there_were_choices_is_read() -> None:
-    """A profile of an earlier version has no word of it."""
+    """A profile of an earlier version has no word of it, nor of which encoder."""
     held = quarantined(enrolled(), [sample(near(direction(1), 4))], 5, CALIBRATION)
     facts = following.packed(held.adaptation)
-    del facts["held"][0]["chosen"]
-    assert not following.unpacked(facts).pending[0].chosen
+    del facts["held"][0]["chosen"], facts["held"][0]["encoder"]
+    trip = following.unpacked(facts, ENCODER).pending[0]
+    assert (trip.chosen, trip.encoder) == (False, ENCODER)
 
 
 # --- quarantine ----------------------------------------------------------------------------------
@@ -400,7 +401,7 @@ def test_what_is_packed_comes_back_through_json(days: int) -> None:
     for day in range(days):
         profile, _ = after(profile, near(direction(1), day), day)
     facts = json.loads(json.dumps(following.packed(profile.adaptation)))
-    assert same(replace(profile, adaptation=following.unpacked(facts)), profile)
+    assert same(replace(profile, adaptation=following.unpacked(facts, ENCODER)), profile)
 
 
 @pytest.mark.parametrize(
@@ -413,4 +414,4 @@ def test_what_is_no_adaptation_is_refused(field: str, value: object) -> None:
     facts = following.packed(profile.adaptation)
     facts["held"][0][field] = value
     with pytest.raises(ValueError):  # noqa: PT011 (any of several that say no)
-        following.unpacked(facts)
+        following.unpacked(facts, ENCODER)

@@ -134,7 +134,7 @@ def test_the_margin_is_what_keeps_look_alikes_apart() -> None:
 
 def test_a_calibration_is_written_as_the_daemon_reads_it(fitted: Calibration) -> None:
     """The manifest's part holds every figure of the calibration."""
-    part = calibrate.manifest_part(people(), "e" * 64, "2026-12-01")
+    part = calibrate.manifest_part(people(), "e" * 64, "2026-12-01", 2)
     points = [
         CalibrationPoint(speaker_change_cosine=point.pop("same_cosine"), **point)
         for point in part["points"]

@@ -24,17 +24,18 @@ from whodrives.enrolment.session import LONGEST_S, EnrolmentSession, Outcome
 from whodrives.enrolment.similarity import matrix
 from whodrives.enrolment.types import Enrol, EnrolmentStage, EnrolmentState, Problem, StoreVoice
 from whodrives.models.calibration import load_calibration
-from whodrives.models.encoder import OnnxEncoder, load_encoder
+from whodrives.models.encoder import load_encoder
 from whodrives.models.vad import load_vad
 from whodrives.trip.types import Cancel, CommandResult, Tick
 from whodrives.voice.decision import Policy
 from whodrives.voice.profile import Household, Profile
+from whodrives.voice.types import Encoder
 
 MODELS = Path(__file__).parent.parent.parent / "models"
 
 
 @pytest.fixture(scope="module")
-def encoder() -> OnnxEncoder:
+def encoder() -> Encoder:
     """The encoder of this checkout."""
     return load_encoder(MODELS)
 
@@ -59,7 +60,7 @@ def blocks(voices: Path, voice: str, numbers: Iterable[int]) -> Iterator[AudioBl
 
 
 @pytest.fixture(scope="module")
-def people(voices: Path, encoder: OnnxEncoder) -> dict[str, Enrolled]:
+def people(voices: Path, encoder: Encoder) -> dict[str, Enrolled]:
     """Two voices from other sentences than the tests', and one of them twice."""
     found = {}
     for name, voice, numbers in (
@@ -74,7 +75,7 @@ def people(voices: Path, encoder: OnnxEncoder) -> dict[str, Enrolled]:
     return found
 
 
-def profile(driver: str, enrolled: Enrolled, encoder: OnnxEncoder) -> Profile:
+def profile(driver: str, enrolled: Enrolled, encoder: Encoder) -> Profile:
     """A voice as the household has it."""
     return Profile(driver, enrolled.embeddings, encoder.fingerprint, enrolled.speech_s)
 
@@ -84,7 +85,7 @@ def profile(driver: str, enrolled: Enrolled, encoder: OnnxEncoder) -> Profile:
 
 @pytest.mark.much_speech
 def test_held_out_seconds_of_a_good_enrolment_are_known(
-    people: dict[str, Enrolled], encoder: OnnxEncoder, policy: Policy
+    people: dict[str, Enrolled], encoder: Encoder, policy: Policy
 ) -> None:
     """Each window is judged by the others; next to another driver it is still this one's."""
     house = [profile("d-0000000b", people["bella"], encoder)]
@@ -97,7 +98,7 @@ def test_held_out_seconds_of_a_good_enrolment_are_known(
 
 @pytest.mark.much_speech
 def test_the_same_person_under_two_names_is_noticed(
-    people: dict[str, Enrolled], encoder: OnnxEncoder, policy: Policy
+    people: dict[str, Enrolled], encoder: Encoder, policy: Policy
 ) -> None:
     """Other words, another day: the voice is there already, and whose it is."""
     house = [
@@ -114,7 +115,7 @@ def test_the_same_person_under_two_names_is_noticed(
 
 @pytest.mark.much_speech
 def test_another_voice_does_not_replace_a_driver(
-    people: dict[str, Enrolled], encoder: OnnxEncoder, policy: Policy
+    people: dict[str, Enrolled], encoder: Encoder, policy: Policy
 ) -> None:
     """Enrolling anew is for the same person."""
     house = [profile("d-0000000a", people["george"], encoder)]
@@ -124,7 +125,7 @@ def test_another_voice_does_not_replace_a_driver(
 
 @pytest.mark.much_speech
 def test_only_the_drivers_own_voice_is_added(
-    people: dict[str, Enrolled], encoder: OnnxEncoder, policy: Policy
+    people: dict[str, Enrolled], encoder: Encoder, policy: Policy
 ) -> None:
     """What is checked is the voice as it will be, and that the new part of it is the driver's."""
     house = [profile("d-0000000a", people["george"], encoder)]
@@ -138,7 +139,7 @@ def test_only_the_drivers_own_voice_is_added(
 
 @pytest.mark.much_speech
 def test_two_voices_that_are_too_alike_are_refused_with_what_it_costs(
-    people: dict[str, Enrolled], encoder: OnnxEncoder, policy: Policy
+    people: dict[str, Enrolled], encoder: Encoder, policy: Policy
 ) -> None:
     """A voice between two: part of what is said would pass for the other's."""
     george, bella = people["george"].embeddings, people["bella"].embeddings
@@ -166,7 +167,7 @@ def test_a_voice_that_is_no_voice_is_not_recognised(
 
 @pytest.mark.much_speech
 def test_the_matrix_is_symmetric_and_one_on_its_diagonal(
-    people: dict[str, Enrolled], encoder: OnnxEncoder, policy: Policy
+    people: dict[str, Enrolled], encoder: Encoder, policy: Policy
 ) -> None:
     """How alike each two are does not depend on who comes first."""
     house = [profile(f"d-0000000{n}", each, encoder) for n, each in enumerate(people.values())]
@@ -182,7 +183,7 @@ def test_the_matrix_is_symmetric_and_one_on_its_diagonal(
 ASKED = Enrol(0.0, "c1", None, "account-3", CONSENT_VERSION)
 
 
-def enrolling(encoder: OnnxEncoder, policy: Policy) -> EnrolmentSession:
+def enrolling(encoder: Encoder, policy: Policy) -> EnrolmentSession:
     """A fresh one."""
     return EnrolmentSession(lambda: load_vad(MODELS), encoder, policy)
 
@@ -198,7 +199,7 @@ def george_enrols(session: EnrolmentSession, voices: Path, house: Profile) -> li
 
 @pytest.mark.much_speech
 def test_an_enrolment_from_the_head_unit_ends_with_a_voice_to_keep(
-    voices: Path, encoder: OnnxEncoder, policy: Policy, people: dict[str, Enrolled]
+    voices: Path, encoder: Encoder, policy: Policy, people: dict[str, Enrolled]
 ) -> None:
     """Told once a second how far it is; then enough, and the voice with its consent."""
     bella = profile("d-0000000b", people["bella"], encoder)
@@ -219,7 +220,7 @@ GUEST = replace(ASKED, guest="g-3f2a9c1e")
 
 @pytest.mark.much_speech
 def test_a_voice_that_is_there_already_is_refused_to_the_head_unit(
-    voices: Path, encoder: OnnxEncoder, policy: Policy, people: dict[str, Enrolled]
+    voices: Path, encoder: Encoder, policy: Policy, people: dict[str, Enrolled]
 ) -> None:
     """The same questions as on the terminal, and their codes."""
     george = profile("d-0000000a", people["george"], encoder)
@@ -232,16 +233,14 @@ def test_a_voice_that_is_there_already_is_refused_to_the_head_unit(
 
 
 @pytest.mark.parametrize("driver", [None, "d-0000000f"])
-def test_nothing_is_added_to_nobody(
-    driver: str | None, encoder: OnnxEncoder, policy: Policy
-) -> None:
+def test_nothing_is_added_to_nobody(driver: str | None, encoder: Encoder, policy: Policy) -> None:
     """A voice is added to that of an enrolled driver, who is named."""
     command = replace(ASKED, driver=driver, again=True)
     refused = CommandResult(0.0, "c1", "unknown_driver")
     assert enrolling(encoder, policy).step(command) == [refused]
 
 
-def test_one_enrolment_at_a_time(encoder: OnnxEncoder, policy: Policy) -> None:
+def test_one_enrolment_at_a_time(encoder: Encoder, policy: Policy) -> None:
     """A second command is refused and does not disturb the first."""
     session = enrolling(encoder, policy)
     session.step(ASKED)
@@ -261,7 +260,7 @@ def test_one_enrolment_at_a_time(encoder: OnnxEncoder, policy: Policy) -> None:
     ],
 )
 def test_a_command_that_cannot_be_meant_is_refused(
-    command: Enrol, reason: str, encoder: OnnxEncoder, policy: Policy
+    command: Enrol, reason: str, encoder: Encoder, policy: Policy
 ) -> None:
     """Nobody to replace, or a consent to a text that there never was."""
     session = enrolling(encoder, policy)
@@ -270,7 +269,7 @@ def test_a_command_that_cannot_be_meant_is_refused(
 
 
 def test_nobody_is_asked_to_speak_to_a_microphone_that_is_away(
-    encoder: OnnxEncoder, policy: Policy
+    encoder: Encoder, policy: Policy
 ) -> None:
     """The head unit is told at once, not after three minutes; and it may try again."""
     session = enrolling(encoder, policy)
@@ -282,7 +281,7 @@ def test_nobody_is_asked_to_speak_to_a_microphone_that_is_away(
     assert state.stage is EnrolmentStage.LISTENING
 
 
-def test_an_enrolment_without_any_sound_ends_too(encoder: OnnxEncoder, policy: Policy) -> None:
+def test_an_enrolment_without_any_sound_ends_too(encoder: Encoder, policy: Policy) -> None:
     """Time passes without blocks when a source stops giving them."""
     session = enrolling(encoder, policy)
     session.step(ASKED)
@@ -294,7 +293,7 @@ def test_an_enrolment_without_any_sound_ends_too(encoder: OnnxEncoder, policy: P
 
 @pytest.mark.much_speech
 def test_a_guest_who_agreed_is_enrolled_at_once(
-    encoder: OnnxEncoder, policy: Policy, people: dict[str, Enrolled]
+    encoder: Encoder, policy: Policy, people: dict[str, Enrolled]
 ) -> None:
     """What was heard in earlier trips is enough, and answers the same last questions."""
     session = enrolling(encoder, policy)
@@ -309,7 +308,7 @@ def test_a_guest_who_agreed_is_enrolled_at_once(
 
 @pytest.mark.much_speech
 def test_a_guest_who_is_a_driver_already_is_refused(
-    encoder: OnnxEncoder, policy: Policy, people: dict[str, Enrolled]
+    encoder: Encoder, policy: Policy, people: dict[str, Enrolled]
 ) -> None:
     """Nobody becomes two drivers by way of the guest book."""
     session = enrolling(encoder, policy)
@@ -322,7 +321,7 @@ def test_a_guest_who_is_a_driver_already_is_refused(
 
 @pytest.mark.much_speech
 def test_a_guest_who_is_gone_or_did_not_agree_is_refused(
-    encoder: OnnxEncoder, policy: Policy, people: dict[str, Enrolled]
+    encoder: Encoder, policy: Policy, people: dict[str, Enrolled]
 ) -> None:
     """As any command that cannot be meant; and not while somebody else is being enrolled."""
     session = enrolling(encoder, policy)
@@ -336,7 +335,7 @@ def test_a_guest_who_is_gone_or_did_not_agree_is_refused(
 
 
 def test_advice_alone_is_no_reason_to_give_up_an_enrolment_as_done(
-    encoder: OnnxEncoder, policy: Policy, monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After three minutes a reason is given, whatever else was said meanwhile."""
     advice = Problem("one_way_of_speaking", "speak up", blocking=False)
@@ -347,7 +346,7 @@ def test_advice_alone_is_no_reason_to_give_up_an_enrolment_as_done(
     assert session.step(late)[-1] == CommandResult(late.at_s, "c1", "too_long")
 
 
-def test_silence_is_given_up_with_the_reason(encoder: OnnxEncoder, policy: Policy) -> None:
+def test_silence_is_given_up_with_the_reason(encoder: Encoder, policy: Policy) -> None:
     """The head unit is never left waiting."""
     session = enrolling(encoder, policy)
     session.step(ASKED)
@@ -360,7 +359,7 @@ def test_silence_is_given_up_with_the_reason(encoder: OnnxEncoder, policy: Polic
 
 @pytest.mark.parametrize("level", [0.0, -0.48], ids=["zeros", "constant"])
 def test_a_muted_microphone_is_reported_at_once(
-    level: float, encoder: OnnxEncoder, policy: Policy
+    level: float, encoder: Encoder, policy: Policy
 ) -> None:
     """A person must not speak for minutes into a microphone that is muted."""
     session = enrolling(encoder, policy)
@@ -375,7 +374,7 @@ def test_a_muted_microphone_is_reported_at_once(
     assert first.at_s <= 1.1
 
 
-def test_a_lost_microphone_ends_an_enrolment(encoder: OnnxEncoder, policy: Policy) -> None:
+def test_a_lost_microphone_ends_an_enrolment(encoder: Encoder, policy: Policy) -> None:
     """Nothing is kept of half a recording."""
     session = enrolling(encoder, policy)
     session.step(ASKED)

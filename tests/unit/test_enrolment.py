@@ -24,9 +24,10 @@ from whodrives.enrolment.recording import (
     in_noise,
 )
 from whodrives.errors import EnrolmentError
-from whodrives.models.encoder import OnnxEncoder, load_encoder
+from whodrives.models.encoder import load_encoder
 from whodrives.models.vad import load_vad
 from whodrives.voice import acoustics
+from whodrives.voice.types import Encoder
 
 Sound: TypeAlias = NDArray[np.floating[Any]]
 
@@ -34,9 +35,9 @@ MODELS = Path(__file__).parent.parent.parent / "models"
 
 
 @pytest.fixture(scope="module")
-def encoder() -> OnnxEncoder:
+def encoder() -> Encoder:
     """The encoder of this checkout."""
-    return load_encoder(MODELS)
+    return load_encoder(MODELS, 1)
 
 
 def spoken(voices: Path, voice: str, sentences: Iterable[int] = range(1, 6)) -> Floats:
@@ -49,7 +50,7 @@ def spoken(voices: Path, voice: str, sentences: Iterable[int] = range(1, 6)) -> 
     return np.concatenate(parts)
 
 
-def heard(sound: Sound, encoder: OnnxEncoder) -> tuple[Enrolment, list[Progress], float]:
+def heard(sound: Sound, encoder: Encoder) -> tuple[Enrolment, list[Progress], float]:
     """An enrolment that has heard all of the sound, and when that was."""
     enrolment = Enrolment(load_vad(MODELS), encoder)
     whole = sound[: len(sound) // BLOCK_SAMPLES * BLOCK_SAMPLES].astype(np.float32)
@@ -62,7 +63,7 @@ def heard(sound: Sound, encoder: OnnxEncoder) -> tuple[Enrolment, list[Progress]
     return enrolment, progress, len(blocks) * BLOCK_S
 
 
-def codes(sound: Sound, encoder: OnnxEncoder) -> set[str]:
+def codes(sound: Sound, encoder: Encoder) -> set[str]:
     """What is wrong with the sound; it is refused exactly when something is, in these words."""
     enrolment, _, at_s = heard(sound, encoder)
     found = {problem.code for problem in enrolment.problems() if problem.blocking}
@@ -77,7 +78,7 @@ def codes(sound: Sound, encoder: OnnxEncoder) -> set[str]:
 
 @pytest.mark.parametrize("voice", ["af_bella", "am_onyx", "bf_lily", "bm_george", "hf_alpha"])
 @pytest.mark.much_speech
-def test_a_good_recording_is_accepted(voice: str, voices: Path, encoder: OnnxEncoder) -> None:
+def test_a_good_recording_is_accepted(voice: str, voices: Path, encoder: Encoder) -> None:
     """Clean speech of one person gives windows of unit length, and counts speech alone."""
     sound = spoken(voices, voice)
     enrolment, progress, at_s = heard(sound, encoder)
@@ -91,20 +92,20 @@ def test_a_good_recording_is_accepted(voice: str, voices: Path, encoder: OnnxEnc
 
 
 @pytest.mark.much_speech
-def test_a_quiet_but_clean_recording_is_accepted(voices: Path, encoder: OnnxEncoder) -> None:
+def test_a_quiet_but_clean_recording_is_accepted(voices: Path, encoder: Encoder) -> None:
     """A microphone with little gain, 20 dB below the usual, is no reason to refuse."""
     assert codes(spoken(voices, "af_bella") / 10, encoder) == set()
 
 
 @pytest.mark.parametrize("seconds", [0.0, 3.0])
-def test_silence_is_too_short(seconds: float, encoder: OnnxEncoder) -> None:
+def test_silence_is_too_short(seconds: float, encoder: Encoder) -> None:
     """Silence, however long, is no speech; nothing else is said about it."""
     assert codes(np.zeros(int(16_000 * seconds), np.float32), encoder) == {"too_short"}
 
 
 @pytest.mark.parametrize(("pause_s", "told"), [(5.0, False), (11.0, True)])
 def test_silence_after_sound_is_reported_once_it_is_long(
-    pause_s: float, *, told: bool, encoder: OnnxEncoder
+    pause_s: float, *, told: bool, encoder: Encoder
 ) -> None:
     """A noise gate makes pauses silent; a microphone that is muted meanwhile stays so."""
     noise = np.random.default_rng(1).normal(0, 1e-3, 16_000).astype(np.float32)
@@ -113,24 +114,22 @@ def test_silence_after_sound_is_reported_once_it_is_long(
     assert any(p.code == "no_sound" for moment in progress for p in moment.problems) == told
 
 
-def test_one_sentence_is_too_short(voices: Path, encoder: OnnxEncoder) -> None:
+def test_one_sentence_is_too_short(voices: Path, encoder: Encoder) -> None:
     """Three seconds of speech make no profile."""
     assert codes(spoken(voices, "af_bella", [1]), encoder) == {"too_short"}
 
 
-def test_whispering_into_a_closed_microphone_is_too_quiet(
-    voices: Path, encoder: OnnxEncoder
-) -> None:
+def test_whispering_into_a_closed_microphone_is_too_quiet(voices: Path, encoder: Encoder) -> None:
     """Speech that is heard, but lies near the converter's own noise."""
     assert codes(spoken(voices, "af_bella") / 100, encoder) >= {"too_quiet"}
 
 
-def test_overdriven_speech_is_clipped(voices: Path, encoder: OnnxEncoder) -> None:
+def test_overdriven_speech_is_clipped(voices: Path, encoder: Encoder) -> None:
     """A gain that drives the converter to full scale bends the voice."""
     assert "clipped" in codes(np.clip(spoken(voices, "bm_george") * 20, -1, 1), encoder)
 
 
-def test_speech_in_a_running_car_is_noise(voices: Path, encoder: OnnxEncoder) -> None:
+def test_speech_in_a_running_car_is_noise(voices: Path, encoder: Encoder) -> None:
     """Noise 5 dB below the speech would become part of the profile."""
     sound = spoken(voices, "bm_george")
     level = np.sqrt(np.mean(np.square(sound[np.abs(sound) > 0.01])))
@@ -138,7 +137,7 @@ def test_speech_in_a_running_car_is_noise(voices: Path, encoder: OnnxEncoder) ->
     assert "noise" in codes((sound + noise).astype(np.float32), encoder)
 
 
-def test_a_telephone_lacks_the_upper_band(voices: Path, encoder: OnnxEncoder) -> None:
+def test_a_telephone_lacks_the_upper_band(voices: Path, encoder: Encoder) -> None:
     """8 kHz speech that was brought to 16 kHz afterwards is found out, quantised as it is."""
     narrow = soxr.resample(spoken(voices, "bf_lily"), 16_000, 8_000)
     wide = soxr.resample(narrow, 8_000, 16_000)
@@ -153,7 +152,7 @@ SOMEBODY = {"someone_else", "not_the_voice_that_began"}
 )
 @pytest.mark.much_speech
 def test_two_people_are_more_than_one_voice(
-    first: tuple[int, ...], second: tuple[int, ...], voices: Path, encoder: OnnxEncoder
+    first: tuple[int, ...], second: tuple[int, ...], voices: Path, encoder: Encoder
 ) -> None:
     """A conversation is no enrolment, whoever has the larger part of it."""
     sound = np.concatenate([spoken(voices, "af_bella", first), spoken(voices, "bm_george", second)])
@@ -169,7 +168,7 @@ def told(progress: Iterable[Progress]) -> list[str]:
 
 
 @pytest.mark.much_speech
-def test_another_voice_is_told_while_it_speaks(voices: Path, encoder: OnnxEncoder) -> None:
+def test_another_voice_is_told_while_it_speaks(voices: Path, encoder: Encoder) -> None:
     """First that someone else speaks too, then that the first voice is gone; none of it counts."""
     alone = spoken(voices, "bm_george", [1, 2, 3])
     _, before, _ = heard(alone, encoder)
@@ -182,7 +181,7 @@ def test_another_voice_is_told_while_it_speaks(voices: Path, encoder: OnnxEncode
 
 @pytest.mark.much_speech
 def test_a_passengers_word_costs_seconds_and_no_second_attempt(
-    voices: Path, encoder: OnnxEncoder
+    voices: Path, encoder: Encoder
 ) -> None:
     """What the other person said is in nobody's profile."""
     george = [spoken(voices, "bm_george", [number]) for number in (1, 2, 3, 4, 5)]
@@ -196,7 +195,7 @@ def test_a_passengers_word_costs_seconds_and_no_second_attempt(
 
 
 @pytest.mark.much_speech
-def test_one_person_in_two_languages_is_one_voice(voices: Path, encoder: OnnxEncoder) -> None:
+def test_one_person_in_two_languages_is_one_voice(voices: Path, encoder: Encoder) -> None:
     """Speaking Hindi and English makes nobody two people."""
     hindi = [np.concatenate([b.samples for b in read_file(p)]) for p in _hindi(voices)]
     sound = np.concatenate([*hindi, spoken(voices, "hf_alpha", [1, 2, 3])])
@@ -220,7 +219,7 @@ def in_hall(sound: Sound, seconds: float) -> Sound:
 
 
 @pytest.mark.much_speech
-def test_a_hall_echoes(voices: Path, encoder: OnnxEncoder) -> None:
+def test_a_hall_echoes(voices: Path, encoder: Encoder) -> None:
     """Far walls smear the voice; the enrolment belongs into the car."""
     sound = spoken(voices, "bm_george")
     assert "echo" in codes(in_hall(sound, 1.2), encoder)
@@ -230,7 +229,7 @@ def test_a_hall_echoes(voices: Path, encoder: OnnxEncoder) -> None:
 @pytest.mark.parametrize("kind", ["music", "engine"])
 @pytest.mark.much_speech
 def test_music_and_an_engine_are_told_before_anybody_speaks(
-    kind: str, voices: Path, encoder: OnnxEncoder
+    kind: str, voices: Path, encoder: Encoder
 ) -> None:
     """Tones that stay are not the noise of a fan; and they spoil what is spoken over them."""
     sound = spoken(voices, "bm_george")
@@ -244,7 +243,7 @@ def test_music_and_an_engine_are_told_before_anybody_speaks(
     assert "engine_or_music" in codes(whole + noise[: len(whole)], encoder)
 
 
-def test_a_fan_is_no_music(voices: Path, encoder: OnnxEncoder) -> None:
+def test_a_fan_is_no_music(voices: Path, encoder: Encoder) -> None:
     """Even noise is called noise."""
     sound = spoken(voices, "bm_george")
     noise = scene.amplify(np.random.default_rng(2).normal(size=len(sound)).astype("f4"), -34.0)
@@ -253,7 +252,7 @@ def test_a_fan_is_no_music(voices: Path, encoder: OnnxEncoder) -> None:
 
 
 @pytest.mark.much_speech
-def test_a_loudspeaker_is_heard_as_one(voices: Path, encoder: OnnxEncoder) -> None:
+def test_a_loudspeaker_is_heard_as_one(voices: Path, encoder: Encoder) -> None:
     """Band limits, compression and a room, as of a telephone's loudspeaker; it is advice."""
     sound = spoken(voices, "bm_george")
     banded = scene._filtered(sound, 700, 7000)
@@ -265,7 +264,7 @@ def test_a_loudspeaker_is_heard_as_one(voices: Path, encoder: OnnxEncoder) -> No
 
 
 @pytest.mark.much_speech
-def test_the_same_words_again_are_one_way_of_speaking(voices: Path, encoder: OnnxEncoder) -> None:
+def test_the_same_words_again_are_one_way_of_speaking(voices: Path, encoder: Encoder) -> None:
     """It is advice while it is so, and no reason to refuse."""
     sound = np.tile(spoken(voices, "bm_george", [1]), 7)
     enrolment, progress, at_s = heard(sound, encoder)
@@ -288,7 +287,7 @@ def test_one_note_is_one_way_of_speaking() -> None:
 
 
 @pytest.mark.much_speech
-def test_what_is_wrong_is_told_while_it_is_wrong(voices: Path, encoder: OnnxEncoder) -> None:
+def test_what_is_wrong_is_told_while_it_is_wrong(voices: Path, encoder: Encoder) -> None:
     """A loud sentence among good ones is told as it is spoken, and not any more afterwards."""
     loud = np.clip(spoken(voices, "bm_george", [1]) * 20, -1, 1)
     good = spoken(voices, "bm_george", [2, 3, 4, 5])
@@ -302,7 +301,7 @@ def test_what_is_wrong_is_told_while_it_is_wrong(voices: Path, encoder: OnnxEnco
 
 
 @pytest.mark.much_speech
-def test_it_says_when_it_has_enough(voices: Path, encoder: OnnxEncoder) -> None:
+def test_it_says_when_it_has_enough(voices: Path, encoder: Encoder) -> None:
     """Twenty useful seconds, and nothing against them."""
     _, progress, _ = heard(np.tile(spoken(voices, "bm_george"), 2), encoder)
     enough = [moment for moment in progress if moment.enough]
@@ -312,7 +311,7 @@ def test_it_says_when_it_has_enough(voices: Path, encoder: OnnxEncoder) -> None:
 
 
 @pytest.mark.much_speech
-def test_the_noise_of_the_road_is_welcome_on_the_road(voices: Path, encoder: OnnxEncoder) -> None:
+def test_the_noise_of_the_road_is_welcome_on_the_road(voices: Path, encoder: Encoder) -> None:
     """The second, moving part is there for its noise; parked it would be refused."""
     sound = spoken(voices, "bm_george")
     road = scene.mix(sound, scene.road_noise(len(sound) / 16_000 + 1, 80.0, 3), 7.0)
@@ -325,13 +324,13 @@ def test_the_noise_of_the_road_is_welcome_on_the_road(voices: Path, encoder: Onn
     assert not {p.code for p in enrolment.problems()} & {"noise", "engine_or_music"}
 
 
-def test_every_reason_is_given_at_once(voices: Path, encoder: OnnxEncoder) -> None:
+def test_every_reason_is_given_at_once(voices: Path, encoder: Encoder) -> None:
     """Nobody has to record three times to learn of three faults."""
     sound = np.clip(spoken(voices, "bm_george", [1]) * 20, -1, 1)
     assert codes(sound, encoder) >= {"clipped", "too_short"}
 
 
-def test_speech_around_a_gap_is_not_joined(voices: Path, encoder: OnnxEncoder) -> None:
+def test_speech_around_a_gap_is_not_joined(voices: Path, encoder: Encoder) -> None:
     """A gap drops the open utterance: what was not spoken together is not embedded together."""
     sentence = spoken(voices, "af_bella", [1])
     blocks = sentence[: len(sentence) // BLOCK_SAMPLES * BLOCK_SAMPLES].reshape(-1, BLOCK_SAMPLES)
@@ -345,7 +344,7 @@ def test_speech_around_a_gap_is_not_joined(voices: Path, encoder: OnnxEncoder) -
 
 @pytest.mark.much_speech
 def test_a_profile_holds_each_window_in_quiet_and_in_two_noises(
-    voices: Path, encoder: OnnxEncoder
+    voices: Path, encoder: Encoder
 ) -> None:
     """The windows as recorded come first; the copies are like them, and not the same."""
     enrolment, _, at_s = heard(spoken(voices, "af_bella"), encoder)
@@ -358,7 +357,7 @@ def test_a_profile_holds_each_window_in_quiet_and_in_two_noises(
 
 
 @pytest.mark.much_speech
-def test_the_same_recording_gives_the_same_profile(voices: Path, encoder: OnnxEncoder) -> None:
+def test_the_same_recording_gives_the_same_profile(voices: Path, encoder: Encoder) -> None:
     """The noise of the copies is no dice: it belongs to the window's number."""
     sound = spoken(voices, "af_bella")
     once, again = (heard(sound, encoder) for _ in range(2))
@@ -380,7 +379,7 @@ def test_copies_in_noise_are_as_noisy_as_they_say() -> None:
 # --- which channel --------------------------------------------------------------------------------
 
 
-def voice_of(voices: Path, voice: str, encoder: OnnxEncoder, sentence: int) -> Floats:
+def voice_of(voices: Path, voice: str, encoder: Encoder, sentence: int) -> Floats:
     """What `first_voice` makes of a sentence."""
     sound = spoken(voices, voice, [sentence])
     whole = sound[: len(sound) // BLOCK_SAMPLES * BLOCK_SAMPLES].reshape(-1, BLOCK_SAMPLES)
@@ -391,7 +390,7 @@ def voice_of(voices: Path, voice: str, encoder: OnnxEncoder, sentence: int) -> F
 
 
 def test_an_array_s_person_is_taken_and_not_what_the_array_plays(
-    voices: Path, encoder: OnnxEncoder
+    voices: Path, encoder: Encoder
 ) -> None:
     """A loopback of the navigation's voice is the loudest channel, and one against many."""
     played = voice_of(voices, "af_bella", encoder, 1)
@@ -401,7 +400,7 @@ def test_an_array_s_person_is_taken_and_not_what_the_array_plays(
 
 
 def test_two_voices_on_two_channels_are_refused_with_their_numbers(
-    voices: Path, encoder: OnnxEncoder
+    voices: Path, encoder: Encoder
 ) -> None:
     """Which of them is to be enrolled only the person knows; channels are counted from 1."""
     two = {
@@ -412,7 +411,7 @@ def test_two_voices_on_two_channels_are_refused_with_their_numbers(
         channel_of_person(two)
 
 
-def test_a_channel_in_which_nobody_speaks_has_no_voice(encoder: OnnxEncoder) -> None:
+def test_a_channel_in_which_nobody_speaks_has_no_voice(encoder: Encoder) -> None:
     """Silence and a constant are no voice."""
     blocks = [AudioBlock(n * BLOCK_S, np.zeros(BLOCK_SAMPLES, np.float32)) for n in range(1, 100)]
     assert first_voice(blocks, load_vad(MODELS), encoder) is None

@@ -360,7 +360,7 @@ def test_an_adapted_profile_is_what_voices_are_compared_with() -> None:
     bare.hear("ben", 3.0)
     bare.hear(None, 1.0)
     other = np.asarray(np.eye(4, dtype=np.float32)[1])
-    trips = tuple(PendingTrip(day, other, 6.0, Noise.QUIET, 0.9) for day in (1, 2, 3))
+    trips = tuple(PendingTrip(day, other, 6.0, Noise.QUIET, 0.9, ENCODER) for day in (1, 2, 3))
     (anna,) = household("anna").profiles
     learned = replace(anna, adaptation=Adaptation((Revision(3, trips),)))
     drive = Drive()
@@ -381,7 +381,7 @@ def test_a_twin_who_learned_does_not_push_a_driver_down() -> None:
     """Who are twins was settled when they enrolled."""
     anna, away = np.eye(4, dtype=np.float32)[[0, 2]]
     twin = np.asarray([0.56, 0.83, 0.0, 0.0], np.float32)
-    trips = tuple(PendingTrip(day, away, 6.0, Noise.QUIET, 0.9) for day in (1, 2, 3))
+    trips = tuple(PendingTrip(day, away, 6.0, Noise.QUIET, 0.9, ENCODER) for day in (1, 2, 3))
     rows = [anna[np.newaxis], np.stack([twin] * 3)]
     profiles = [Profile(n, row, ENCODER, 20.0) for n, row in zip("ab", rows, strict=True)]
     learned = replace(profiles[1], adaptation=Adaptation((Revision(3, trips),)))

@@ -166,5 +166,5 @@ def test_a_change_of_household_forgets_what_was_said() -> None:
     samples.follow(ANNA)
     samples.heard(*said("d-1"), enrolled=1)
     samples.heard(*said(None), enrolled=1)
-    samples.household_changed()
+    samples.household_changed(Policy(CALIBRATION, "1/100"))
     assert samples.follow(OVER) == ()

@@ -265,7 +265,9 @@ def _compared(
             else tuple(f[name] for f in found if f[name].person in corpus),
         )
         # The shared mean is of this network; another encoder has no such thing.
-        mean = calibration if name in {"whodrives", baselines.FLOAT} else None
+        mean = calibration if name == "whodrives" else None
+        if name in baselines.OURS:
+            mean = calibration.first
         for condition in baselines.CONDITIONS:
             scored = scores(theirs, condition, "clean", mean)
             entries += _by_duration(view.name, name, condition, scored)

@@ -1,13 +1,14 @@
-"""Other encoders on the same trials: ours in float, sherpa-onnx, and Resemblyzer.
+"""Other encoders on the same trials: one of ours alone, that in float, sherpa-onnx, Resemblyzer.
 
-Each gets the speech that our gate found and makes of it what its users make: ours in float takes
-the same chunks; the others embed all the speech so far at once. What is not installed is left out
+Each gets the speech that our gate found and makes of it what its users make: ours take the same
+chunks; the others embed all the speech so far at once. What is not installed is left out
 and named.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -32,8 +33,11 @@ Embed: TypeAlias = Callable[[Sequence[Floats]], Floats]
 """From chunks of speech (n,) to one unit vector."""
 
 TOOLS = Path(__file__).resolve().parents[1]
-FLOAT, SHERPA, RESEMBLYZER = "float", "sherpa-onnx", "Resemblyzer"
-ALL = (FLOAT, SHERPA, RESEMBLYZER)
+ONE, FLOAT, SHERPA, RESEMBLYZER = "one encoder", "float", "sherpa-onnx", "Resemblyzer"
+ALL = (ONE, FLOAT, SHERPA, RESEMBLYZER)
+OURS = (ONE, FLOAT)
+"""Of the first encoder."""
+
 CONDITIONS = ("clean", "car 5 dB", "car 0 dB", "broadband 5 dB")
 RESEMBLYZER_LEVEL = 10 ** (-30 / 20)
 """Its own preparation raises quieter recordings to -30 dBFS."""
@@ -42,6 +46,7 @@ RESEMBLYZER_LEVEL = 10 ** (-30 / 20)
 def available(folder: Path, models: Path) -> dict[str, str]:
     """Build what the baselines need in `folder`; for each that cannot run, why."""
     missing: dict[str, str] = {}
+    shutil.copy(models / "encoder.onnx", folder / "one.onnx")
     built = _build_float(folder, models)
     if built:
         missing[FLOAT] = missing[SHERPA] = built
@@ -67,14 +72,19 @@ def _build_float(folder: Path, models: Path) -> str:
 
 def open_baseline(name: str, folder: Path) -> Embed:
     """Return one of the baselines, ready to embed in this process."""
-    return {FLOAT: _float, SHERPA: _sherpa, RESEMBLYZER: _resemblyzer}[name](folder)
+    opened = {
+        ONE: lambda: _ours(folder / "one.onnx"),
+        FLOAT: lambda: _ours(folder / "float.onnx"),
+        SHERPA: lambda: _sherpa(folder),
+        RESEMBLYZER: _resemblyzer,
+    }
+    return opened[name]()
 
 
-def _float(folder: Path) -> Embed:
+def _ours(model: Path) -> Embed:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    path = str(folder / "float.onnx")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     encoder = OnnxEncoder(session, "")
     return lambda chunks: pooled([encoder.embed(c) for c in chunks], [len(c) for c in chunks])
 
@@ -96,7 +106,7 @@ def _sherpa(folder: Path) -> Embed:
     return embed
 
 
-def _resemblyzer(_folder: Path) -> Embed:
+def _resemblyzer() -> Embed:
     import resemblyzer  # noqa: PLC0415 - an optional package
     import torch  # noqa: PLC0415 - comes with it
 
@@ -128,9 +138,9 @@ def hear_baselines(
     windows = _chunks(plan, enrolled(said.enrolment, "clean", person.name), WINDOW_S, 0.0)
     for name, embed in embeds.items():
         if windows:
-            # Ours in float is enrolled as ours is: with the copies in noise.
+            # Ours are enrolled as whodrives enrols: with the copies in noise.
             copies = [copy for n, w in enumerate(windows) for copy in in_noise(w, n)]
-            subjects[name].centres["clean"] = embed(windows + copies * (name == FLOAT))
+            subjects[name].centres["clean"] = embed(windows + copies * (name in OURS))
     for condition in CONDITIONS:
         for number, sound in enumerate(said.tests):
             heard = _chunks(plan, tested(sound, condition, person.name, number), 1.0, WHOLE_LOOK_S)

@@ -150,7 +150,7 @@ def by_household(result: Result) -> str:
 
 def encoders(result: Result) -> str:
     """Other encoders on the same trials."""
-    names = ("whodrives", "float", "sherpa-onnx", "Resemblyzer")
+    names = ("whodrives", "one encoder", "float", "sherpa-onnx", "Resemblyzer")
     found = {
         (b["condition"], b["speech_s"], b["encoder"]): b
         for b in result["baselines"]

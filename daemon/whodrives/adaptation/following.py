@@ -20,6 +20,12 @@ not move the profile beyond the bounds.
 A driver who is never recognised would never get better. Where a key or a choice on the head unit
 told who drives, the speech that is of no other driver (`guests.is_eligible`) and of one voice
 (`of_chosen`) therefore becomes a pending trip, too, and may weigh more.
+
+All limits on cosines are for the first encoder, whose part of an embedding they look at.
+
+A profile that was enrolled with the first encoder alone takes over what the second one makes of its
+driver's speech from the revisions (`dimension`): from trips in which the voice was recognised, so
+that whoever has the key cannot provide it. Until then, the first one alone compares it.
 """
 
 from __future__ import annotations
@@ -34,8 +40,22 @@ import numpy as np
 from whodrives.adaptation import guests
 from whodrives.adaptation.types import AdaptationSample
 from whodrives.audio.blocks import Floats
-from whodrives.voice.profile import AUGMENTATIONS, Adaptation, Noise, PendingTrip, Profile, Revision
-from whodrives.voice.scoring import accept_llr, centroid, mean_subtracted, pooled, unit
+from whodrives.voice.profile import (
+    AUGMENTATIONS,
+    Adaptation,
+    Noise,
+    PendingTrip,
+    Profile,
+    Revision,
+    extended,
+)
+from whodrives.voice.scoring import (
+    accept_llr,
+    centroid,
+    mean_subtracted,
+    pooled,
+    unit,
+)
 from whodrives.voice.types import Calibration, OperatingPoint
 
 
@@ -87,6 +107,11 @@ class Rules:
 RULES = Rules()
 
 
+CARRIED_TRIPS, CARRIED_S = 3, 10.0
+"""A template takes over the second encoder's part from so many trips in which the driver was
+recognised, and so many seconds of speech, at least."""
+
+
 MOST_MISSED = 999
 """`Adaptation.missed` counts no further."""
 
@@ -123,8 +148,8 @@ def of_chosen(
     only one that is similar to the template.
     """
     groups = guests.clustered(samples, calibration)
-    template = enrolment_template(profile, calibration)
-    voices = [mean_subtracted(guests.voice_of(group), calibration) for group in groups]
+    template = enrolment_template(profile, calibration.first)
+    voices = [mean_subtracted(guests.voice_of(group), calibration.first) for group in groups]
     ranked = sorted(
         zip((float(voice @ template) for voice in voices), groups, strict=True),
         key=lambda each: -each[0],
@@ -152,13 +177,15 @@ def quarantined(
     fresh = [h for h in known.pending if day - h.day <= rules.pending_days]
     if samples:
         embedding = pooled([le.voice for le in samples], [le.speech_s for le in samples])
-        cosine = float(
-            mean_subtracted(embedding, calibration) @ enrolment_template(profile, calibration)
-        )
+        first = calibration.first
+        cosine = float(mean_subtracted(embedding, first) @ enrolment_template(profile, first))
         if cosine >= rules.template_cosine:
             speech_s = sum(sample.speech_s for sample in samples)
             noise = _noise(samples)
-            fresh.append(PendingTrip(day, embedding, speech_s, noise, cosine, chosen=chosen))
+            trip = PendingTrip(
+                day, embedding, speech_s, noise, cosine, calibration.encoder, chosen=chosen
+            )
+            fresh.append(trip)
     pending = tuple(sorted(fresh, key=_order))[-rules.pending :]
     return replace(profile, adaptation=replace(known, pending=pending))
 
@@ -190,7 +217,8 @@ def promoted(
         The profile and its new revision, or None. Trips whose revision would violate
         `Rules.drift_cosine` or `Rules.apart_cosine` are dropped.
     """
-    group = _consistent(profile.adaptation.pending, calibration, rules)
+    first = calibration.first
+    group = _consistent(profile.adaptation.pending, first, rules)
     if not group:
         return profile, None
     left = tuple(h for h in profile.adaptation.pending if not any(h is g for g in group))
@@ -199,7 +227,7 @@ def promoted(
     grown = replace(
         profile, adaptation=replace(profile.adaptation, revisions=revisions, pending=left)
     )
-    if _is_safe(profile, grown, others, calibration, rules):
+    if _is_safe(profile, grown, others, first, rules):
         return grown, revision
     return replace(profile, adaptation=replace(profile.adaptation, pending=left)), None
 
@@ -215,9 +243,45 @@ def rolled_back(profile: Profile) -> tuple[Profile, Revision | None]:
     ] if revisions else None
 
 
+def dimension(profile: Profile, calibration: Calibration) -> int:
+    """Dimension of the template that a profile can be compared with, at most the calibration's."""
+    return len(_template(profile, calibration))
+
+
 def enrolment_template(profile: Profile, calibration: Calibration) -> Floats:
-    """The enrolment template, mean-subtracted, (D,), unit length."""
-    return mean_subtracted(centroid(profile), calibration)
+    """The enrolment template, mean-subtracted, (D,), unit length.
+
+    Raises:
+        ValueError: it has fewer dimensions than the calibration (`dimension`).
+    """
+    return mean_subtracted(_template(profile, calibration), calibration)
+
+
+def _template(profile: Profile, calibration: Calibration) -> Floats:
+    """Mean embedding of the enrolment, (D,), with the second encoder's part from the trips."""
+    enrolled = centroid(profile)
+    if len(enrolled) >= calibration.dimension:
+        return enrolled
+    trips = [trip for trip in _learned(profile, calibration) if not trip.chosen]
+    speech_s = [trip.speech_s for trip in trips]
+    if len(trips) < CARRIED_TRIPS or sum(speech_s) < CARRIED_S:
+        return enrolled
+    both = pooled([trip.voice for trip in trips], speech_s)
+    template: Floats = extended(enrolled[np.newaxis], both)[0]
+    return template
+
+
+def _learned(profile: Profile, calibration: Calibration) -> list[PendingTrip]:
+    """The trips of the revisions that this calibration can compare, oldest first.
+
+    That of the first encoder can compare all of them: it made the first part of each embedding.
+    """
+    return [
+        trip
+        for revision in profile.adaptation.revisions
+        for trip in revision.trips
+        if len(trip.voice) > calibration.dimension or trip.encoder == calibration.encoder
+    ]
 
 
 def speaker_model(profile: Profile, calibration: Calibration, rules: Rules = RULES) -> Floats:
@@ -229,9 +293,7 @@ def speaker_model(profile: Profile, calibration: Calibration, rules: Rules = RUL
     the compromise.
     """
     enrolled = enrolment_template(profile, calibration)
-    newest = [trip for revision in profile.adaptation.revisions for trip in revision.trips][
-        -rules.active :
-    ]
+    newest = _learned(profile, calibration)[-rules.active :]
     if not newest:
         return enrolled
     learned = unit(np.sum([mean_subtracted(trip.voice, calibration) for trip in newest], axis=0))
@@ -244,10 +306,12 @@ def speaker_model(profile: Profile, calibration: Calibration, rules: Rules = RUL
 
 
 def drift(profile: Profile, calibration: Calibration, rules: Rules = RULES) -> float:
-    """Cosine between the speaker model and the enrolment template, both mean-subtracted."""
-    return float(
-        unit(speaker_model(profile, calibration, rules)) @ enrolment_template(profile, calibration)
-    )
+    """Cosine between the speaker model and the enrolment template, both mean-subtracted.
+
+    Both are the first encoder's.
+    """
+    first = calibration.first
+    return float(unit(speaker_model(profile, first, rules)) @ enrolment_template(profile, first))
 
 
 def _consistent(
@@ -308,17 +372,17 @@ def packed(known: Adaptation) -> dict[str, Any]:
     }
 
 
-def unpacked(facts: Mapping[str, Any]) -> Adaptation:
-    """The inverse of `packed`.
+def unpacked(facts: Mapping[str, Any], encoder: str) -> Adaptation:
+    """The inverse of `packed`; `encoder` made the embeddings that do not tell theirs.
 
     Raises:
         ValueError, KeyError, TypeError: the values are malformed.
     """
     steps = (
-        Revision(int(step["day"]), tuple(_unpacked_trip(trip) for trip in step["trips"]))
+        Revision(int(step["day"]), tuple(_unpacked_trip(trip, encoder) for trip in step["trips"]))
         for step in facts["steps"]
     )
-    held = tuple(_unpacked_trip(trip) for trip in facts["held"])
+    held = tuple(_unpacked_trip(trip, encoder) for trip in facts["held"])
     # Earlier versions did not count missed trips.
     missed = int(facts.get("missed", 0))
     if not 0 <= missed <= MOST_MISSED:
@@ -333,15 +397,17 @@ def _packed_trip(trip: PendingTrip) -> dict[str, Any]:
         "speech_s": trip.speech_s,
         "noise": str(trip.noise),
         "anchor_cosine": trip.template_cosine,
+        "encoder": trip.encoder,
         "chosen": trip.chosen,
     }
 
 
-def _unpacked_trip(facts: Mapping[str, Any]) -> PendingTrip:
+def _unpacked_trip(facts: Mapping[str, Any], encoder: str) -> PendingTrip:
     spoken = np.frombuffer(bytes.fromhex(facts["voice"]), "<f4").astype(np.float32)
     speech_s, cosine = float(facts["speech_s"]), float(facts["anchor_cosine"])
     if not all(map(math.isfinite, (speech_s, cosine, *spoken))):
         raise ValueError("a number that is not finite")
     day, noise = int(facts["day"]), Noise(facts["noise"])
-    # Earlier versions did not learn from chosen drivers.
-    return PendingTrip(day, spoken, speech_s, noise, cosine, chosen=bool(facts.get("chosen")))
+    # Earlier versions had one encoder, and did not learn from chosen drivers.
+    made_by, chosen = str(facts.get("encoder", encoder)), bool(facts.get("chosen"))
+    return PendingTrip(day, spoken, speech_s, noise, cosine, made_by, chosen=chosen)

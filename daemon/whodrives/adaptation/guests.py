@@ -51,6 +51,8 @@ class Guest:
 class Rules:
     """Limits of clustering; docs/months.md has how they were chosen. All llr are natural log.
 
+    But for `household_llr`, they are for the first encoder alone.
+
     Attributes:
         speech_s: minimum seconds of speech of an eligible utterance.
         snr_db: its minimum SNR.
@@ -272,9 +274,9 @@ class _Voices(NamedTuple):
     """Embeddings that are compared in one vectorised step.
 
     Attributes:
-        centres: mean-subtracted, shape (n, D).
+        centres: by the first encoder, mean-subtracted, shape (n, D).
         speech_s: seconds of speech of each, (n,).
-        calibration: of the encoder that made them.
+        calibration: of the first encoder.
     """
 
     centres: Floats
@@ -285,9 +287,10 @@ class _Voices(NamedTuple):
     def of(
         cls, voices: Sequence[Floats], speech_s: Sequence[float], calibration: Calibration
     ) -> _Voices:
-        centres = [mean_subtracted(voice, calibration) for voice in voices]
-        stacked = np.stack(centres) if centres else np.empty((0, len(calibration.mean)), np.float32)
-        return cls(stacked, np.array(speech_s, np.float64), calibration)
+        first = calibration.first
+        centres = [mean_subtracted(voice, first) for voice in voices]
+        stacked = np.stack(centres) if centres else np.empty((0, first.dimension), np.float32)
+        return cls(stacked, np.array(speech_s, np.float64), first)
 
     @classmethod
     def of_guests(cls, guests: Sequence[Guest], calibration: Calibration) -> _Voices:

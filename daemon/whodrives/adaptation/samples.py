@@ -89,7 +89,7 @@ class SampleCollector:
                 UnknownSpeech(state.at_s, self._unknown, accompanied=before.driver is not None)
             )
         self._one_driver = True
-        self.household_changed()
+        self._clear()
         return tuple(over)
 
     def _of_driver(
@@ -104,8 +104,15 @@ class SampleCollector:
                 recognised = driver in self._of_drivers
                 yield TripSamples(at_s, driver, tuple(own), chosen=True, recognised=recognised)
 
-    def household_changed(self) -> None:
-        """Drop all samples: they were compared with the old household."""
+    def household_changed(self, policy: Policy) -> None:
+        """Drop all samples: they were compared with the old household.
+
+        `policy` is that of recognition from now on.
+        """
+        self._policy = policy
+        self._clear()
+
+    def _clear(self) -> None:
         self._of_drivers, self._unknown = {}, ()
         self._others.clear()
 

@@ -31,13 +31,12 @@ from whodrives.config.schema import Config
 from whodrives.core.events import Event, Input
 from whodrives.enrolment.recording import ENOUGH_S
 from whodrives.errors import PayloadError, ProfileError, SourceError
-from whodrives.models.calibration import load_calibration
 from whodrives.mqtt import decode, encode, topics
 from whodrives.service import replay
 from whodrives.service.channels import taken_channel
 from whodrives.service.household import household
 from whodrives.service.learning import forget
-from whodrives.service.wiring import load_recognizer, open_store
+from whodrives.service.wiring import load_policy, load_recognizer, open_store
 from whodrives.store.calendar import believed
 from whodrives.store.names import checked
 from whodrives.store.profiles import ProfileStore, missed, unused
@@ -209,7 +208,7 @@ def _restore(options: argparse.Namespace) -> int:
 
 def _forget(options: argparse.Namespace) -> int:
     settings = load_config(options.config)
-    calibration = load_calibration(Path(settings.models.directory))
+    calibration = load_policy(settings).calibration
     receipt = forget(open_store(settings), options.who, calibration)
     print(f"{options.who} is forgotten. Receipt of {receipt.at} for {receipt.driver}; erased:")
     for thing in receipt.erased:
@@ -234,7 +233,7 @@ def _history(options: argparse.Namespace) -> int:
         )
     if known.pending:
         print(f"in quarantine: {_trips(known.pending)}")
-    calibration = load_calibration(Path(settings.models.directory))
+    calibration = load_policy(settings).calibration
     print(f"now: cosine {following.drift(profile, calibration):.2f} to the voice as enrolled")
     return 0
 

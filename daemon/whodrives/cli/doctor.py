@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from whodrives import clock
+from whodrives.adaptation import following
 from whodrives.audio.blocks import BLOCK_S, AudioBlock, Floats, SourceState
 from whodrives.audio.files import read_file
 from whodrives.audio.level import level
@@ -33,7 +34,7 @@ from whodrives.mqtt.decode import Decoder
 from whodrives.mqtt.probe import Overheard, lets_in_strangers, overhear, probe
 from whodrives.service.channels import taken_channel
 from whodrives.service.claim import ask
-from whodrives.service.wiring import open_store
+from whodrives.service.wiring import load_policy, open_store
 from whodrives.store.calendar import clock_problem
 from whodrives.store.profiles import missed, unused
 from whodrives.trip.interlock import MAX_AGE_S
@@ -122,10 +123,14 @@ def _checked(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
 
 def _models(config: Config) -> Iterator[Finding]:
     models = Path(config.models.directory)
-    encoder = load_encoder(models)
+    count = config.models.encoders
+    encoder = load_encoder(models, count)
     load_vad(models)
-    load_calibration(models)
-    found = f"{models}: manifests and models are this package's, encoder {encoder.fingerprint[:12]}"
+    load_calibration(models, count)
+    encoders = "one encoder" if count == 1 else "two encoders"
+    found = (
+        f"{models}: manifests and models are this package's, {encoders}, {encoder.fingerprint[:12]}"
+    )
     yield Finding("models", well=True, found=found)
 
 
@@ -147,6 +152,16 @@ def _profiles(config: Config) -> Iterator[Finding]:
         yield Finding("profiles", well=bool(stored.profile.preferences), found=found)
     for found in missed(loaded.profiles):
         yield Finding("profiles", well=False, found=found)
+    calibration = load_policy(config).calibration
+    for stored in loaded.profiles:
+        profile = stored.profile
+        if following.dimension(profile, calibration) < calibration.dimension:
+            found = (
+                f"{profile.id} was enrolled with one encoder, so one compares this household, and "
+                "recognises fewer drivers; the trips of three days add the second, or at once: "
+                f"whodrives enrol {profile.id} --again"
+            )
+            yield Finding("profiles", well=False, found=found)
     for stored, days in unused(loaded.profiles, config.profiles.retention_days):
         found = (
             f"{stored.profile.id} was not recognised for {days} days; if that driver has left for "

@@ -124,7 +124,7 @@ def enrol(
         raise ProfileError(f"{name}: the profile is not used; `whodrives drivers list` says why")
     models = Path(settings.models.directory)
     policy = load_policy(settings)
-    enrolment = Enrolment(load_vad(models), load_encoder(models))
+    enrolment = Enrolment(load_vad(models), load_encoder(models, settings.models.encoders))
     channels = [_channel(path, settings, console) for path in wish.files]
     if not wish.files:
         with contextlib.closing(_microphone(settings.sound.device)) as blocks:

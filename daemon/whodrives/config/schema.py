@@ -253,11 +253,19 @@ class ProfileFiles:
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Location of the models."""
+    """The models."""
 
     directory: str = field(
         default="/opt/whodrives/models",
         metadata=knob(path_kind("a path"), "The directory that tools/build_models filled."),
+    )
+    encoders: int = field(
+        default=2,
+        metadata=knob(
+            integer_kind(1, 2),
+            "How many speaker encoders compare a voice. The second one recognises more drivers at "
+            "the same error rate; it needs its own model file, memory and processor time.",
+        ),
     )
 
 

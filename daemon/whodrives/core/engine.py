@@ -107,6 +107,7 @@ class Recognizer:
     def __init__(self, activity: VoiceActivity, encoder: Encoder, policy: Policy) -> None:
         if policy.calibration.encoder != encoder.fingerprint:
             raise ValueError("the calibration belongs to another encoder")
+        self._given_policy = policy
         self._activity = activity
         self._encoder = encoder
         self._policy = policy
@@ -250,6 +251,9 @@ class Recognizer:
         if isinstance(item, LinkState):
             self._rival = item.rival
         if isinstance(item, Household):
+            given = self._given_policy
+            sizes = (following.dimension(p, given.calibration) for p in item.profiles)
+            self._policy = given.serving(sizes)
             calibration = self._policy.calibration
             self._voices = tuple(
                 (p.id, following.speaker_model(p, calibration)) for p in item.profiles
@@ -261,7 +265,7 @@ class Recognizer:
             # Evidence about the old household says nothing of the new one.
             self._gate.reset()
             self._utterance = _Utterance()
-            self._samples.household_changed()
+            self._samples.household_changed(self._policy)
         return list(self._trip.step(item))
 
     def _source_changed(self, item: SourceState) -> list[Event]:

@@ -26,7 +26,7 @@ from whodrives.enrolment.types import Problem
 from whodrives.errors import EnrolmentError
 from whodrives.voice import acoustics
 from whodrives.voice.decision import is_telephone
-from whodrives.voice.scoring import unit
+from whodrives.voice.scoring import first_part, unit
 from whodrives.voice.segments import Segmenter, SegmenterSettings
 from whodrives.voice.types import Encoder, Segment, Sound, UtteranceEnd, VoiceActivity
 
@@ -306,7 +306,7 @@ class Enrolment:
                 yield self._last[code]
         if self._others >= LEAST_WINDOWS and self._others > OTHERS_SHARE * self._heard:
             yield _NOT_WHO_BEGAN if all(self._of_other) else _SOMEONE_ELSE
-        elif len(self._useful) > LEAST_WINDOWS and _are_two_voices(self.windows()):
+        elif len(self._useful) > LEAST_WINDOWS and _are_two_voices(_firsts(self._useful)):
             yield _SOMEONE_ELSE
         if len(self._useful) >= _RECENT and _is_played_back(self._useful):
             yield _PLAYED_BACK
@@ -377,8 +377,8 @@ class Enrolment:
         """Whether the window is of another speaker than the one who began."""
         if len(self._useful) < LEAST_WINDOWS:
             return False
-        began = unit(self.windows().sum(axis=0))
-        return float(began @ window.embedding) < OTHER_COSINE
+        began = unit(_firsts(self._useful).sum(axis=0))
+        return float(began @ first_part(window.embedding)) < OTHER_COSINE
 
     def _is_another_now(self) -> bool:
         """Whether all recent windows are of another speaker."""
@@ -461,11 +461,16 @@ def _is_played_back(windows: Sequence[_Window]) -> bool:
 
 def _is_one_way(windows: Sequence[_Window]) -> bool:
     """Whether speech has too little variation: monotonous, or the same words again."""
-    voices = np.stack([window.embedding for window in windows])
+    voices = _firsts(windows)
     cosines = voices @ voices.T
     pairs = cosines[np.triu_indices(len(voices), 1)]
     spread = float(np.median([window.pitch_spread for window in windows]))
     return float(pairs.mean()) > ONE_WAY_COSINE or spread < ONE_PITCH_SEMITONES
+
+
+def _firsts(windows: Sequence[_Window]) -> Floats:
+    """What the first encoder made of the windows, float32 (k, D); the limits here are for it."""
+    return np.stack([first_part(window.embedding) for window in windows])
 
 
 def _are_two_voices(windows: Floats) -> bool:
@@ -490,7 +495,9 @@ def _are_two_voices(windows: Floats) -> bool:
 def first_voice(
     blocks: Iterable[AudioBlock], activity: VoiceActivity, encoder: Encoder
 ) -> Floats | None:
-    """Embedding of the first speaker of a recording, (D,), unit length; None without speech.
+    """The first encoder's embedding of the first speaker of a recording; None without speech.
+
+    It has the shape (FIRST_DIMENSION,) and unit length.
 
     Args:
         blocks: the recording; at most FIRST_S or FIRST_WINDOWS of it are used.
@@ -502,7 +509,11 @@ def first_voice(
     for block in blocks:
         (probability,) = activity.probabilities([block.samples])
         pieces = segmenter.step(block, probability)
-        voices += [encoder.embed(piece.samples) for piece in pieces if isinstance(piece, Segment)]
+        voices += [
+            first_part(encoder.embed(piece.samples))
+            for piece in pieces
+            if isinstance(piece, Segment)
+        ]
         if len(voices) >= FIRST_WINDOWS or block.at_s > FIRST_S:
             break
     return unit(np.stack(voices).sum(axis=0)) if voices else None

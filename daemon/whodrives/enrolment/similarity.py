@@ -1,8 +1,8 @@
 """How well a profile is recognised, and how similar the drivers of a household are.
 
 Owns the comparison of profiles with each other, before anybody drives. Must not know names or
-files. It uses enrolment templates and the decision rule of recognition; all cosines are
-mean-subtracted.
+files. It uses enrolment templates and the decision rule of recognition; all cosines are the first
+encoder's, mean-subtracted.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ def self_check(profile: Profile, others: Sequence[Profile], policy: Policy) -> C
         others: the rest of the household.
         policy: the policy of recognition.
     """
+    policy = _serving([profile, *others], policy)
     windows, seconds = _clean_windows(profile)
     household = _templates(others, policy.calibration)
     known = taken = judged = 0
@@ -104,10 +105,13 @@ def self_check(profile: Profile, others: Sequence[Profile], policy: Policy) -> C
 
 
 def matrix(profiles: Sequence[Profile], calibration: Calibration) -> Floats:
-    """Cosines between the templates of n profiles, mean-subtracted, float32 (n, n)."""
+    """Cosines of the first encoder between the templates of n profiles, float32 (n, n).
+
+    They are mean-subtracted.
+    """
     if not profiles:
         return np.zeros((0, 0), np.float32)
-    voices = np.stack([voice for _, voice in _templates(profiles, calibration)])
+    voices = np.stack([voice for _, voice in _templates(profiles, calibration.first)])
     return np.asarray(voices @ voices.T, np.float32)
 
 
@@ -121,6 +125,7 @@ def similarities(
 
 def _pair(one: Profile, other: Profile, policy: Policy) -> Similarity:
     cosine = float(matrix([one, other], policy.calibration)[0, 1])
+    policy = _serving([one, other], policy)
     passes = unclear = count = 0
     for speaker, neighbour in ((one, other), (other, one)):
         windows, seconds = _clean_windows(speaker)
@@ -133,6 +138,11 @@ def _pair(one: Profile, other: Profile, policy: Policy) -> Similarity:
             passes += alone is not None
             unclear += _recognised(window, seconds, both, policy) != speaker.id
     return Similarity(other.id, cosine, passes / count, unclear / count)
+
+
+def _serving(profiles: Sequence[Profile], policy: Policy) -> Policy:
+    """The policy that every window of these profiles can be judged by."""
+    return policy.serving(profile.embeddings.shape[1] for profile in profiles)
 
 
 def _templates(profiles: Sequence[Profile], calibration: Calibration) -> list[tuple[str, Floats]]:

@@ -1,6 +1,6 @@
-"""Reads and checks the calibration in an encoder's manifest.
+"""Reads and checks the calibrations in the encoders' manifests.
 
-Owns the format of the manifest's `calibration` and the range of each number in it. Must not know
+Owns the format of a manifest's `calibration` and the range of each number in it. Must not know
 how the numbers are used. A calibration of another encoder, or with an implausible number, is
 refused.
 """
@@ -8,47 +8,68 @@ refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
 from whodrives.errors import ModelError
-from whodrives.models.encoder import EMBEDDING, fingerprint_of
-from whodrives.models.manifests import read_manifest
+from whodrives.models.encoder import (
+    FIRST,
+    SECOND,
+    SECOND_DIMENSION,
+    fingerprint_of,
+    fused_fingerprint,
+)
+from whodrives.models.manifests import Manifest, read_manifest
+from whodrives.voice.scoring import FIRST_DIMENSION
 from whodrives.voice.types import Calibration, CalibrationPoint, OperatingPoint
 
 
-def load_calibration(models_dir: Path, *, pinned: bool = True) -> Calibration:
-    """Read the calibration of the encoder.
+def load_calibration(models_dir: Path, encoders: int = 2, *, pinned: bool = True) -> Calibration:
+    """Read the calibration of the encoder, or of the two together with that of the first one.
 
     Args:
         models_dir: where the models are.
+        encoders: 1 or 2, as in `config.schema.ModelFiles`.
         pinned: as for `read_manifest`.
 
     Raises:
         ModelError: there is no calibration, it is malformed, or it is another encoder's.
     """
-    manifest = read_manifest(models_dir, "encoder", pinned=pinned)
+    first = read_manifest(models_dir, FIRST, pinned=pinned)
+    single = _of_manifest(first, FIRST_DIMENSION)
+    _check_encoder(first, single, fingerprint_of(first))
+    if encoders == 1:
+        return single
+    second = read_manifest(models_dir, SECOND, pinned=pinned)
+    fused = _of_manifest(second, FIRST_DIMENSION + SECOND_DIMENSION)
+    _check_encoder(second, fused, fused_fingerprint(first, second))
+    return replace(fused, single=single)
+
+
+def _of_manifest(manifest: Manifest, dimension: int) -> Calibration:
     facts = manifest.facts.get("calibration")
     if not facts:
         raise ModelError(f"{manifest.path} has no calibration; restore the file")
     try:
-        calibration = _calibration(facts)
+        return _calibration(facts, dimension)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(
             f"{manifest.path}: the calibration is malformed: {error!r}; restore the file"
         ) from error
-    fingerprint = fingerprint_of(manifest)
+
+
+def _check_encoder(manifest: Manifest, calibration: Calibration, fingerprint: str) -> None:
     if calibration.encoder != fingerprint:
         raise ModelError(
             f"{manifest.path}: the calibration was measured on encoder {calibration.encoder}, not "
             f"on {fingerprint}; restore the file, or measure again with tools/calibrate"
         )
-    return calibration
 
 
-def _calibration(facts: Mapping[str, Any]) -> Calibration:
+def _calibration(facts: Mapping[str, Any], dimension: int) -> Calibration:
     points = [
         CalibrationPoint(
             speech_s=float(point["speech_s"]),
@@ -64,8 +85,8 @@ def _calibration(facts: Mapping[str, Any]) -> Calibration:
         for point in facts["points"]
     ]
     mean = np.array(facts["mean"], np.float64)
-    if mean.shape != (EMBEDDING,):
-        raise ValueError(f"mean has the shape {mean.shape}, not ({EMBEDDING},)")
+    if mean.shape != (dimension,):
+        raise ValueError(f"mean has the shape {mean.shape}, not ({dimension},)")
     if not np.all(np.abs(mean) <= 1.0):
         raise ValueError("mean has a number outside -1 to 1")
     calibration = Calibration(

@@ -60,7 +60,7 @@ def first_voices(
         ModelError: a model cannot be loaded.
     """
     models = Path(config.models.directory)
-    encoder = load_encoder(models)
+    encoder = load_encoder(models, 1)
     found = {}
     for channel in channels:
         blocks = read_file(path, channel=channel, longest_s=longest_s)

@@ -18,7 +18,7 @@ from whodrives.core.engine import Recognizer
 from whodrives.enrolment.session import EnrolmentSession
 from whodrives.errors import ConfigError, ProfileError
 from whodrives.models.calibration import load_calibration
-from whodrives.models.encoder import load_encoder
+from whodrives.models.encoder import known_encoders, load_encoder
 from whodrives.models.vad import load_vad
 from whodrives.store.journal import Commands, Journal
 from whodrives.store.profiles import ProfileStore
@@ -166,7 +166,8 @@ def load_policy(config: Config) -> Policy:
     Raises:
         ModelError: the calibration is missing or does not fit the encoder.
     """
-    return Policy(load_calibration(Path(config.models.directory)), config.recognition.strangers)
+    calibration = load_calibration(Path(config.models.directory), config.models.encoders)
+    return Policy(calibration, config.recognition.strangers)
 
 
 def load_recognizer(config: Config) -> Recognizer:
@@ -179,27 +180,30 @@ def load_recognizer(config: Config) -> Recognizer:
 
 
 def load_hearing(config: Config, policy: Policy) -> tuple[Recognizer, EnrolmentSession]:
-    """What hears who drives, and what hears who enrols, with one encoder between them."""
+    """What hears who drives, and what hears who enrols; they share the encoder."""
     models = Path(config.models.directory)
-    encoder = load_encoder(models)
+    encoder = load_encoder(models, config.models.encoders)
     recognizer = Recognizer(load_vad(models), encoder, policy)
     return recognizer, EnrolmentSession(lambda: load_vad(models), encoder, policy)
 
 
 def open_store(config: Config) -> ProfileStore:
-    """The configured profiles, for the configured encoder and car.
+    """The configured profiles, for the configured encoders and car.
 
     Raises:
         ModelError: there is no encoder to bind them to.
     """
-    calibration = load_calibration(Path(config.models.directory))
+    (encoder, dimension), *others = known_encoders(
+        Path(config.models.directory), config.models.encoders
+    ).items()
     return ProfileStore(
         directory=Path(config.profiles.directory),
         key_file=Path(config.profiles.key_file),
-        encoder=calibration.encoder,
+        encoder=encoder,
+        dimension=dimension,
+        others=dict(others),
         limits=config.vehicle.signals,
         vehicle=config.vehicle.id,
-        dimension=calibration.mean.size,
     )
 
 

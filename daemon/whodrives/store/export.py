@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import unicodedata
+from collections.abc import Callable
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -55,7 +56,9 @@ class _Parcel(msgspec.Struct):
     payload: str
 
 
-def unpack_household(data: bytes, passphrase: str, dimension: int | None) -> list[StoredProfile]:
+def unpack_household(
+    data: bytes, passphrase: str, dimension_of: Callable[[str], int | None]
+) -> list[StoredProfile]:
     """The profiles in an exported file's bytes; UnusableError with the fix if it is invalid."""
     magic, rest = data[: len(HOUSEHOLD_MAGIC)], data[len(HOUSEHOLD_MAGIC) :]
     if magic != HOUSEHOLD_MAGIC:
@@ -75,14 +78,15 @@ def unpack_household(data: bytes, passphrase: str, dimension: int | None) -> lis
         raise UnusableError("the passphrase is wrong, or the file was changed") from error
     try:
         return [
-            _arrival(parcel, dimension) for parcel in msgspec.json.decode(text, type=list[_Parcel])
+            _arrival(parcel, dimension_of)
+            for parcel in msgspec.json.decode(text, type=list[_Parcel])
         ]
     except (ValueError, RecursionError, UnusableError) as error:
         raise UnusableError("contains no valid household; export it again") from error
 
 
-def _arrival(parcel: _Parcel, dimension: int | None) -> StoredProfile:
+def _arrival(parcel: _Parcel, dimension_of: Callable[[str], int | None]) -> StoredProfile:
     if not DRIVER_ID.fullmatch(parcel.driver) or not FINGERPRINT.fullmatch(parcel.encoder):
         raise ValueError("no driver's id, or no encoder's fingerprint")
     payload = base64.b64decode(parcel.payload, validate=True)
-    return unpack_record(parcel.driver, parcel.encoder, payload, dimension)
+    return unpack_record(parcel.driver, parcel.encoder, payload, dimension_of(parcel.encoder))

@@ -133,7 +133,7 @@ class Loaded:
 
 
 class ProfileStore:
-    """The profiles of one directory, for one encoder and one car.
+    """The profiles of one directory, for one car and the encoder in use.
 
     Every method raises ProfileError, with the fix in its text, if the key cannot be used, the disk
     fails, or the directory belongs to another car; a profile on disk is then either unchanged or
@@ -155,6 +155,7 @@ class ProfileStore:
         vehicle: str,
         *,
         dimension: int | None = None,
+        others: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """Create a store without accessing the disk.
 
@@ -162,10 +163,12 @@ class ProfileStore:
             directory: the profiles' directory; made, for its owner only, at the first save.
             key_file: 32 bytes, outside `directory`, readable by its owner only; made at the first
                 save. The systemd credential `profile-key` takes precedence.
-            encoder: fingerprint of the encoder, hexadecimal; profiles of others are problems.
+            encoder: fingerprint of the encoder in use, hexadecimal.
             limits: the ranges that the car's ECUs accept; preferences outside are problems.
             vehicle: the car's id; profiles of other cars are problems.
             dimension: dimension of the encoder's embeddings; None: any.
+            others: dimension by fingerprint of the other encoders whose profiles can be used;
+                profiles of any further one are problems.
         """
         self._directory = directory
         self._key_file = key_file
@@ -173,6 +176,7 @@ class ProfileStore:
         self._limits = limits
         self._vehicle = vehicle
         self._dimension = dimension
+        self._dimensions = {encoder: dimension, **others}
 
     def load(self) -> Loaded:
         """All usable profiles; the disk is not changed.
@@ -333,9 +337,15 @@ class ProfileStore:
                     "assigned the driver of a trip since"
                 )
             voice = old.before
+            if voice.encoder not in self._dimensions:
+                raise ProfileError(
+                    f"{who}: the previous voice was made by another encoder "
+                    f"({voice.encoder[:12]}); restore the models that it was made with first"
+                )
             profile = dataclasses.replace(
                 old.profile,
                 embeddings=voice.embeddings,
+                encoder=voice.encoder,
                 speech_s=voice.speech_s,
                 adaptation=Adaptation(),
             )
@@ -746,7 +756,7 @@ class ProfileStore:
             said = f"cannot read {path}: {error.strerror}; give the exported file"
             raise ProfileError(said) from error
         try:
-            arrivals = unpack_household(data, passphrase, self._dimension)
+            arrivals = unpack_household(data, passphrase, self._dimension_of)
         except UnusableError as error:
             raise ProfileError(f"{path}: {error}; nobody was imported") from error
         with self._writing():
@@ -761,7 +771,7 @@ class ProfileStore:
         """Raise ProfileError if an imported driver conflicts with an enrolled one."""
         profile = stored.profile
         who = f"{stored.name} ({profile.id})"
-        if profile.encoder != self._encoder:
+        if profile.encoder not in self._dimensions:
             raise ProfileError(
                 f"{who} was enrolled with another encoder; export again from a car with the models "
                 "of this one, or enrol this driver again here; nobody was imported"
@@ -888,7 +898,7 @@ class ProfileStore:
             raise ProfileError(f"profile {driver}: {error}") from error
 
     def _dimension_of(self, encoder: str) -> int | None:
-        return self._dimension if encoder == self._encoder else None
+        return self._dimensions.get(encoder)
 
     def _sealed_profile(
         self, stored: StoredProfile, revision: int, key: bytes
@@ -1096,7 +1106,7 @@ class ProfileStore:
     def _usable(self, stored: StoredProfile) -> tuple[StoredProfile, list[str]]:
         """The profile without the preferences that the car refuses, and a sentence for each."""
         profile, ours = stored.profile, self._encoder
-        if profile.encoder != ours:
+        if profile.encoder not in self._dimensions:
             raise ProfileError(
                 f"profile {profile.id}: was made by another encoder ({profile.encoder[:12]}, ours "
                 f"is {ours[:12]}); their voices cannot be compared: restore the models that it was "

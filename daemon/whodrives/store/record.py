@@ -79,12 +79,14 @@ class Voice:
         embeddings: as in `voice.profile.Profile`.
         speech_s: seconds of speech they were made from.
         enrolled_at: ISO 8601 date, UTC.
+        encoder: fingerprint of what made the embeddings.
         added: the enrolments after the first.
     """
 
     embeddings: Floats
     speech_s: float
     enrolled_at: str
+    encoder: str
     added: tuple[Session, ...] = ()
 
 
@@ -179,6 +181,7 @@ def pack_record(stored: StoredProfile) -> bytes:
             "speech_s": before.speech_s,
             "enrolled_at": before.enrolled_at,
             "shape": before.embeddings.shape,
+            "encoder": before.encoder,
             "added": [msgspec.to_builtins(session) for session in before.added],
         }
         if before
@@ -195,6 +198,7 @@ class _VoiceFacts(msgspec.Struct):
     speech_s: float
     enrolled_at: str
     shape: tuple[int, int]
+    encoder: str | None = None
     added: tuple[Session, ...] = ()
 
 
@@ -235,10 +239,10 @@ def _stored(driver: str, encoder: str, payload: bytes, dimension: int | None) ->
     facts = msgspec.convert(json.loads(text), _Facts)
     numbers, count = np.frombuffer(raw, dtype="<f4"), math.prod(facts.shape)
     rows = checked_embeddings(numbers[:count].reshape(facts.shape), dimension)
-    before = _before(facts.before, numbers[count:], rows.shape[1])
+    before = _before(facts.before, numbers[count:], encoder)
     learned = facts.adaptation
-    known = following.unpacked(learned) if learned is not None else Adaptation()
-    _check_adaptation(known, rows.shape[1])
+    known = following.unpacked(learned, encoder) if learned is not None else Adaptation()
+    _check_adaptation(known, encoder, rows.shape[1])
     if not 0 <= facts.revision < MOST_WRITES:
         raise ValueError("no number of a write")
     profile = Profile(
@@ -263,28 +267,42 @@ def _stored(driver: str, encoder: str, payload: bytes, dimension: int | None) ->
     )
 
 
-def _before(facts: _VoiceFacts | None, numbers: Floats, dimension: int) -> Voice | None:
+def _before(facts: _VoiceFacts | None, numbers: Floats, encoder: str) -> Voice | None:
+    """The replaced voice; `encoder` made it if the facts do not tell."""
     if facts is None:
         if numbers.size:
             raise ValueError("more embeddings than are described")
         return None
-    rows = checked_embeddings(numbers.reshape(facts.shape), dimension)
+    rows = checked_embeddings(numbers.reshape(facts.shape), None)
     seconds, added = _seconds(facts.speech_s), _sessions(facts.added)
-    return Voice(rows, seconds, _day(facts.enrolled_at), added)
+    made_by = _fingerprint(facts.encoder or encoder)
+    return Voice(rows, seconds, _day(facts.enrolled_at), made_by, added)
+
+
+def _fingerprint(text: str) -> str:
+    if not FINGERPRINT.fullmatch(text):
+        raise ValueError("no fingerprint of an encoder")
+    return text
 
 
 def _sessions(added: tuple[Session, ...]) -> tuple[Session, ...]:
     return tuple(Session(_day(each.day), _seconds(each.speech_s)) for each in added)
 
 
-def _check_adaptation(known: Adaptation, dimension: int) -> None:
-    """Raise ValueError unless all embeddings and days of the adaptation are valid."""
+def _check_adaptation(known: Adaptation, encoder: str, dimension: int) -> None:
+    """Raise ValueError unless all embeddings and days of the adaptation are valid.
+
+    Those that `encoder` made have this dimension.
+    """
     days = [step.day for step in known.revisions]
     for trip in (*(trip for step in known.revisions for trip in step.trips), *known.pending):
         days.append(trip.day)
         _seconds(trip.speech_s)
-        if trip.voice.shape != (dimension,) or not _is_unit(trip.voice[np.newaxis]):
+        other = _fingerprint(trip.encoder) != encoder
+        if trip.voice.ndim != 1 or not (other or len(trip.voice) == dimension):
             raise ValueError("what was learned is no embedding of this length")
+        if not _is_unit(trip.voice[np.newaxis]):
+            raise ValueError("what was learned is no embedding of unit length")
         if abs(trip.template_cosine) > 1 + _UNIT_LENGTH_TOLERANCE:
             raise ValueError("a cosine beyond 1")
     for day in days:
@@ -318,15 +336,17 @@ def _day(text: str) -> str:
 def replacing(old: StoredProfile, new: StoredProfile) -> StoredProfile:
     """The new voice with the former one as `before`, until the new one has been confirmed.
 
-    An unconfirmed voice is not kept, and a voice of another encoder cannot be restored.
+    An unconfirmed voice is not kept.
     """
     voice = old.profile
-    before = old.before or Voice(voice.embeddings, voice.speech_s, old.enrolled_at, old.added)
+    before = old.before or Voice(
+        voice.embeddings, voice.speech_s, old.enrolled_at, voice.encoder, old.added
+    )
     return dataclasses.replace(
         new,
         previous=old.previous,
         recognised_on=old.recognised_on,
-        before=before if old.profile.encoder == new.profile.encoder else None,
+        before=before,
     )
 
 

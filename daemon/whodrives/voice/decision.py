@@ -8,7 +8,8 @@ thresholds of the calibration therefore share one error budget over all looks of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,16 @@ class Policy:
 
     calibration: Calibration
     operating_point: OperatingPoint
+
+    def serving(self, dimensions: Iterable[int]) -> Policy:
+        """The policy for a household whose templates have these dimensions.
+
+        Scores of different encoders have different cohorts. If one template is of the first encoder
+        alone, all are therefore compared by the first encoder alone.
+        """
+        if all(dimension == self.calibration.dimension for dimension in dimensions):
+            return self
+        return replace(self, calibration=self.calibration.first)
 
 
 def passes(

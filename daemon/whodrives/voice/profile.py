@@ -44,7 +44,8 @@ class PendingTrip:
         voice: float32, shape (D,), unit length: the mean embedding of the samples.
         speech_s: seconds of speech in them.
         noise: of the noisiest sample.
-        template_cosine: cosine to the enrolment template, both mean-subtracted.
+        template_cosine: cosine to the enrolment template, by the first encoder, mean-subtracted.
+        encoder: fingerprint of what made `voice`; it may differ from `Profile.encoder`.
         chosen: whether a key or a choice on the head unit told who drives, and the voice did not.
     """
 
@@ -53,6 +54,7 @@ class PendingTrip:
     speech_s: float
     noise: Noise
     template_cosine: float
+    encoder: str
     chosen: bool = False
 
 
@@ -112,10 +114,31 @@ class Profile:
 
 
 def joined(profile: Profile, added: Profile) -> Profile:
-    """The profile with the voice of a further enrolment of the same driver, by the same encoder."""
+    """The profile with the voice of a further enrolment of the same driver.
+
+    If only one of the two was embedded by both encoders, the other takes over what the second
+    encoder made of it on average.
+    """
+    both = max(profile, added, key=lambda each: each.embeddings.shape[1])
     rows = [
-        each.embeddings.reshape(AUGMENTATIONS, -1, each.embeddings.shape[1])
+        extended(each.embeddings, both.embeddings.mean(axis=0)).reshape(
+            AUGMENTATIONS, -1, both.embeddings.shape[1]
+        )
         for each in (profile, added)
     ]
-    embeddings = np.concatenate(rows, axis=1).reshape(-1, rows[0].shape[-1])
-    return replace(profile, embeddings=embeddings, speech_s=profile.speech_s + added.speech_s)
+    embeddings = np.concatenate(rows, axis=1).reshape(-1, both.embeddings.shape[1])
+    seconds = profile.speech_s + added.speech_s
+    return replace(profile, embeddings=embeddings, speech_s=seconds, encoder=both.encoder)
+
+
+def extended(embeddings: Floats, both: Floats) -> Floats:
+    """Embeddings by the first encoder, (n, D), with the second part of an embedding by both, (E,).
+
+    Both parts keep the ratio of their lengths in `both`; rows have unit length. (n, D) if D = E.
+    """
+    first = embeddings.shape[1]
+    if first == len(both):
+        return embeddings
+    second = np.tile(both[first:], (len(embeddings), 1))
+    rows = np.concatenate([embeddings * np.linalg.norm(both[:first]), second], axis=1)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)

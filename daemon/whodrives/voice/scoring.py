@@ -19,6 +19,10 @@ from whodrives.audio.blocks import Floats
 from whodrives.voice.profile import Profile
 from whodrives.voice.types import Calibration, Match, OperatingPoint
 
+FIRST_DIMENSION = 192
+"""Dimension of the first encoder's embeddings, with which those of two encoders begin."""
+
+
 OTHERS_PRIOR = 1.0
 """Weight of the mean cosine with people in general, in cohort members."""
 
@@ -50,12 +54,19 @@ def centroid(profile: Profile) -> Floats:
     return unit(profile.embeddings.mean(axis=0))
 
 
+def first_part(voice: Floats) -> Floats:
+    """What the first encoder made of an embedding (D,), of unit length."""
+    return voice if len(voice) <= FIRST_DIMENSION else unit(voice[:FIRST_DIMENSION])
+
+
 def mean_subtracted(voice: Floats, calibration: Calibration) -> Floats:
     """Subtract the calibration's global mean from a unit vector (D,); again of unit length.
 
     What all embeddings share carries no speaker information and compresses the range of cosines.
+    The calibration of the first encoder alone takes the first part of an embedding by two.
     """
-    return subtract_mean(voice, calibration.mean)
+    known = voice if len(voice) == calibration.dimension else first_part(voice)
+    return subtract_mean(known, calibration.mean)
 
 
 def subtract_mean(voice: Floats, mean: Floats) -> Floats:

@@ -156,7 +156,10 @@ class Encoder(Protocol):
         """
 
     def embed(self, samples: Floats) -> Floats:
-        """Embed float32 samples of shape (n,), n >= 0.4 s, into a unit vector of shape (D,)."""
+        """Embed float32 samples of shape (n,), n >= 0.4 s, into a unit vector of shape (D,).
+
+        With two encoders it is their embeddings side by side, the first encoder's first.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,15 +190,16 @@ class CalibrationPoint:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Measurements on one encoder: the only source of thresholds.
+    """Measurements on one encoder, or on two together: the only source of thresholds.
 
     Attributes:
-        encoder: fingerprint of the encoder it was measured on.
+        encoder: fingerprint of what it was measured on.
         mean: float32, shape (D,): the global mean embedding, subtracted before each comparison.
         points: by ascending seconds of speech, at least one.
         ambiguity_llr: the margin that the best match needs over the second.
         households: ascending household sizes that `accept_llr` was measured for.
         cohort_max_cosine: profiles more similar than this are left out of each other's cohort.
+        single: of the first encoder alone, if this one is of two.
     """
 
     encoder: str
@@ -204,6 +208,17 @@ class Calibration:
     ambiguity_llr: float
     households: Sequence[int]
     cohort_max_cosine: float
+    single: Calibration | None = None
+
+    @property
+    def first(self) -> Calibration:
+        """The calibration of the first encoder, whose cosines enrolment and adaptation limit."""
+        return self.single or self
+
+    @property
+    def dimension(self) -> int:
+        """Dimension of the embeddings."""
+        return len(self.mean)
 
     def __post_init__(self) -> None:
         """Refuse missing or unordered points: they could not be interpolated."""
