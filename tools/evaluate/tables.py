@@ -46,7 +46,9 @@ def tables(result: Result) -> list[str]:
 
 def kept(result: Result) -> str:
     """Where the daemon's FPIR is worst."""
-    worst = sorted(result["results"], key=lambda r: -_daemon(r)["fpir"])[:WORST]
+    # Where enrolments were refused, too few people may be left for such a household.
+    shown = [r for r in result["results"] if SHOWN in r["daemon"]]
+    worst = sorted(shown, key=lambda r: -_daemon(r)["fpir"])[:WORST]
     return _table(
         ("people", "tested under, enrolled under", "FPIR (interval)"),
         ((r["view"], f"{r['condition']}, {r['enrolment']}", _fpir(_daemon(r))) for r in worst),
