@@ -59,6 +59,9 @@ class Quiet:
         self._inbox = inbox
         self.states: list[SourceState] = []
 
+    def start(self) -> None:
+        """Nobody comes."""
+
     def tend(self, _now_s: float) -> None:
         """Nothing to open."""
 
@@ -145,6 +148,7 @@ def loop(
         enrolment=EnrolmentSession(activity, NoEncoder(), Policy(calibration, "1/100")),
         effects=executor or quiet,
         bus=bus,
+        control=quiet,
         journal=quiet,
         flags=flags,
         log_limit=LogFilter(),

@@ -6,6 +6,7 @@ Owns what they print and their exit codes; the work is done by other packages.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import json
 import math
@@ -30,10 +31,11 @@ from whodrives.config.location import SYSTEM_CONFIG, load_config, read_text, spe
 from whodrives.config.schema import Config
 from whodrives.core.events import Event, Input
 from whodrives.enrolment.recording import ENOUGH_S
-from whodrives.errors import PayloadError, ProfileError, SourceError
+from whodrives.errors import BusyError, PayloadError, ProfileError, SourceError
 from whodrives.mqtt import decode, encode, topics
 from whodrives.service import replay
 from whodrives.service.channels import taken_channel
+from whodrives.service.control import connect
 from whodrives.service.household import household
 from whodrives.service.learning import forget
 from whodrives.service.wiring import load_policy, load_recognizer, open_store
@@ -73,10 +75,18 @@ def _next(options: argparse.Namespace, *lines: str) -> None:
 
 
 def _reload(options: argparse.Namespace) -> None:
-    """Print how to make a running daemon load the change."""
-    service = options.config in (None, SYSTEM_CONFIG) and SYSTEM_CONFIG.exists()
-    how = "sudo systemctl reload whodrives" if service else "SIGHUP, or a restart"
-    print(f"A running daemon loads this after: {how}")
+    """Make a running daemon load the change, or print how to."""
+    try:
+        control = connect(load_config(options.config))
+        if control is None:
+            return
+        with contextlib.closing(control):
+            control.reload()
+        print("The running daemon loads this now.")
+    except BusyError as error:
+        service = options.config in (None, SYSTEM_CONFIG) and SYSTEM_CONFIG.exists()
+        how = "sudo systemctl reload whodrives" if service else "SIGHUP, or a restart"
+        print(f"The running daemon was not told ({error}).\nIt loads this after: {how}")
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -349,6 +359,8 @@ def _preferences(options: argparse.Namespace) -> int:
             wanted |= _preferences_text(lines, "--set", settings)
         stored = store.set_preferences(stored.profile.id, wanted)
     print(codec.render_preferences(stored.profile.preferences), end="")
+    if options.previous or options.file or options.changes:
+        _reload(options)
     return 0
 
 

@@ -5,6 +5,7 @@ Owns the checks, in order of importance. Changes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ from whodrives.audio.level import level
 from whodrives.audio.microphone import Device, Microphone, devices
 from whodrives.audio.offset import SILENCE, is_silent
 from whodrives.config.schema import MICROPHONE, PIPE, Config
-from whodrives.errors import PayloadError, SourceError, WhodrivesError
+from whodrives.errors import BusyError, PayloadError, SourceError, WhodrivesError
 from whodrives.models.calibration import load_calibration
 from whodrives.models.encoder import load_encoder
 from whodrives.models.vad import load_vad
@@ -34,6 +35,7 @@ from whodrives.mqtt.decode import Decoder
 from whodrives.mqtt.probe import Overheard, lets_in_strangers, overhear, probe
 from whodrives.service.channels import taken_channel
 from whodrives.service.claim import ask
+from whodrives.service.control import connect
 from whodrives.service.wiring import load_policy, open_store
 from whodrives.store.calendar import clock_problem
 from whodrives.store.profiles import missed, unused
@@ -194,10 +196,20 @@ def _permissions(directory: Path, key_file: Path) -> Iterator[Finding]:
 def _daemon(config: Config) -> Iterator[Finding]:
     """The problems that the running daemon reports, another daemon included."""
     who, reasons = ask(config)
-    if who and not reasons:
-        yield Finding("daemon", well=True, found=f"{who} serves this car")
+    if not who:
+        return
     for reason in reasons:
         yield Finding("daemon", well=False, found=f"{who}: {reason}")
+    with contextlib.ExitStack() as stack:
+        try:
+            if (control := connect(config)) is not None:
+                stack.enter_context(contextlib.closing(control))
+        except BusyError as error:
+            yield Finding("daemon", well=False, found=f"{error}")
+            return
+    serves = "" if reasons else "serves this car, and "
+    found = f"{who} {serves}can be asked to enrol at this terminal"
+    yield Finding("daemon", well=True, found=found)
 
 
 def _sound(config: Config) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
+import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,10 +39,12 @@ from whodrives.enrolment.recording import (
 )
 from whodrives.enrolment.similarity import SAME_PERSON_COSINE, matrix, similarities
 from whodrives.enrolment.types import Problem
-from whodrives.errors import EnrolmentError, ProfileError, SourceError
+from whodrives.errors import BusyError, EnrolmentError, ProfileError, SourceError
 from whodrives.models.encoder import load_encoder
 from whodrives.models.vad import load_vad
+from whodrives.mqtt.payloads import SCHEMA
 from whodrives.service.channels import first_voices
+from whodrives.service.control import Control, connect
 from whodrives.service.wiring import load_policy
 from whodrives.store.calendar import now
 from whodrives.store.names import checked, checked_text
@@ -105,10 +108,12 @@ def enrol(
     """Enrol somebody, from consent to the sealed file.
 
     Everything that can fail is checked before anybody is asked or speaks: the name, the consent,
-    the store, the models, the recordings, the microphone.
+    the store, the models, the recordings, the microphone. A daemon that runs has the microphone, so
+    it then listens, and judges as for a head unit.
 
     Raises:
         ProfileError: nobody consented, the name is taken or invalid, or the store fails.
+        BusyError: a daemon runs and cannot be asked to listen.
         ModelError: a model cannot be used.
         EnrolmentError: the recording is not good enough, or the voice too similar to another's.
         SourceError: there is no sound.
@@ -122,6 +127,16 @@ def enrol(
     store.rehearse(name, replace=wish.replace, again=wish.again)
     if wish.again and not old:
         raise ProfileError(f"{name}: the profile is not used; `whodrives drivers list` says why")
+    control = None if wish.files else connect(settings)
+    if control is not None:
+        with contextlib.closing(control):
+            if wish.road or wish.accept_alike:
+                raise ProfileError(_ONLY_WITHOUT_DAEMON)
+            consent = Consent(agreed or _agreed(console), now(), CONSENT_VERSION)
+            driver = old[0].profile.id if old else None
+            driver = _enrol_by_daemon(control, driver, console, again=wish.again)
+            stored = store.agreed(driver, consent)
+            return stored if old else store.rename(driver, name)
     models = Path(settings.models.directory)
     policy = load_policy(settings)
     enrolment = Enrolment(load_vad(models), load_encoder(models, settings.models.encoders))
@@ -249,11 +264,7 @@ def _enrol_live(
     enrolment: Enrolment, device: str | int | None, console: Console, *, road: bool
 ) -> Enrolled:
     """Enrol from the microphone; Ctrl-C ends the recording early."""
-    console.print(Text(f"Speak freely until the recording stops. {PARKED}"))
-    console.print(Text("If nothing comes to mind, read some of these, in any order:"))
-    for sentences in SENTENCES.values():
-        for sentence in sentences:
-            console.print(Text(f"  {sentence}", "dim"))
+    _speak(console)
     at_s = _heard(enrolment, device, console, 0.0, ENOUGH_S)
     if road:
         enrolment.pause(at_s)
@@ -264,6 +275,15 @@ def _enrol_live(
             sys.stdin.readline(_LONGEST_LINE)
         at_s = _heard(enrolment, device, console, at_s, enrolment.speech_s + ROAD_S)
     return enrolment.finish(at_s)
+
+
+def _speak(console: Console) -> None:
+    """Ask the person to speak."""
+    console.print(Text(f"Speak freely until the recording stops. {PARKED}"))
+    console.print(Text("If nothing comes to mind, read some of these, in any order:"))
+    for sentences in SENTENCES.values():
+        for sentence in sentences:
+            console.print(Text(f"  {sentence}", "dim"))
 
 
 def _heard(
@@ -287,6 +307,85 @@ def _heard(
                 console.print("That is enough; thank you.")
                 break
     return at_s
+
+
+_ONLY_WITHOUT_DAEMON = (
+    "--road and --accept-alike need the microphone to themselves, and the running daemon has it; "
+    "stop it first, for example with: sudo systemctl stop whodrives"
+)
+
+
+def _enrol_by_daemon(control: Control, driver: str | None, console: Console, *, again: bool) -> str:
+    """Let the running daemon listen; the id of the driver whose voice it stored.
+
+    Ctrl-C cancels the enrolment.
+
+    Raises:
+        EnrolmentError: the recording is not good enough, or the daemon refuses to listen.
+        BusyError: the daemon ended, or says nothing any more.
+    """
+    command = str(uuid.uuid4())
+    consent = {"by": "terminal", "text": CONSENT_VERSION}
+    _speak(console)
+    wish = {"driver": driver, "again": again, "consent": consent}
+    control.send("command/enrol", _command(command) | wish)
+    try:
+        with Live(console=console, transient=True) as live:
+            return _followed(control, command, console, live)
+    except KeyboardInterrupt:
+        control.send("command/cancel", _command(None))
+        raise
+
+
+def _followed(control: Control, command: str, console: Console, live: Live) -> str:
+    """Show an enrolment's progress until it ends; the driver's id."""
+    told, reasons, driver = (), [], None
+    for topic, payload in control.messages(_SILENT_S):
+        if topic == "error":
+            raise EnrolmentError(payload["reason"])
+        if not payload or payload.get("command_id") != command:
+            continue
+        if topic == "enrolment":
+            problems = payload["problems"]
+            reasons = [f"{each['code']}: {each['text']}" for each in problems]
+            live.update(_progress(payload["speech_s"], reasons))
+            codes = tuple(each["code"] for each in problems)
+            if not console.is_terminal and codes != told and payload["state"] == "listening":
+                console.print(*map(Text, reasons), sep="\n")
+            told, driver = codes, payload["driver"]
+        elif topic == "command/result" and payload["status"] == "done" and driver:
+            return str(driver)
+        elif topic == "command/result":
+            reason = "\n".join(reasons) or _REFUSED.get(payload["reason"], payload["reason"])
+            raise EnrolmentError(reason)
+    raise BusyError(f"the running daemon has said nothing for {_SILENT_S:.0f} s; look into its log")
+
+
+_SILENT_S = 15.0
+"""An enrolment reports once a second; a daemon that says nothing for so long is stuck."""
+
+
+_REFUSED = {
+    "busy": "somebody is being enrolled already; wait until that is over, or cancel it there",
+    "no_sound": "the daemon has no microphone; `whodrives doctor` says why",
+    "not_stored": "the daemon cannot store a voice; its log says why",
+    "unknown_driver": "the daemon does not use this driver's profile; `whodrives doctor` says why",
+    "driving": "the car moves; stop it first",
+}
+"""What a refusal of the daemon means, by its code."""
+
+
+def _command(command: str | None) -> dict[str, object]:
+    """The beginning of a command's payload."""
+    return {"schema": SCHEMA, "command_id": command or str(uuid.uuid4()), "issued_at": now()}
+
+
+def _progress(speech_s: float, problems: Sequence[str]) -> Group:
+    """The live display while the daemon listens."""
+    table = Table(box=None, show_header=False)
+    done = ProgressBar(ENOUGH_S, min(speech_s, ENOUGH_S), width=40)
+    table.add_row("useful", done, f"{speech_s:.0f} of {ENOUGH_S:.0f} s")
+    return Group(table, *(Text(problem, "yellow") for problem in problems))
 
 
 def _microphone(device: str | int | None) -> Generator[AudioBlock, None, None]:

@@ -104,6 +104,16 @@ class Connection(Protocol):
         """Say that we are offline, and let go."""
 
 
+class Terminals(Protocol):
+    """The connections of terminals on this machine: `control.ControlSocket`."""
+
+    def start(self) -> None:
+        """Begin to listen."""
+
+    def close(self) -> None:
+        """Close all connections."""
+
+
 class TripJournal(Protocol):
     """What outlives a daemon that dies: `store.journal.Journal`."""
 
@@ -169,6 +179,7 @@ class Daemon:
         enrolment: enrolments that the head unit asks for.
         effects: carries out what was decided; puts consequences into the inbox.
         bus: the connection to the car.
+        control: the connections of terminals; it puts into the inbox.
         journal: what the daemon before this one knew.
         flags: what the process is told by signals.
         log_limit: bounds the log.
@@ -186,6 +197,7 @@ class Daemon:
         enrolment: EnrolmentSession,
         effects: Executor,
         bus: Connection,
+        control: Terminals,
         journal: TripJournal,
         flags: SignalFlags,
         log_limit: LogFilter,
@@ -200,6 +212,7 @@ class Daemon:
         self._enrolment = enrolment
         self._effects = effects
         self._bus = bus
+        self._control = control
         self._journal = journal
         self._flags = flags
         self._log_limit = log_limit
@@ -234,6 +247,7 @@ class Daemon:
                 notify("STOPPING=1")
             log.info("event=stopping reason=%r", reason)
             self._bus.stop()
+            self._control.close()
             self._source.close()
         return self._next
 
@@ -251,6 +265,7 @@ class Daemon:
         self._flags.wake = self._inbox.wake
         self._keep_claim()
         self._bus.start()
+        self._control.start()
         remembered, gone_s = self._journal.recall()
         if remembered is not None:
             log.info("event=resumed gone_s=%.1f", gone_s)

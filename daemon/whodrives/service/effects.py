@@ -37,10 +37,6 @@ from whodrives.voice.types import Calibration
 log = logging.getLogger(__name__)
 
 
-StoreOrder: TypeAlias = SavePreferences | Forget | StoreVoice | TripSamples | UnknownSpeech
-"""Events that change the store."""
-
-
 class Publisher(Protocol):
     """Tells the car."""
 
@@ -48,11 +44,23 @@ class Publisher(Protocol):
         """Send an event, if it is one for the bus; return whether it went out."""
 
 
+class Terminals(Protocol):
+    """Tells the terminals on this machine."""
+
+    def tell(self, event: Event) -> None:
+        """Let them know of an event; never waits."""
+
+
+StoreOrder: TypeAlias = SavePreferences | Forget | StoreVoice | TripSamples | UnknownSpeech
+"""Events that change the store."""
+
+
 class Effects:
     """Carries out events.
 
     Args:
         bus: tells the car.
+        control: tells the terminals on this machine.
         store: the sealed profiles and the guest book.
         journal: what outlives a daemon that dies.
         learning: what trips taught.
@@ -69,6 +77,7 @@ class Effects:
         self,
         *,
         bus: Publisher,
+        control: Terminals,
         store: ProfileStore,
         journal: Journal,
         learning: Learning,
@@ -79,6 +88,7 @@ class Effects:
     ) -> None:
         self.reasons: tuple[str, ...] = ()
         self._bus = bus
+        self._control = control
         self._store = store
         self._journal = journal
         self._learning = learning
@@ -139,6 +149,7 @@ class Effects:
         if isinstance(event, Health):
             self.reasons = event.reasons
         self._bus.publish(event)
+        self._control.tell(event)
         if isinstance(event, DriverState) and event.settled_by is SettledBy.VOICE:
             self._note_recognised(event)
         report(event, clock.now_s())

@@ -9,7 +9,7 @@ from types import FrameType
 
 
 class SignalFlags:
-    """What the process was told by signals, for whichever daemon runs.
+    """What the process was told by signals, or over the control socket, for whichever daemon runs.
 
     Attributes:
         stop: the name of the signal that ends us; empty until one does.
@@ -33,10 +33,14 @@ class SignalFlags:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def renew(self) -> None:
+        """Have all read again."""
+        self.reload = True
+        self.wake()
+
     def _end(self, number: int, _frame: FrameType | None) -> None:
         self.stop = signal.Signals(number).name
         self.wake()
 
     def _renew(self, _number: int, _frame: FrameType | None) -> None:
-        self.reload = True
-        self.wake()
+        self.renew()

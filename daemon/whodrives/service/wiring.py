@@ -60,6 +60,7 @@ def build_daemon(
     """
     from whodrives.mqtt.bus import Bus  # noqa: PLC0415
     from whodrives.mqtt.encode import Vitals  # noqa: PLC0415
+    from whodrives.service.control import ControlSocket, socket_name  # noqa: PLC0415
     from whodrives.service.daemon import Daemon  # noqa: PLC0415
     from whodrives.service.effects import Effects  # noqa: PLC0415
     from whodrives.service.inbox import Inbox  # noqa: PLC0415
@@ -83,9 +84,18 @@ def build_daemon(
         ),
         Commands(runtime_folder(config) / f"commands-{config.vehicle.id}.json"),
     )
+    control = ControlSocket(
+        runtime_folder(config) / socket_name(config.vehicle.id),
+        config.vehicle,
+        inbox.put,
+        flags.renew,
+        shared="RUNTIME_DIRECTORY" in os.environ,
+        evidence=config.mqtt.evidence,
+    )
     learning = Learning(store, policy.calibration, remember_guests=config.guests.remember)
     effects = Effects(
         bus=bus,
+        control=control,
         store=store,
         journal=journal,
         learning=learning,
@@ -113,6 +123,7 @@ def build_daemon(
         enrolment=enrolment,
         effects=effects,
         bus=bus,
+        control=control,
         journal=journal,
         flags=flags,
         log_limit=log_limit,

@@ -386,6 +386,13 @@ class ProfileStore:
                 raise ProfileError(f"{name} is another driver's name; give a different one")
             return self._write(dataclasses.replace(old, name=name), state)
 
+    def agreed(self, driver: str, consent: Consent) -> StoredProfile:
+        """Replace the record of consent of a driver's last enrolment."""
+        with self._writing():
+            state = self._state_to_write()
+            old = self._require(driver, state)
+            return self._write(dataclasses.replace(old, consent=consent), state)
+
     def set_preferences(self, who: str, preferences: Mapping[str, float]) -> StoredProfile:
         """Replace the driver's preferences, VSS path to value; keep the former ones."""
         wanted = self._checked(preferences)
